@@ -1,0 +1,9 @@
+/* arena.h - memory freed as one: a model's spec, a request, a parse. */
+#pragma once
+#include "base/base.h"
+
+struct arena { struct arena_block *last; size_t used_bytes; };
+
+void *arena_new(struct arena *, size_t bytes);            /* zeroed, aligned to 64 */
+char *arena_str(struct arena *, struct str);              /* terminated copy */
+void arena_free(struct arena *);                          /* all of it; usable again after */

@@ -1,0 +1,18 @@
+/* threads.h - a pool that runs one function over a range, and how many threads
+ * this process may use. */
+#pragma once
+#include "base/base.h"
+
+/* From affinity mask and cgroup quota (v1 and v2), at least 1. */
+int threads_available(void);
+
+struct pool;
+struct pool *pool_open(int n_threads);                    /* n - 1 helpers; the caller is one */
+void pool_close(struct pool *);
+int pool_threads(const struct pool *);
+
+/* run(to, begin, end) over [0, n) in pieces of `grain` (the last may be smaller),
+ * on all threads, returning when all are done. Which thread runs a piece is not
+ * fixed, so a result must not depend on it. Not reentrant. */
+void pool_run(struct pool *, int64_t n, int64_t grain,
+              void (*run)(void *to, int64_t begin, int64_t end), void *to);

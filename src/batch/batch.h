@@ -1,0 +1,69 @@
+/* batch.h - requests in, packed batches out.
+ *
+ * One thread owns the scheduler, the cache and the model. Everyone else
+ * reaches it through the bounded queues of struct engine. */
+#pragma once
+#include "cache/cache.h"
+#include "tokens/tokens.h"
+
+enum phase { WAITING, RUNNING, FINISHED };
+
+struct request {                     /* the scheduler's part of a request; the engine embeds it */
+    uint64_t id;
+    enum phase phase;
+    int priority;                    /* higher first; equal: who came first */
+    struct ids ids;                  /* the prompt, then what was generated */
+    int n_prompt;
+    int n_done;                      /* ids whose state is in the cache */
+    int n_now;                       /* rows of the current batch */
+    int n_max;                       /* ids this request may reach, prompt included */
+    int logits_from;                 /* first position whose logits are wanted; prompts: n_prompt - 1 */
+    int n_cached;                    /* ids found in the cache at its first start */
+    int n_preempted;
+    bool cancelled;
+    struct cache_seq seq;
+    struct request *next;            /* scheduler's lists */
+};
+
+struct batch {                       /* rows of the chosen requests, back to back */
+    struct request **req;            /* [n_req] */
+    int n_req, n_rows, n_logits;
+    const int *ids;                  /* [n_rows] */
+    struct rows rows;                /* positions and sequences */
+    const int *logit_row;            /* [n_logits] rows whose logits are wanted */
+    const int *logit_req;            /* [n_logits] index into req */
+    const int *variant;              /* [n_req] rope variant of each sequence */
+};
+
+struct sched_options {
+    int rows_max;                    /* rows of one batch */
+    int chunk_max;                   /* prefill rows one request may have in a batch; 0: rows_max */
+    int requests_max;                /* running at a time */
+    int waiting_max;                 /* the bound of the queue */
+    int restart_at;                  /* spec's: 0 never */
+};
+
+struct sched;
+struct sched *sched_open(struct cache *, const struct sched_options *);
+void sched_close(struct sched *);
+
+/* Takes it (WAITING). False: the queue is full. */
+bool sched_add(struct sched *, struct request *);
+/* Marks it; it comes out of sched_done at the next sched_next. */
+void sched_cancel(struct sched *, uint64_t id);
+
+/* The next batch: a row for every request that decodes, then prefill chunks while rows are
+ * left; when pages run out the least worthy running request gives up its pages and waits again,
+ * at the head of the queue. False: nothing to run. Valid until the next call. */
+bool sched_next(struct sched *, struct batch *);
+
+/* The batch was computed. token[i] is what sampling gave for logit i, or -1 for none (logits of
+ * inner prompt positions). A request whose last id got a token grows by it. */
+void sched_commit(struct sched *, const struct batch *, const int *token);
+/* The request is over (stop string, end of text, budget): it leaves with the next sched_next. */
+void sched_finish(struct sched *, struct request *);
+/* A finished or cancelled request, given back to its owner; NULL: none. */
+struct request *sched_done(struct sched *);
+
+struct sched_stats { int waiting, running; uint64_t preempted, restarted; };
+struct sched_stats sched_stats(const struct sched *);

@@ -1,0 +1,181 @@
+/* device.h - the one boundary between model code and CPU or CUDA code.
+ *
+ * An op reads tensors and writes tensors. Dtype and quantization are in the
+ * tensor, so the table does not grow with formats. Ops never allocate, never
+ * wait and never fail: a launch error sticks to the device and sync reports
+ * it. That is also what makes a decode step capturable as one CUDA graph.
+ *
+ * Exactness: what an op computes for a row depends on that row (and on the
+ * state of its sequence) alone: neither on how many rows there are nor on the
+ * number of threads. Activations are F32 on the CPU. Rows are the tokens of a
+ * batch, [rows, cols] or [rows, heads, cols]; the last axis is contiguous, the
+ * others may be strided views unless an op says otherwise. y may be x where
+ * an op says "in place". */
+#pragma once
+#include "device/tensor.h"
+
+enum act  { ACT_NONE, ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_QUICK_GELU, ACT_RELU, ACT_RELU2,
+            ACT_SIGMOID, ACT_SOFTPLUS, ACT_SWIGLU_CLAMP };
+enum norm { NORM_RMS, NORM_RMS_PLUS1, NORM_LAYER };
+enum rope { ROPE_NONE, ROPE_HALVES, ROPE_PAIRS };              /* what rotates together */
+enum score { SCORE_SOFTMAX, SCORE_SIGMOID, SCORE_SOFTMAX_OF_TOP };
+
+/* How the packed rows of a batch map to sequences. The arrays lie where the
+ * device can read them. Rows of a sequence are consecutive, positions ascend. */
+struct rows {
+    int n_rows, n_seqs;
+    const int *pos;                  /* [n_rows] position in its sequence */
+    const int *seq;                  /* [n_rows] sequence, 0 .. n_seqs-1 */
+    const int *first;                /* [n_seqs + 1] first row of each */
+};
+
+struct rope_args {
+    const struct rows *rows;
+    const float *freq;               /* [variants, dims/2] radians per position */
+    const int *variant;              /* [n_seqs] row of freq; NULL: 0 */
+    enum rope pairing;
+    float magnitude;                 /* cos and sin are multiplied by it; YaRN's attention factor */
+};
+
+struct gate_args {
+    enum act act;
+    float alpha, limit;              /* of ACT_SWIGLU_CLAMP; limit 0: none */
+};
+
+struct kv_view {                     /* one layer, one batch: what a kernel may touch */
+    void *pages;                     /* page p begins at pages + p * page_bytes: k of its tokens,
+                                        [page_tokens, kv_heads*k_dim], then v likewise */
+    size_t page_bytes;
+    const int *table;                /* [n_seqs, pages_max] page of each page_tokens positions;
+                                        -1: let go, outside every window */
+    int pages_max, page_tokens;
+    enum dtype dtype;                /* F32 or BF16 */
+};
+
+struct attend {                      /* arguments of the attention ops */
+    const struct rows *rows;
+    struct kv_view kv;
+    int heads, kv_heads, k_dim, v_dim;
+    bool v_in_k;                     /* MLA: a cached row is one latent, v its first v_dim values */
+    bool tiled;                      /* head h reads kv head h % kv_heads, else h / (heads/kv_heads) */
+    int window;                      /* a position sees the last `window` ones; 0: all */
+    int chunk;                       /* sees only its own chunk of this many; 0: none */
+    const float *sinks;              /* [heads] one more logit in each softmax; NULL: none */
+    float scale, softcap;            /* softcap 0: none */
+};
+
+struct state_view {                  /* recurrent state of one layer: a slot per sequence */
+    void *slots;                     /* slot s begins at slots + s * slot_bytes */
+    size_t slot_bytes;
+    const int *slot;                 /* [n_seqs] */
+};
+
+struct ssm_args {                    /* Mamba-2, arXiv 2405.21060 */
+    const struct rows *rows;
+    struct state_view state;         /* [heads, head_dim, state] F32 */
+    const struct tensor *x;          /* [rows, heads, head_dim] */
+    const struct tensor *b, *c;      /* [rows, groups, state] */
+    const struct tensor *dt;         /* [rows, heads], before bias and softplus */
+    const float *dt_bias, *a_log, *d;    /* [heads] */
+    float dt_min, dt_max;
+};
+
+struct delta_args {                  /* gated delta rule, arXiv 2412.06464 */
+    const struct rows *rows;
+    struct state_view state;         /* [v_heads, k_dim, v_dim] F32 */
+    const struct tensor *q, *k;      /* [rows, k_heads, k_dim], before the l2 norm */
+    const struct tensor *v;          /* [rows, v_heads, v_dim] */
+    const struct tensor *a, *b;      /* [rows, v_heads] before softplus; before sigmoid */
+    const float *dt_bias, *a_log;    /* [v_heads] decay = exp(-exp(a_log) softplus(a + dt_bias)) */
+};
+
+struct route_args {
+    int experts, active, groups, groups_active;      /* groups 0 or 1: no groups */
+    enum score score;
+    int group_top;                   /* a group's score is the sum of its best 1 or 2 */
+    bool renormalize;
+    float renormalize_eps, scale;
+    const float *bias;               /* [experts] added for choosing only; NULL: none */
+};
+
+struct expert_args {
+    const struct linear *gate, *up, *down;       /* [experts] each; gate NULL: not gated */
+    const struct tensor *ids;        /* [rows, active] I32 */
+    const struct tensor *share;      /* [rows, active] F32 */
+    struct tensor hidden;            /* scratch, F32 [rows*active, 2*expert hidden + dim] */
+    struct gate_args act;
+};
+
+struct device {
+    const struct device_ops *op;
+    void *impl;
+    int ordinal;
+};
+
+struct device_options { int ordinal, threads; const char *isa; };   /* threads 0, isa NULL: best */
+
+struct device_ops {
+    const char *name;
+
+    /* life and memory */
+    bool (*open)(struct device *, const struct device_options *, struct err *);
+    void (*close)(struct device *);
+    void (*describe)(const struct device *, char *text, size_t size);  /* "cpu, avx512, 2 threads" */
+    void *(*alloc)(struct device *, size_t bytes);        /* NULL: no device memory left */
+    void (*free)(struct device *, void *, size_t bytes);
+    void (*copy_in)(struct device *, void *to, const void *from, size_t bytes);
+    void (*copy_out)(struct device *, void *to, const void *from, size_t bytes);
+    void (*move)(struct device *, void *to, const void *from, size_t bytes);  /* inside the device */
+    bool (*sync)(struct device *, struct err *);
+
+    /* dense */
+    /* y[r] = table[ids[r]] * scale; also gathers rows. ids I32 [rows]. */
+    void (*embed)(struct device *, struct tensor *y, const struct tensor *table,
+                  const struct tensor *ids, float scale);
+    /* y[r] = w x[r] + bias. w [out, in]; or w [heads, out, in] with x [rows, heads, in] and
+     * y [rows, heads, out], a matrix for each head. */
+    void (*linear)(struct device *, struct tensor *y, const struct linear *, const struct tensor *x);
+    /* Over the last axis, in place allowed. w: NULL, [cols], or [heads, cols]; b: NULL or [cols]. */
+    void (*norm)(struct device *, struct tensor *y, const struct tensor *w, const struct tensor *b,
+                 const struct tensor *x, enum norm kind, float eps);
+    /* In place on [rows, heads, dims], dims being the part that rotates. */
+    void (*rope)(struct device *, struct tensor *x, const struct rope_args *);
+    /* y = act(gate) * up, or act(gate) without up; in place on either. gate may be [rows, heads, 1]:
+     * one for all columns of a head. */
+    void (*gate)(struct device *, struct tensor *y, const struct tensor *gate,
+                 const struct tensor *up, const struct gate_args *);
+    void (*add)(struct device *, struct tensor *y, const struct tensor *x, float scale); /* y += s x */
+    void (*copy)(struct device *, struct tensor *y, const struct tensor *x);  /* between views */
+    /* In place: x = x * scale, then limit to +-clip, then cap * tanh(x / cap); 0 skips a step. */
+    void (*scale)(struct device *, struct tensor *x, float scale, float clip, float cap);
+    /* x[r] *= 1 + beta * log(1 + floor((pos[r] + 1*shift) / original)): Llama 4's and Ministral's
+     * temperature for long contexts. */
+    void (*temperature)(struct device *, struct tensor *x, const struct rows *, float beta,
+                        float original, int shift);
+
+    /* mixing over the packed rows of a batch */
+    void (*kv_store)(struct device *, const struct attend *, const struct tensor *k,
+                     const struct tensor *v);             /* v NULL with v_in_k */
+    void (*attention)(struct device *, struct tensor *y, const struct tensor *q,
+                      const struct attend *);             /* y [rows, heads, v_dim] */
+    /* Causal depthwise convolution; the slot holds the last kernel-1 inputs, F32. y not x. */
+    void (*conv)(struct device *, struct tensor *y, const struct tensor *w, const struct tensor *bias,
+                 const struct tensor *x, const struct rows *, const struct state_view *, enum act);
+    void (*ssm)(struct device *, struct tensor *y, const struct ssm_args *);
+    void (*delta)(struct device *, struct tensor *y, const struct delta_args *);
+
+    /* experts; ties go to the lower index */
+    void (*route)(struct device *, struct tensor *ids, struct tensor *share,
+                  const struct tensor *logits, const struct route_args *);
+    void (*experts)(struct device *, struct tensor *y, const struct tensor *x,
+                    const struct expert_args *);
+};
+
+/* The first row of a sequence that starts at position 0 finds its state zeroed by the op:
+ * nobody clears slots. */
+
+extern const struct device_ops device_cpu;
+extern const struct device_ops device_null;      /* every op does nothing: measures scratch */
+
+/* "cpu", "auto"; "cuda" when it is built in. NULL: the err says what there is. */
+const struct device_ops *device_find(const char *name, struct err *);

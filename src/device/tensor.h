@@ -1,0 +1,45 @@
+/* tensor.h - a view of numbers in host or device memory, dtype and quantization
+ * included, and the arithmetic of views. Owns nothing. */
+#pragma once
+#include "base/base.h"
+
+enum dtype { F32, F16, BF16, I32, U32, U8, MLX_AFFINE, MXFP4, NVFP4, FP8 };
+
+/* How the packed rows of a quantized tensor are read. Row-major groups of `group`
+ * values along the last axis; the scale of the value at element offset i is
+ * scales[i / group], so a view by rows needs no more than two moved pointers. */
+struct quant {
+    const void *scales, *biases;     /* [.., cols / group]; biases NULL where the mode has none */
+    enum dtype scale_dtype;
+    uint16_t group;
+    uint8_t bits;
+};
+
+struct tensor {                      /* a view: whoever allocated .at frees it */
+    void *at;
+    enum dtype dtype;
+    int rank;                        /* 1 to 4 */
+    int64_t shape[4], stride[4];     /* elements, outermost first; the last stride is 1 */
+    struct quant quant;              /* of MLX_AFFINE, MXFP4, NVFP4 */
+};
+
+struct linear { struct tensor w, bias; };    /* [out, in], [out] F32; bias.at NULL: none */
+
+const char *dtype_name(enum dtype);
+size_t dtype_bytes(enum dtype);                  /* of one plain element; 0 for packed ones */
+int64_t tensor_count(const struct tensor *);
+size_t tensor_bytes(const struct tensor *);      /* of a contiguous one, scales included */
+
+struct tensor tensor_1d(void *, enum dtype, int64_t n);
+struct tensor tensor_2d(void *, enum dtype, int64_t rows, int64_t cols);
+struct tensor tensor_3d(void *, enum dtype, int64_t rows, int64_t heads, int64_t cols);
+
+/* n entries of `axis` from `begin`. On quantized tensors the last axis may only be
+ * cut at group borders. */
+struct tensor tensor_part(const struct tensor *, int axis, int64_t begin, int64_t n);
+/* Entry i of axis 0, one rank less. */
+struct tensor tensor_at(const struct tensor *, int64_t i);
+/* [rows, heads*cols] seen as [rows, heads, cols]. */
+struct tensor tensor_heads(const struct tensor *, int64_t heads);
+/* Every `step`-th row from `begin`: the rows of one of several interleaved matrices. */
+struct tensor tensor_every(const struct tensor *, int64_t begin, int64_t step);

@@ -1,0 +1,32 @@
+/* model.h - a loaded model: spec and weights on one device, read-only. */
+#pragma once
+#include "batch/batch.h"
+#include "families/family.h"
+
+struct model_options {
+    struct device *device;           /* borrowed, outlives the model */
+    int rows_max, seqs_max, logits_max;      /* of one batch */
+    void (*progress)(void *to, double done); /* 0 to 1; NULL: nobody asks */
+    void *to;
+};
+
+struct model;
+struct model *model_open(const char *dir, const struct model_options *, struct err *);
+void model_close(struct model *);
+const struct decoder_spec *model_spec(const struct model *);
+const struct family *model_family(const struct model *);
+/* [n_layers] what each layer keeps, for cache_open. kv_bytes: of one cached value. */
+void model_need(const struct model *, struct state_need *layer, size_t kv_bytes);
+
+/* Called with every layer's whole output: layer -1 is the embedding. For tests and traces. */
+struct probe { void (*layer)(void *to, int layer, const struct tensor *x); void *to; };
+
+/* Runs the batch against the cache (cache_bind was called with its sequences). Returns logits
+ * F32 [n_logits, vocab] in host memory, valid until the next run; NULL with a sentence when
+ * the device failed. */
+float *model_run(struct model *, struct cache *, const struct batch *, const struct probe *,
+                 struct err *);
+
+/* A JSON object for `inspect`: family, spec, tensors, keys nobody read, memory. Reads
+ * headers only. */
+bool model_inspect(const char *dir, int context, struct buf *json, struct err *);

@@ -1,0 +1,41 @@
+/* prompt.h - messages to prompt text, and generated text to messages. */
+#pragma once
+#include "base/buf.h"
+#include "tokens/tokens.h"
+#include <json-c/json_object.h>
+
+struct chat;                         /* a compiled template and the parsers that match it */
+
+/* Finds the template of DIR (chat_template.jinja, chat_template.json, tokenizer_config.json)
+ * unless `override` (NULL: none) gives its text. A checkpoint without a template opens as NULL with
+ * a sentence in err. */
+struct chat *chat_open(const char *dir, const char *override, struct err *);
+void chat_close(struct chat *);
+
+struct dialog {                      /* all borrowed for the call */
+    struct json_object *messages;    /* list of {role, content, ...} as in OpenAI's API */
+    struct json_object *tools;       /* NULL or a list of tools */
+    struct json_object *documents;   /* NULL or a list */
+    struct json_object *vars;        /* NULL or more variables: enable_thinking, date_string, ... */
+    bool no_generation_prompt;       /* else the answer's opening is added */
+};
+
+struct prompt {
+    struct buf text;
+    struct literal_span *span;       /* what came out of messages, tools and documents, and so can
+                                        hold no control token */
+    int n_spans, cap_spans;
+};
+void prompt_free(struct prompt *);
+
+/* A trailing assistant message is continued. False: the err has the template's line. */
+bool chat_render(const struct chat *, const struct dialog *, struct prompt *, struct err *);
+
+enum chat_kind { CHAT_TEXT, CHAT_REASONING, CHAT_TOOL_NAME, CHAT_TOOL_ARGS, CHAT_END };
+struct chat_event { enum chat_kind kind; int index; struct str text; };
+
+struct chat_stream;                  /* pieces of text in, events out, in order */
+struct chat_stream *chat_stream_open(const struct chat *, const struct prompt *, bool tools);
+void chat_stream_push(struct chat_stream *, struct str piece, bool last,
+                      void (*emit)(void *to, const struct chat_event *), void *to);
+void chat_stream_close(struct chat_stream *);

@@ -1,0 +1,44 @@
+/* tokens.h - text to ids and back. Knows nothing of models or requests. */
+#pragma once
+#include "base/buf.h"
+
+struct ids { int *at; int len, cap; };
+void ids_put(struct ids *, int id);
+void ids_free(struct ids *);
+
+struct tokenizer;                    /* immutable once open; shared by all threads */
+
+/* DIR with tokenizer.json (or another known vocabulary file) and, beside it,
+ * tokenizer_config.json for bos and the like. */
+struct tokenizer *tok_open(const char *dir, struct err *);
+void tok_close(struct tokenizer *);
+
+/* Parts of a text in which control tokens are not recognised: what users wrote. Ordered,
+ * not overlapping. */
+struct literal_span { size_t begin, end; };
+
+enum tok_flags {
+    TOK_SPECIALS = 1,                /* control tokens in the text are recognised (outside of spans) */
+    TOK_ADD_BOS = 2                  /* what the post-processor adds: bos, perhaps eos */
+};
+/* Any bytes are taken: invalid UTF-8 counts as U+FFFD. */
+void tok_encode(const struct tokenizer *, struct str text, unsigned flags,
+                const struct literal_span *, int n_spans, struct ids *out);
+
+int  tok_vocab(const struct tokenizer *);            /* ids are below this */
+int  tok_find(const struct tokenizer *, struct str token);       /* as spelt in the file; -1: none */
+struct str tok_text(const struct tokenizer *, int id);           /* as spelt in the file; empty: none */
+bool tok_is_control(const struct tokenizer *, int id);           /* a special added token */
+int  tok_bos(const struct tokenizer *);              /* -1: none */
+int  tok_eos(const struct tokenizer *);              /* tokenizer_config's eos_token; -1: none */
+
+/* All ids at once. specials: control tokens are written out as well. */
+void tok_decode(const struct tokenizer *, const int *ids, int n, bool specials, struct buf *out);
+
+/* A stream: push gives complete UTF-8 only; the sum of all pieces, the flush included, is
+ * byte for byte what tok_decode gives for all ids at once. */
+struct detok;
+struct detok *detok_open(const struct tokenizer *, bool specials);
+void detok_push(struct detok *, int id, struct buf *out);
+void detok_flush(struct detok *, struct buf *out);
+void detok_close(struct detok *);

@@ -1,0 +1,45 @@
+/* bind.h - from names to slots: gives each layer its tensors, once, at load.
+ *
+ * Every tensor of the checkpoint is claimed by a slot or dropped by a rule. A slot
+ * without a tensor, a wrong shape, or a tensor left over is a load error that names
+ * it. Quantization is recognised by the tensors beside a weight (.scales, .biases)
+ * and its bits and group by their shapes; the config is a cross-check and gives the
+ * mode. Errors stick in the binder; binder_finish reports the first.
+ *
+ * What is returned are views into the mapping. Small vectors become F32 copies; a
+ * matrix stored transposed is copied once. Both live in the model's arena. */
+#pragma once
+#include "base/arena.h"
+#include "device/device.h"
+#include "spec/config.h"
+#include "weights/names.h"
+#include "weights/weights.h"
+
+struct binder;
+struct binder *binder_open(struct weights *, struct config *, struct device *, struct arena *,
+                           const struct name_rule *family_names, int n_layers, struct err *);
+bool binder_finish(struct binder *, struct err *);       /* also frees it; checks leftovers */
+void binder_layer(struct binder *, int layer);           /* what {l} stands for from now on */
+
+bool bind_has(struct binder *, enum slot);               /* a tensor of that slot exists */
+/* [out, in]; bias: the tensor must have one, else it must have none. */
+void bind_linear(struct binder *, struct linear *, enum slot, int64_t out, int64_t in, bool bias);
+/* `whole` cut into parts by rows where the file has it fused, else each part alone.
+ * bias: bit i says that part i has one. */
+void bind_parts(struct binder *, struct linear *const *part, enum slot whole, const enum slot *slot,
+                const int64_t *out, int n_parts, int64_t in, unsigned bias);
+/* A matrix for each head or expert: [n, out, in] */
+void bind_heads(struct binder *, struct linear *, enum slot, int64_t n, int64_t out, int64_t in);
+/* Experts, stacked or one by one: lin[n] views. gate NULL: not gated. All in the arena. */
+void bind_experts(struct binder *, struct linear **gate, struct linear **up, struct linear **down,
+                  int n, int64_t hidden, int64_t dim, bool bias);
+/* F32 [n], or [rows, n]. */
+void bind_vector(struct binder *, struct tensor *, enum slot, int64_t n);
+void bind_matrix(struct binder *, struct tensor *, enum slot, int64_t rows, int64_t n);
+void bind_bias_of(struct binder *, struct tensor *, enum slot, int64_t n);   /* NAME.bias, F32 */
+void bind_table(struct binder *, struct tensor *, enum slot, int64_t rows, int64_t cols);
+void *bind_new(struct binder *, size_t bytes);           /* zeroed, lives as long as the model */
+bool bind_fail(struct binder *, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* For inspect: what claimed the i-th entry of weights; layer -1: none. NULL: nobody yet. */
+const char *binder_claim(const struct binder *, size_t i, int *layer);

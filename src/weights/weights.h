@@ -1,0 +1,27 @@
+/* weights.h - a checkpoint's tensors: mapped shards and their index.
+ *
+ * Untrusted input: every header is checked whole before a tensor can be found
+ * (no overlap, no hole, nothing past the end, shapes that multiply to the bytes
+ * given). Values are used where they lie in the mapping. */
+#pragma once
+#include "device/tensor.h"
+
+struct weights;
+
+/* DIR holds model.safetensors, or model.safetensors.index.json and its shards, or
+ * shards alone (model-*.safetensors). */
+struct weights *weights_open(const char *dir, struct err *);
+void weights_close(struct weights *);
+bool weights_is_mlx(const struct weights *);     /* safetensors __metadata__.format is "mlx" */
+
+struct weights_entry {
+    struct str name;
+    const char *file;                            /* of the shard, for messages */
+    char dtype[16];                              /* as spelt in the header */
+    struct tensor t;                             /* at NULL: a dtype no kernel reads */
+    size_t bytes;
+};
+size_t weights_count(const struct weights *);
+size_t weights_bytes(const struct weights *);    /* of all shards */
+const struct weights_entry *weights_entry(const struct weights *, size_t i);   /* sorted by name */
+const struct weights_entry *weights_find(const struct weights *, struct str name);  /* or NULL */
