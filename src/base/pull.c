@@ -1,0 +1,285 @@
+/* pull.c - a pull reader for JSON in memory. */
+#include "base/pull.h"
+#include "base/utf8.h"
+
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct pull pull_open(struct str text) {
+    return (struct pull){ .text = text, .first = true };
+}
+
+void pull_close(struct pull *j) {
+    buf_free(&j->scratch);
+}
+
+bool pull_fail(struct pull *j, const char *what) {
+    if (!j->error) j->error = what;
+    return false;
+}
+
+/* The byte at the cursor after white space, or 0 at the end or after an error. A NUL in the
+ * text is no token either, so 0 is never mistaken. */
+static char look(struct pull *j) {
+    if (j->error) return 0;
+    while (j->offset < j->text.len && strchr(" \t\n\r", j->text.at[j->offset]) &&
+           j->text.at[j->offset])
+        j->offset++;
+    return j->offset < j->text.len ? j->text.at[j->offset] : 0;
+}
+
+static bool take(struct pull *j, char c) {
+    if (look(j) != c) return false;
+    j->offset++;
+    return true;
+}
+
+static bool word(struct pull *j, const char *w) {
+    look(j);
+    if (!str_starts(str_from(j->text, j->offset), w)) return false;
+    j->offset += strlen(w);
+    return true;
+}
+
+enum pull_kind pull_peek(struct pull *j) {
+    char c = look(j);
+    if (c == '"') return PULL_STRING;
+    if (c == '{') return PULL_OBJECT;
+    if (c == '[') return PULL_ARRAY;
+    if (c == 'n') return PULL_NULL;
+    if (c == 't' || c == 'f') return PULL_BOOL;
+    if (c == '-' || (c >= '0' && c <= '9')) return PULL_NUMBER;
+    if (j->lenient && (c == 'N' || c == 'I')) return PULL_NUMBER;
+    return PULL_NONE;
+}
+
+static bool enter(struct pull *j, char open, const char *what) {
+    if (j->error) return false;
+    if (!take(j, open)) return pull_fail(j, what);
+    if (j->depth == PULL_DEPTH_MAX) return pull_fail(j, "nested too deep");
+    uint64_t bit = 1ull << j->depth++;
+    j->in_object = open == '{' ? j->in_object | bit : j->in_object & ~bit;
+    j->first = true;
+    return true;
+}
+
+bool pull_object(struct pull *j) {
+    return enter(j, '{', "expected an object");
+}
+
+bool pull_array(struct pull *j) {
+    return enter(j, '[', "expected a list");
+}
+
+/* Before the next member: true when there is one, false when `close` came (and was taken). */
+static bool member(struct pull *j, char close) {
+    if (j->error) return false;
+    if (take(j, close)) {
+        j->depth--;
+        j->first = false;
+        return false;
+    }
+    if (!j->first && !take(j, ',')) return pull_fail(j, "expected a comma or the end");
+    j->first = false;
+    return true;
+}
+
+bool pull_next(struct pull *j) {
+    if (!member(j, ']')) return false;
+    return pull_peek(j) != PULL_NONE || pull_fail(j, "expected a value");
+}
+
+static int hex4(struct str s) {
+    int v = 0;
+    if (s.len < 4) return -1;
+    for (int i = 0; i < 4; i++) {
+        char c = s.at[i];
+        int d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10
+              : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (d < 0) return -1;
+        v = v * 16 + d;
+    }
+    return v;
+}
+
+/* The cursor is behind "\u". A lone surrogate is an error: no UTF-8 says it. */
+static bool unicode_escape(struct pull *j) {
+    int high = hex4(str_from(j->text, j->offset));
+    if (high < 0) return pull_fail(j, "bad \\u escape");
+    j->offset += 4;
+    uint32_t cp = (uint32_t)high;
+    if (high >= 0xd800 && high <= 0xdfff) {
+        struct str rest = str_from(j->text, j->offset);
+        int low = str_starts(rest, "\\u") ? hex4(str_from(rest, 2)) : -1;
+        if (high > 0xdbff || low < 0xdc00 || low > 0xdfff)
+            return pull_fail(j, "lone surrogate in a \\u escape");
+        j->offset += 6;
+        cp = 0x10000 + (((uint32_t)high - 0xd800) << 10) + ((uint32_t)low - 0xdc00);
+    }
+    utf8_put(&j->scratch, cp);
+    return true;
+}
+
+static bool escape(struct pull *j) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    char c = j->offset < j->text.len ? j->text.at[j->offset] : 0;
+    j->offset++;
+    if (c == 'u') return unicode_escape(j);
+    const char *found = c ? strchr(from, c) : NULL;
+    if (!found) return pull_fail(j, "bad escape in a string");
+    buf_char(&j->scratch, to[found - from]);
+    return true;
+}
+
+/* Bytes up to the next quote, backslash, control character or end. */
+static size_t plain_run(struct str s) {
+    size_t n = 0;
+    while (n < s.len && s.at[n] != '"' && s.at[n] != '\\' && (unsigned char)s.at[n] >= 0x20) n++;
+    return n;
+}
+
+static bool string(struct pull *j, struct str *out) {
+    if (!take(j, '"')) return pull_fail(j, "expected a string");
+    size_t begin = j->offset;
+    bool copied = false;
+    buf_clear(&j->scratch);
+    for (;;) {
+        struct str run = str_from(j->text, j->offset);
+        run = str_cut(run, 0, plain_run(run));
+        if (!utf8_valid(run)) return pull_fail(j, "invalid UTF-8 in a string");
+        j->offset += run.len;
+        if (j->offset >= j->text.len) return pull_fail(j, "unterminated string");
+        char c = j->text.at[j->offset];
+        if (copied || c == '\\') buf_str(&j->scratch, run);
+        if (c == '"') break;
+        if (c != '\\') return pull_fail(j, "control character in a string");
+        copied = true;
+        j->offset++;
+        if (!escape(j)) return false;
+    }
+    *out = copied ? buf_view(&j->scratch) : str_cut(j->text, begin, j->offset);
+    if (copied && !out->at) out->at = "";
+    j->offset++;
+    return true;
+}
+
+bool pull_key(struct pull *j, struct str *key) {
+    if (!member(j, '}')) return false;
+    if (!string(j, key)) return false;
+    if (!take(j, ':')) return pull_fail(j, "expected a colon");
+    return pull_peek(j) != PULL_NONE || pull_fail(j, "expected a value");
+}
+
+bool pull_string(struct pull *j, struct str *out) {
+    return !j->error && string(j, out);
+}
+
+static size_t digits(struct str s, size_t i) {
+    size_t begin = i;
+    while (i < s.len && s.at[i] >= '0' && s.at[i] <= '9') i++;
+    return i - begin;
+}
+
+/* Length of a JSON number at the start of s; 0: none. */
+static size_t number_length(struct str s) {
+    size_t i = s.len && s.at[0] == '-', n = digits(s, i);
+    if (!n || (n > 1 && s.at[i] == '0')) return 0;
+    i += n;
+    if (i < s.len && s.at[i] == '.') {
+        n = digits(s, i + 1);
+        if (!n) return 0;
+        i += 1 + n;
+    }
+    if (i < s.len && (s.at[i] == 'e' || s.at[i] == 'E')) {
+        size_t sign = i + 1 < s.len && (s.at[i + 1] == '-' || s.at[i + 1] == '+');
+        n = digits(s, i + 1 + sign);
+        if (!n) return 0;
+        i += 1 + sign + n;
+    }
+    return i;
+}
+
+bool pull_number(struct pull *j, struct str *out) {
+    static const char *const odd[] = { "NaN", "Infinity", "-Infinity" };
+    if (pull_peek(j) != PULL_NUMBER) return pull_fail(j, "expected a number");
+    size_t begin = j->offset, n = number_length(str_from(j->text, begin));
+    for (size_t i = 0; !n && j->lenient && i < COUNT(odd); i++)
+        if (str_starts(str_from(j->text, begin), odd[i])) n = strlen(odd[i]);
+    if (!n) return pull_fail(j, "bad number");
+    j->offset += n;
+    *out = str_cut(j->text, begin, j->offset);
+    return true;
+}
+
+bool pull_u64(struct pull *j, uint64_t max, uint64_t *out) {
+    struct str s;
+    if (!pull_number(j, &s)) return false;
+    return str_u64(s, max, out) || pull_fail(j, "expected a whole number in range");
+}
+
+bool pull_double(struct pull *j, double *out) {
+    struct str s;
+    char text[64];
+    if (!pull_number(j, &s)) return false;
+    if (s.len >= sizeof text) return pull_fail(j, "number too long");
+    memcpy(text, s.at, s.len);
+    text[s.len] = 0;
+    locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);   /* a comma locale must not matter */
+    *out = strtod_l(text, NULL, c);
+    freelocale(c);
+    return true;
+}
+
+bool pull_bool(struct pull *j, bool *out) {
+    if (j->error) return false;
+    *out = word(j, "true");
+    return *out || word(j, "false") || pull_fail(j, "expected true or false");
+}
+
+bool pull_null(struct pull *j) {
+    return !j->error && (word(j, "null") || pull_fail(j, "expected null"));
+}
+
+/* A scalar, or the opening of a container. */
+static bool skip_one(struct pull *j) {
+    struct str s;
+    bool b;
+    switch (pull_peek(j)) {
+    case PULL_STRING: return pull_string(j, &s);
+    case PULL_NUMBER: return pull_number(j, &s);
+    case PULL_BOOL:   return pull_bool(j, &b);
+    case PULL_NULL:   return pull_null(j);
+    case PULL_ARRAY:  return pull_array(j);
+    case PULL_OBJECT: return pull_object(j);
+    case PULL_NONE:   break;
+    }
+    return pull_fail(j, "expected a value");
+}
+
+bool pull_skip(struct pull *j) {
+    int floor = j->depth;
+    struct str key;
+    if (!skip_one(j)) return false;
+    while (j->depth > floor && !j->error) {
+        bool object = j->in_object >> (j->depth - 1) & 1;
+        if (object ? pull_key(j, &key) : pull_next(j)) skip_one(j);
+    }
+    return !j->error;
+}
+
+bool pull_value(struct pull *j, struct str *out) {
+    look(j);
+    size_t begin = j->offset;
+    if (!pull_skip(j)) return false;
+    *out = str_cut(j->text, begin, j->offset);
+    return true;
+}
+
+bool pull_end(struct pull *j) {
+    if (!j->error && j->depth) pull_fail(j, "unexpected end");
+    look(j);
+    if (!j->error && j->offset < j->text.len) pull_fail(j, "something follows the value");
+    return !j->error;
+}
