@@ -1,58 +1,162 @@
 # mlxcel: `make help` lists what there is to make.
+#
+# Each kind of build has a folder of its own, so that they never mix: build/ (the program as it is
+# shipped), build/clang, build/san-address-undefined, ... Sources are found by name: src/**/*.c is
+# the library, tests/**/test_*.c a program each, tests/**/test_*.sh a script each, tools/*.c a
+# program each, tests/fuzz/fuzz_*.c a fuzz target each.
 
 VERSION := 0.1.0
 CC      ?= cc
 PREFIX  ?= /usr/local
+DESTDIR ?=
 SAN     ?=
+WERROR  ?=
 FUZZ_SECONDS ?= 60
+V       ?=
+Q       := $(if $(V),,@)
 
-BUILD := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
 comma := ,
+KIND  := $(filter clang%,$(notdir $(CC))) $(if $(SAN),san-$(subst $(comma),-,$(SAN)))
+empty :=
+BUILD := build$(if $(strip $(KIND)),/$(subst $(empty) ,-,$(strip $(KIND))))
 
-PKGS     := json-c libpcre2-8 libutf8proc libedit libxxhash
-WARN     := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wundef -Wvla
-OPT      := -O2 -g
-CPPFLAGS += -D_GNU_SOURCE -DMLXCEL_VERSION='"$(VERSION)"' -Isrc -Iinclude $(shell pkg-config --cflags $(PKGS))
-CFLAGS   += -std=c11 $(OPT) $(WARN) -ffp-contract=off -fPIC -pthread
+PKGS := json-c libpcre2-8 libutf8proc libedit libxxhash
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 \
+        -Wundef -Wvla -Wimplicit-fallthrough
+OPT  := -O2 -g
+CPPFLAGS += -D_GNU_SOURCE -DMLXCEL_VERSION=\"$(VERSION)\" -Isrc -Iinclude \
+            $(shell pkg-config --cflags $(PKGS))
+CFLAGS   += -std=c11 $(OPT) $(WARN) $(if $(WERROR),-Werror) -ffp-contract=off -fPIC -pthread
 LDLIBS   += $(shell pkg-config --libs $(PKGS)) -lm -pthread
-ifneq ($(SAN),)
-OPT      := -O1 -g
-CFLAGS   += -fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all
-LDFLAGS  += -fsanitize=$(SAN)
+
+# What the released program is hardened with. A second net: no code may rely on it, so the
+# sanitizer builds leave it out and see the bugs that it would hide.
+MACHINE := $(shell uname -m)
+IS_GCC  := $(shell $(CC) --version 2>/dev/null | grep -qi clang || echo yes)
+ifeq ($(SAN),)
+HARDEN := -fstack-protector-strong -fno-strict-aliasing -fno-delete-null-pointer-checks -fwrapv \
+          -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$(if $(IS_GCC),3,2) -fstack-clash-protection \
+          $(if $(IS_GCC),-ftrivial-auto-var-init=zero) \
+          $(if $(filter x86_64,$(MACHINE)),-fcf-protection=full) \
+          $(if $(filter aarch64,$(MACHINE)),-mbranch-protection=standard)
+LDFLAGS += -pie -Wl,-z,relro,-z,now,-z,noexecstack
 else
-CFLAGS   += -fstack-protector-strong
+OPT     := -O1 -g
+HARDEN  := -fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all
+LDFLAGS += -fsanitize=$(SAN)
 endif
 
-# Tests link everything but main.c.
 SRC   := $(filter-out src/main.c,$(shell find src -name '*.c' | sort))
 OBJ   := $(SRC:%.c=$(BUILD)/%.o)
 LIB   := $(BUILD)/libmlxcel.a
-BIN   := $(BUILD)/mlxcel
+BIN   := $(if $(wildcard src/main.c),$(BUILD)/mlxcel)
 TESTS := $(patsubst %.c,$(BUILD)/%,$(shell find tests -name 'test_*.c' 2>/dev/null | sort))
+TEST_SCRIPTS := $(shell find tests -name 'test_*.sh' 2>/dev/null | sort)
 TOOLS := $(patsubst %.c,$(BUILD)/%,$(wildcard tools/*.c))
-FUZZ  := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all test bench tidy fuzz install clean help tools tests
-all: $(BIN) tools ## build the program (build/mlxcel) and the tools
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: all tools tests test bench tidy fuzz fuzz-short fuzz-programs install uninstall clean help \
+        always
+all: $(LIB) $(BIN) tools ## build the program (build/mlxcel) and the tools
 
 # An instruction set is a file: it alone is compiled for it, and runs only where the CPU has it.
+# Kernels see checked sizes only, and do without the hardening that costs them time.
+ifeq ($(SAN),)
+$(BUILD)/src/device/cpu/%.o: HARDEN := -fstack-protector-strong -fno-strict-aliasing
+endif
+ifeq ($(MACHINE),x86_64)
 $(BUILD)/%_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c -O3
-$(BUILD)/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mfma -mf16c -O3
+$(BUILD)/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mfma \
+                               -mf16c -O3
+endif
 
-$(BUILD)/%.o: %.c
+# The flags are a file that changes only with them, so other flags mean other objects.
+FLAGS := $(filter-out -Werror,$(CC) $(CPPFLAGS) $(CFLAGS) $(HARDEN))
+$(BUILD)/flags: always
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
-$(LIB): $(OBJ)
+	@printf '%s\n' '$(FLAGS)' | cmp -s - $@ || printf '%s\n' '$(FLAGS)' >$@
+# So is the list of objects: a file that went away must leave the library.
+$(BUILD)/objects: always
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(OBJ)' | cmp -s - $@ || printf '%s\n' '$(OBJ)' >$@
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(if $(V),,@echo '  cc   $@')
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(HARDEN) -MMD -MP -c $< -o $@
+$(LIB): $(OBJ) $(BUILD)/objects
 	@rm -f $@
-	$(AR) rcs $@ $^
-$(BIN): $(BUILD)/src/main.o $(LIB)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(Q)$(AR) rcs $@ $(OBJ)
+$(BUILD)/mlxcel: $(BUILD)/src/main.o $(LIB)
+	$(if $(V),,@echo '  link $@')
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(if $(V),,@echo '  link $@')
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
 $(BUILD)/tools/%: $(BUILD)/tools/%.o $(LIB)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(if $(V),,@echo '  link $@')
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+$(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(LIB)
+	$(if $(V),,@echo '  link $@')
+	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
 
 tools: $(TOOLS)
 tests: $(TESTS)
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.SECONDARY:
+
+test: all $(TESTS) ## build and run every test; T=word only those with the word in their path
+	@MLXCEL=$(BUILD)/mlxcel MLXCEL_BUILD=$(BUILD) scripts/run-tests \
+	    $(if $(T),$(foreach t,$(TESTS) $(TEST_SCRIPTS),$(if $(findstring $(T),$(t)),$(t))),$(TESTS) \
+	    $(TEST_SCRIPTS))
+
+bench: all ## measure with checkpoints of recipe weights; writes bench/RESULTS.md
+	bench/run
+
+tidy: ## check style, sizes, include direction, banned calls (STYLE.md)
+	tools/tidy
+
+FUZZ_BUILD := $(MAKE) CC=clang SAN=fuzzer-no-link,address,undefined BUILD=build/fuzz
+fuzz: ## fuzz every reader of untrusted bytes, FUZZ_SECONDS each (60)
+	$(FUZZ_BUILD) fuzz-programs
+	scripts/run-fuzz $(FUZZ_SECONDS)
+fuzz-short: FUZZ_SECONDS := 10
+fuzz-short: fuzz ## the same, 10 seconds each
+fuzz-programs: $(FUZZ)
+
+# D is where things go; what the sources do not have yet is left out.
+D = $(DESTDIR)$(PREFIX)
+install: all ## install under PREFIX (/usr/local), below DESTDIR
+	install -d $(D)/bin $(D)/lib/pkgconfig $(D)/include $(D)/share/mlxcel $(D)/share/man/man1 \
+	    $(D)/share/bash-completion/completions $(D)/share/zsh/site-functions \
+	    $(D)/share/fish/vendor_completions.d $(D)/share/doc/mlxcel
+	install -m 755 $(BIN) $(D)/bin/mlxcel
+	install -m 644 $(LIB) $(D)/lib/libmlxcel.a
+	for h in $(wildcard include/*.h); do install -m 644 $$h $(D)/include/ || exit 1; done
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' \
+	    mlxcel.pc.in >$(D)/lib/pkgconfig/mlxcel.pc
+	if [ -d models/demo ]; then install -d $(D)/share/mlxcel/demo && \
+	    install -m 644 models/demo/* $(D)/share/mlxcel/demo/; fi
+	$(BIN) --man >$(D)/share/man/man1/mlxcel.1
+	$(BIN) --completion bash >$(D)/share/bash-completion/completions/mlxcel
+	$(BIN) --completion zsh >$(D)/share/zsh/site-functions/_mlxcel
+	$(BIN) --completion fish >$(D)/share/fish/vendor_completions.d/mlxcel.fish
+	install -m 644 LICENSE README.md $(D)/share/doc/mlxcel/
+
+uninstall: ## remove what install put there
+	rm -f $(D)/bin/mlxcel $(D)/lib/libmlxcel.a $(D)/lib/pkgconfig/mlxcel.pc \
+	    $(D)/share/man/man1/mlxcel.1 $(D)/share/bash-completion/completions/mlxcel \
+	    $(D)/share/zsh/site-functions/_mlxcel $(D)/share/fish/vendor_completions.d/mlxcel.fish \
+	    $(patsubst include/%,$(D)/include/%,$(wildcard include/*.h))
+	rm -rf $(D)/share/mlxcel $(D)/share/doc/mlxcel
+
+clean: ## remove build/
+	rm -rf build
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  make SAN=address,undefined test    the same under sanitizers'
+	@echo '  make CC=clang WERROR=1             with clang, warnings are errors'
+
+-include $(OBJ:.o=.d) $(TESTS:=.d) $(TOOLS:=.d) $(BUILD)/src/main.d

@@ -75,6 +75,7 @@ static void escape_controls(char *to, size_t size, const char *from) {
     to[n] = 0;
 }
 
+__attribute__((format(printf, 3, 0)))
 static void set(struct err *e, enum err_code code, const char *format, va_list args) {
     char text[sizeof e->text];
     if (!e || e->code != ERR_NONE) return;
