@@ -1,12 +1,12 @@
 /* config.h - typed reads of config.json, which is untrusted input.
  *
  * A path may name alternatives: "rope_parameters.rope_theta|rope_theta"; the first
- * that is there and not null wins. The first failure sticks in the config, so
+ * that is there and not null wins. The empty path is the value itself. The first failure sticks in the config, so
  * describe() reads straight through and the loader checks once. Keys nobody read
  * are listed by `inspect`.
  *
  * Numbers are bounded here: an int is 0 .. 2^31-1 unless read with cfg_int_in, a
- * float is finite. The JSON object {"__float__": "Infinity"} is Transformers'
+ * float is finite. 4096.0 is the int 4096; "4096" and true are refused. The JSON object {"__float__": "Infinity"} is Transformers'
  * spelling of an infinite float and reads as one where cfg_inf allows it. */
 #pragma once
 #include "base/buf.h"
@@ -34,6 +34,11 @@ int        cfg_int_at(struct config *, const char *path, int index);
 float      cfg_num_at(struct config *, const char *path, int index);
 struct str cfg_str_at(struct config *, const char *path, int index);
 void       cfg_only(struct config *, const char *path, const char *value);   /* refuse others */
+
+/* Calls with every member of the object at path, for maps whose keys are data and may hold
+ * dots. `value` reads like any config; a scalar one by the empty path. */
+void cfg_each(struct config *, const char *path,
+              void (*found)(void *to, struct str key, struct config *value), void *to);
 
 /* Calls with every key, dotted, that no read has touched and that is not known to
  * be irrelevant to inference. */
