@@ -1,0 +1,519 @@
+"""Facts and the many ways to ask for them.
+
+Owns the reading of facts/*.txt, the question frames, and the split into phrasings that are
+trained and phrasings that are kept out. A fact is written as
+
+    @ id kind
+    must: a ; b       what a right answer contains
+    A: ...            the answer
+    X: ...            the answer to "what is X?" (default: A)
+    v: ...            verb phrases: "how do I {v}?"
+    n: ...            noun phrases: "what about {n}?"
+    x: ...            names: "what does {x} do?"
+    q: ...            complete questions
+
+[a|b] stands for either; {slot} is filled anew each time, the same in question and answer.
+The split is by phrasing: a share of the expanded v, n and q lines and a share of the frames is never
+seen in training, whatever the politeness, slot or spelling around them.
+"""
+import hashlib
+import itertools
+import os
+import re
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+VERB_FRAMES = """how do I {}
+how can I {}
+how to {}
+how do you {}
+how does one {}
+how would I {}
+how should I {}
+how could I {}
+how do we {}
+how can one {}
+how might I {}
+how am I to {}
+I want to {}
+I would like to {}
+I'd like to {}
+I need to {}
+I have to {}
+I wish to {}
+I am trying to {}
+I'm trying to {}
+I want to {}, how
+I want to {}, what do I type
+I need to {}, what do I do
+I want to {}. How do I do that
+can I {}
+can you {}
+can one {}
+could I {}
+is it possible to {}
+is there a way to {}
+is there any way to {}
+is there a command to {}
+is there an option to {}
+tell me how to {}
+show me how to {}
+explain how to {}
+teach me to {}
+teach me how to {}
+help me {}
+help me to {}
+let me know how to {}
+what is the way to {}
+what is the best way to {}
+what's the way to {}
+what's the easiest way to {}
+what do I type to {}
+what do I do to {}
+what must I do to {}
+what must I type to {}
+what should I do to {}
+what should I type to {}
+what do I need to {}
+what lets me {}
+what helps me to {}
+do you know how to {}
+does mlxcel let me {}
+how does mlxcel let me {}
+how do I {} with mlxcel
+how do I {} in mlxcel
+with mlxcel, how do I {}
+in mlxcel, how can I {}
+I do not know how to {}
+I don't know how to {}
+I forgot how to {}
+what if I want to {}
+where do I {}
+who can tell me how to {}
+please {}
+{}
+to {}
+steps to {}
+way to {}
+how to {} with mlxcel""".split("\n")
+
+KIND_VERB_FRAMES = {
+    "flag": """which flag do I use to {}
+which option do I use to {}
+which option lets me {}
+what flag lets me {}
+what option do I need to {}
+which flag do I need to {}
+what is the flag to {}
+what is the option to {}
+is there a flag to {}
+flag to {}
+option to {}
+which switch lets me {}
+what argument do I give to {}
+which parameter do I use to {}""",
+    "command": """which command do I use to {}
+which command lets me {}
+what command do I need to {}
+what is the command to {}
+which subcommand do I use to {}
+command to {}
+what command lets me {}
+which subcommand lets me {}
+what is the right command to {}""",
+    "chat": """in the chat, how do I {}
+which chat command lets me {}
+what slash command do I use to {}
+while chatting, how do I {}
+how do I {} in the chat
+which command do I type to {}
+in a chat, can I {}
+what is the chat command to {}""",
+    "key": """in the chat, how do I {}
+which key do I press to {}
+what key lets me {}
+while chatting, how do I {}
+how do I {} in the chat
+what do I press to {}
+which keys are there to {}""",
+    "setup": """which script do I run to {}
+which command do I use to {}
+what do I run to {}
+what command do I need to {}""",
+}
+
+NOUN_FRAMES = """what about {}
+how about {}
+tell me about {}
+{}
+I have a question about {}
+a question about {}
+I want to know about {}
+I would like to know about {}
+what can you tell me about {}
+what do you know about {}
+can you tell me about {}
+can you tell me something about {}
+tell me more about {}
+tell me something about {}
+say something about {}
+information about {}
+info on {}
+I need help with {}
+help me with {}
+help with {}
+explain {}
+please explain {}
+and {}
+what is there to know about {}
+how does it work with {}
+how is it with {}
+what must I know about {}
+what should I know about {}
+I do not understand {}
+my question is about {}""".split("\n")
+
+KIND_NOUN_FRAMES = {
+    "flag": """what is the flag for {}
+what is the option for {}
+which flag is for {}
+which option is for {}
+flag for {}
+option for {}
+is there an option for {}
+is there a flag for {}
+which flag controls {}
+what option sets {}
+which option is there for {}
+which parameter is for {}
+what do I type for {}
+what do I use for {}
+which switch is for {}""",
+    "command": """what is the command for {}
+which command is for {}
+which command shows {}
+command for {}
+is there a command for {}
+what do I type for {}
+what do I use for {}
+which subcommand is for {}
+which command do I use for {}""",
+    "chat": """which chat command is for {}
+what do I type in the chat for {}
+command for {}
+is there a chat command for {}
+what is the chat command for {}
+which slash command is for {}""",
+    "key": """which key is for {}
+is there a key for {}
+what key do I use for {}
+what do I press for {}""",
+    "setup": """what do I run for {}
+what do I need for {}
+which script is for {}
+what is the command for {}""",
+    "file": """where is {}
+which file is for {}
+which file holds {}
+where do I find {}""",
+    "format": """does mlxcel support {}
+do you support {}
+is there support for {}
+does it work with {}
+can I use {}""",
+}
+
+NAME_FRAMES = """what is {}
+what's {}
+what does {} do
+what does {} mean
+what is {} for
+what's {} for
+what is {} good for
+what is the use of {}
+what is the purpose of {}
+what is the meaning of {}
+meaning of {}
+what do I use {} for
+what can I do with {}
+what happens with {}
+what is meant by {}
+what does mlxcel use {} for
+when do I use {}
+when should I use {}
+why would I use {}
+why do I need {}
+how does {} work
+how do I use {}
+how is {} used
+explain {}
+please explain {}
+explain {} to me
+can you explain {}
+can you explain what {} is
+could you explain {}
+describe {}
+define {}
+tell me about {}
+tell me what {} does
+tell me what {} is
+tell me what {} means
+what do you know about {}
+do you know {}
+I do not understand {}
+I don't understand {}
+I want to know what {} does
+I want to know what {} is
+what about {}
+and {}
+{}
+what exactly is {}
+what exactly does {} do
+what kind of thing is {}
+give me information on {}
+what should I know about {}
+I saw {}, what is it
+there is {}, what does it do
+I read about {}, what is that""".split("\n")
+
+# How a name may be dressed: "run" is "mlxcel run" or "the run command".
+NAME_FORMS = {
+    "flag": ["{}", "{}", "{}", "the {} flag", "the {} option", "the option {}", "the flag {}",
+             "`{}`", "mlxcel run {}"],
+    "command": ["mlxcel {}", "mlxcel {}", "the {} command", "the command {}", "`mlxcel {}`",
+                "the subcommand {}", "{}", "the {} subcommand"],
+    "chat": ["{}", "{}", "the {} command", "the chat command {}", "`{}`", "{} in the chat"],
+    "key": ["{}", "{}", "{} in the chat", "pressing {}"],
+    "file": ["{}", "{}", "the file {}", "`{}`"],
+    "setup": ["{}", "{}", "`{}`", "the command {}"],
+    "code": ["{}", "{}", "{}", "an {}"],
+}
+
+KEEP_PHRASE, KEEP_FRAME = 0.15, 0.12     # shares kept out of training
+SYNTAX = re.compile(r"\[([^\[\]]*)\]")
+
+
+def share(text):
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2.0**48
+
+
+def expand(pattern):
+    """All texts that a pattern stands for."""
+    parts = SYNTAX.split(pattern)
+    lists = [p.split("|") if i % 2 else [p] for i, p in enumerate(parts)]
+    return [re.sub(r"\s+", " ", "".join(c)).strip() for c in itertools.product(*lists)]
+
+
+class Fact:
+    def __init__(self, ident, kind):
+        self.id, self.kind = ident, kind
+        self.must, self.answer, self.name_answer = [], None, None
+        self.line = {"v": [], "n": [], "x": [], "q": []}
+
+
+def read_facts(folder=None):
+    folder = folder or os.path.join(HERE, "facts")
+    facts, fact = [], None
+    for name in sorted(os.listdir(folder)):
+        for raw in open(os.path.join(folder, name), encoding="utf-8"):
+            text = raw.rstrip("\n").strip()
+            if not text or text.startswith("#"):
+                continue
+            if text.startswith("@ "):
+                fact = Fact(*text[2:].split())
+                facts.append(fact)
+                continue
+            key, value = text.split(":", 1)
+            value = value.strip()
+            if key == "must":
+                fact.must = [m.strip() for m in value.split(";")]
+            elif key == "A":
+                fact.answer = value
+            elif key == "X":
+                fact.name_answer = value
+            elif key == "x":
+                fact.line["x"] += value.split("|")
+            elif key in fact.line:
+                fact.line[key].append(value)
+            else:
+                raise ValueError(f"{name}: {raw}")
+    for f in facts:
+        f.name_answer = f.name_answer or f.answer
+        for m in f.must:
+            assert m in f.answer and m in f.name_answer, (f.id, m)
+    return facts
+
+
+class Asker:
+    """The questions of one fact, split: `train` and `kept` are lists of (frame, phrase, group)
+    from which a question is drawn group by group, so that a kind with many texts does not drown the
+    others. Group is 'v', 'n', 'x' or 'q'."""
+
+    def __init__(self, fact, frames, owner=None):
+        self.fact = fact
+        self.owner = owner or {}
+        self.groups = {}
+        self.kept = {}
+        for key, patterns in fact.line.items():
+            texts = [t for p in patterns for t in expand(p)]
+            if not texts:
+                continue
+            if key == "x":
+                good, out = texts, []
+            else:
+                out = [t for t in texts if share(f"{fact.id}/{key}/{t}") < KEEP_PHRASE]
+                good = [t for t in texts if t not in out] or texts
+                out = [t for t in out if t not in good]
+            fr = frames[key](fact.kind)
+            self.groups[key] = (good, [f for f in fr if not kept_frame(key, f)])
+            self.kept[key] = (out, good, [f for f in fr if kept_frame(key, f)])
+        # Each way of asking counts about as the square root of the number of its texts.
+        self.weight = {k: (len(g[0]) * min(len(g[1]), 12)) ** 0.5 for k, g in self.groups.items()}
+
+    def draw(self, rng):
+        keys = list(self.groups)
+        key = rng.choices(keys, [self.weight[k] for k in keys])[0]
+        texts, frames = self.groups[key]
+        for _ in range(20):
+            text = self.put(rng, key, rng.choice(texts), rng.choice(frames))
+            if self.owner.get(text.lower(), self.fact.id) == self.fact.id:
+                break
+        return key, text
+
+    def put(self, rng, key, text, frame):
+        if key == "x":
+            text = rng.choice(NAME_FORMS.get(self.fact.kind, ["{}"])).format(text)
+        return frame.replace("{}", text)
+
+    def draw_kept(self, rng):
+        """A question that training never asks: (why, key, text) or None."""
+        choices = []
+        for key, (out, good, frames) in self.kept.items():
+            if out:
+                choices.append(("phrase", key, out, self.groups[key][1]))
+            if frames:
+                choices.append(("frame", key, good, frames))
+            if out and frames:
+                choices.append(("both", key, out, frames))
+        if not choices:
+            return None
+        why, key, texts, frames = rng.choice(choices)
+        text = self.put(rng, key, rng.choice(texts), rng.choice(frames))
+        return (why, key, text) if self.owner.get(text.lower(), self.fact.id) == self.fact.id else None
+
+
+def owners(facts):
+    """A complete question belongs to the fact that wrote it down, whatever frames make of others."""
+    return {t.lower(): f.id for f in facts for p in f.line["q"] for t in expand(p)}
+
+
+def askers(facts):
+    frames, owner = frames_of(), owners(facts)
+    return [Asker(f, frames, owner) for f in facts]
+
+
+def kept_frame(key, frame):
+    return key != "q" and share(f"frame/{key}/{frame}") < KEEP_FRAME
+
+
+def frames_of():
+    def lines(table, kind):
+        return table[kind].split("\n") if kind in table else []
+    return {
+        "v": lambda kind: VERB_FRAMES + 2 * lines(KIND_VERB_FRAMES, kind),
+        "n": lambda kind: NOUN_FRAMES + 2 * lines(KIND_NOUN_FRAMES, kind),
+        "x": lambda kind: NAME_FRAMES,
+        "q": lambda kind: ["{}"],
+    }
+
+
+# ---- slots -------------------------------------------------------------------------------
+
+WORDS = """apple amber atlas basil birch blue cedar clover comet coral daisy delta ember falcon fern
+fox garden ginger hazel heron iris ivory jade juniper kite lake lemon lily lotus maple mint moon nova
+oak olive onyx opal orchid otter panda pearl pine plum quartz raven river robin rose ruby sage sky
+sparrow star stone storm sun teal tiger topaz tulip violet willow wolf wren zephyr tiny big new old my
+test work chat base small large fast demo main data best next""".split()
+NAMES = """qwen3-0.6b qwen3-4b-4bit llama-3.2-1b mistral-7b gemma-2-2b gemma-3-1b phi-3-mini
+smollm3-3b olmo-2-1b granite-3 mixtral-8x7b gpt2 starcoder2-3b glm4-9b mamba2-130m model models
+qwen3 llama gpt-oss-20b""".split()
+
+
+def path(rng):
+    name = rng.choice(NAMES) if rng.random() < 0.4 else \
+        "-".join(rng.sample(WORDS, rng.choice([1, 1, 2]))) + rng.choice(["", "", "-4bit", "-8bit", "7"])
+    root = rng.choice(["/models/", "./", "~/", "~/models/", "/data/", "/home/" + rng.choice(
+        ["ann", "ben", "eva", "tom", "kim", "max"]) + "/", "models/", "../", "/mnt/", "/srv/models/",
+        "/tmp/", "/opt/"])
+    return root + name
+
+
+def slots(rng):
+    stem = "-".join(rng.sample(WORDS, rng.choice([1, 1, 2])))
+    return {
+        "path": path(rng),
+        "n": str(rng.choice([rng.randint(1, 99), rng.randint(100, 999), rng.randint(1000, 9999),
+                             2 ** rng.randint(4, 17), 10 * rng.randint(1, 99)])),
+        "k": str(rng.randint(1, 128)),
+        "t": f"{rng.randint(0, 20) / 10:.1f}" if rng.random() < 0.7 else f"{rng.randint(0, 150) / 100:.2f}",
+        "file": stem + rng.choice([".md", ".json", ".txt", ".md", ".json"]),
+        "badcode": str(rng.choice([rng.randint(7, 129), rng.randint(131, 255)])),
+    }
+
+
+def fill(text, values):
+    for key, value in values.items():
+        text = text.replace("{" + key + "}", value)
+    return text
+
+
+# ---- noise around a question -------------------------------------------------------------
+
+BEFORE = ["please ", "hello, ", "hi, ", "hey, ", "ok, ", "so ", "well, ", "excuse me, ", "sorry, ",
+          "thanks. ", "quick question: ", "a question: ", "now ", "and ", "but ", "tell me, ",
+          "I wonder, ", "hi there, ", "good morning, ", "please tell me, ", "one more thing: ", "say, "]
+AFTER = [" please", ", please", " thanks", ", thank you", " now", ", can you tell me", " exactly",
+         ", do you know", " again", " in mlxcel", ", please tell me"]
+KEEP_LETTERS = re.compile(r"[\"`/\d$_{}]|--|\.\w")
+
+
+def typo(rng, text):
+    """One slip of the fingers in one plain word of five letters or more."""
+    words = text.split(" ")
+    plain = [i for i, w in enumerate(words) if len(w) >= 5 and w.isalpha()]
+    if not plain:
+        return text
+    i = rng.choice(plain)
+    w = words[i]
+    j = rng.randrange(1, len(w) - 1)
+    words[i] = rng.choice([w[:j] + w[j + 1:], w[:j] + w[j + 1] + w[j] + w[j + 2:], w[:j] + w[j] + w[j:]])
+    return " ".join(words)
+
+
+def dress(rng, core, values=None, polite=True):
+    """A core as people type it: capital or not, question mark or not, a please, a slip."""
+    text = core
+    if polite and rng.random() < 0.22:
+        text = rng.choice(BEFORE) + text
+    elif polite and rng.random() < 0.12:
+        text = text + rng.choice(AFTER)
+    if rng.random() < 0.06:
+        text = typo(rng, text)
+    if values:
+        text = fill(text, values)
+    elif rng.random() < 0.03 and not KEEP_LETTERS.search(text):
+        text = text.upper()
+    how = rng.random()
+    if how < 0.62 and text[0].isalpha() and not re.match(r"[\w.-]*[._/-]\w", text):
+        text = text[0].upper() + text[1:]
+    elif how > 0.9 and not values:
+        text = re.sub(r"\bI\b", "i", text)
+    how = rng.random()
+    if how < 0.6:
+        text += "?" if text[-1] not in "?.!" else ""
+    elif how < 0.72:
+        text += "." if text[-1] not in "?.!" else ""
+    elif how < 0.75:
+        text += rng.choice(["!", "??", " ?", "...", "!?"])
+    return text
