@@ -1,0 +1,68 @@
+/* isa.c - asks the processor what it has. The compiler's own probe is used because it also
+ * asks whether the system saves the wide registers. */
+#include "device/cpu/isa.h"
+
+#include "base/buf.h"
+
+struct isa {
+    const struct cpu_kernels *kernels;
+    bool (*here)(void);
+};
+
+static bool always(void)
+{
+    return true;
+}
+
+#if defined __x86_64__
+#include <cpuid.h>
+
+/* F16C by hand: not every compiler knows its name. */
+static bool has_avx2(void)
+{
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+        && __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("avx512vbmi");
+}
+
+static const struct isa isas[] = {
+    { &cpu_kernels_avx512, has_avx512 },
+    { &cpu_kernels_avx2, has_avx2 },
+    { &cpu_kernels_generic, always },
+};
+#else
+static const struct isa isas[] = {
+    { &cpu_kernels_generic, always },
+};
+#endif
+
+const struct cpu_kernels *cpu_isa(int i)
+{
+    for (size_t j = 0; j < COUNT(isas); j++)
+        if (isas[j].here() && i-- == 0)
+            return isas[j].kernels;
+    return NULL;
+}
+
+const struct cpu_kernels *cpu_isa_find(const char *name, struct err *e)
+{
+    if (!name)
+        return cpu_isa(0);
+    const struct cpu_kernels *k;
+    for (int i = 0; (k = cpu_isa(i)); i++)
+        if (str_is(str_of(name), k->name))
+            return k;
+    struct buf have = { 0 };
+    for (int i = 0; (k = cpu_isa(i)); i++)
+        buf_format(&have, "%s%s", i ? ", " : "", k->name);
+    err_code(e, ERR_DEVICE, "this processor does not run '%s': there is %s", name, buf_c(&have));
+    buf_free(&have);
+    return NULL;
+}

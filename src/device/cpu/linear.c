@@ -1,0 +1,234 @@
+/* linear.c - cuts the product of a matrix and rows in pieces for the threads and the caches.
+ * The arithmetic is in the kernels of an instruction set.
+ *
+ * One row: the weights are read once, so a kernel multiplies them as it unpacks them. More:
+ * a tile of weights is unpacked to floats that stay in the first-level cache, and all rows
+ * go by, 48 at a time so that their lanes, which outlive a tile, stay near as well. */
+#include "device/cpu/linear.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* A build that zeroes all locals would spend more on the tile of few rows than the product. */
+#define UNSET __attribute__((uninitialized))
+
+enum { PIECE_BYTES = 64 << 10 };     /* of weights: long for a prefetcher, short for a balance */
+
+struct job {
+    const struct cpu_kernels *kernels;
+    struct cpu_matrix w;             /* of head 0 */
+    const float *bias;               /* NULL: none */
+    struct cpu_rows rows;            /* of head 0 */
+    int64_t cols, begin, end;        /* columns of w; its rows to do */
+    int64_t heads, blocks;           /* blocks of CPU_TILE_OUTS rows in a head */
+    int64_t w_head, x_head, y_head, bias_head;   /* elements from head to head */
+};
+
+static int64_t packed_bytes(const struct tensor *t, int64_t elements)
+{
+    if (t->dtype != MLX_AFFINE)
+        return elements * (int64_t)dtype_bytes(t->dtype);
+    assert(elements % t->quant.group == 0);
+    return elements / 8 * t->quant.bits;
+}
+
+static int64_t scale_bytes(const struct tensor *t, int64_t elements)
+{
+    if (t->dtype != MLX_AFFINE)
+        return 0;
+    return elements / t->quant.group * (int64_t)dtype_bytes(t->quant.scale_dtype);
+}
+
+static void check_dtype(const struct tensor *t)
+{
+    assert(t->dtype == F32 || t->dtype == F16 || t->dtype == BF16 || t->dtype == MLX_AFFINE);
+    if (t->dtype != MLX_AFFINE)
+        return;
+    assert(t->quant.bits >= 2 && t->quant.bits <= 8 && t->quant.bits != 7);
+    assert(t->quant.group == 32 || t->quant.group == 64 || t->quant.group == 128);
+    assert(t->quant.scale_dtype == F32 || t->quant.scale_dtype == F16
+           || t->quant.scale_dtype == BF16);
+    assert(t->quant.scales && t->quant.biases && t->shape[t->rank - 1] % t->quant.group == 0);
+}
+
+static struct cpu_matrix matrix_of(const struct tensor *t, int64_t row_stride)
+{
+    check_dtype(t);
+    return (struct cpu_matrix){
+        .at = t->at,
+        .scales = t->quant.scales,
+        .biases = t->quant.biases,
+        .row_bytes = packed_bytes(t, row_stride),
+        .scale_row_bytes = scale_bytes(t, row_stride),
+        .dtype = t->dtype,
+        .scale_dtype = t->quant.scale_dtype,
+        .bits = t->quant.bits,
+        .group = t->quant.group,
+    };
+}
+
+static struct cpu_matrix of_head(const struct job *j, int64_t head)
+{
+    struct cpu_matrix m = j->w;
+    if (head == 0)
+        return m;
+    struct tensor t = { .dtype = m.dtype, .quant.scale_dtype = m.scale_dtype,
+                        .quant.bits = (uint8_t)m.bits, .quant.group = (uint16_t)m.group };
+    m.at += packed_bytes(&t, head * j->w_head);
+    if (m.dtype == MLX_AFFINE) {
+        m.scales += scale_bytes(&t, head * j->w_head);
+        m.biases += scale_bytes(&t, head * j->w_head);
+    }
+    return m;
+}
+
+static const float *x_at(const struct job *j, int64_t head, int64_t r)
+{
+    return j->rows.x + head * j->x_head
+        + (j->rows.x_row ? j->rows.x_row[r] : r) * j->rows.x_stride;
+}
+
+static float *y_at(const struct job *j, int64_t head, int64_t r)
+{
+    return j->rows.y + head * j->y_head
+        + (j->rows.y_row ? j->rows.y_row[r] : r) * j->rows.y_stride;
+}
+
+static void add_bias(const struct job *j, int64_t head, float *y, int64_t out, int64_t n)
+{
+    if (!j->bias)
+        return;
+    const float *bias = j->bias + head * j->bias_head + out;
+    for (int64_t i = 0; i < n; i++)
+        y[i] += bias[i];
+}
+
+/* At most CPU_TILE_OUTS rows of w, from `out`, times rows [row, row + n_rows) of x. */
+static void run_tile(const struct job *j, const struct cpu_matrix *m, int64_t head, int64_t out,
+                     int n_outs, int64_t row, int n_rows)
+{
+    _Alignas(64) UNSET float w[CPU_TILE_OUTS * CPU_TILE_COLS];
+    _Alignas(64) UNSET float acc[CPU_TILE_ROWS * CPU_TILE_OUTS * CPU_LANES];
+    const float *x[CPU_TILE_ROWS];
+    const int padded = (n_outs + 3) & ~3;
+    if (padded > n_outs)
+        memset(w + n_outs * CPU_TILE_COLS, 0,
+               (size_t)(padded - n_outs) * CPU_TILE_COLS * sizeof *w);
+    memset(acc, 0, (size_t)n_rows * CPU_TILE_OUTS * CPU_LANES * sizeof *acc);
+
+    for (int64_t begin = 0; begin < j->cols; begin += CPU_TILE_COLS) {
+        int n = (int)MIN(CPU_TILE_COLS, j->cols - begin);
+        for (int i = 0; i < n_outs; i++)
+            j->kernels->unpack(w + i * CPU_TILE_COLS, m, out + i, begin, n);
+        for (int r = 0; r < n_rows; r++)
+            x[r] = x_at(j, head, row + r) + begin;
+        j->kernels->tile(acc, w, x, n_rows, padded, n);
+    }
+    for (int r = 0; r < n_rows; r++) {
+        float sums[CPU_TILE_OUTS], *y = y_at(j, head, row + r) + (out - j->begin);
+        j->kernels->sum(sums, acc + r * CPU_TILE_OUTS * CPU_LANES, padded);
+        memcpy(y, sums, (size_t)n_outs * sizeof *y);
+        add_bias(j, head, y, out, n_outs);
+    }
+}
+
+static void run_outs(const struct job *j, int64_t head, int64_t out, int64_t end)
+{
+    struct cpu_matrix m = of_head(j, head);
+    if (j->rows.n == 1 && j->kernels->gemv) {
+        float *y = y_at(j, head, 0) + (out - j->begin);
+        if (j->kernels->gemv(y, &m, out, end - out, x_at(j, head, 0), j->cols)) {
+            add_bias(j, head, y, out, end - out);
+            return;
+        }
+    }
+    for (; out < end; out += CPU_TILE_OUTS)
+        for (int64_t row = 0; row < j->rows.n; row += CPU_TILE_ROWS)
+            run_tile(j, &m, head, out, (int)MIN(CPU_TILE_OUTS, end - out), row,
+                     (int)MIN(CPU_TILE_ROWS, j->rows.n - row));
+}
+
+/* Blocks of all heads are numbered through. */
+static void run_blocks(void *to, int64_t begin, int64_t end)
+{
+    const struct job *j = to;
+    while (begin < end) {
+        int64_t head = begin / j->blocks, block = begin % j->blocks;
+        int64_t n = MIN(end - begin, j->blocks - block);
+        int64_t out = j->begin + block * CPU_TILE_OUTS;
+        run_outs(j, head, out, MIN(j->end, out + n * CPU_TILE_OUTS));
+        begin += n;
+    }
+}
+
+static void run_job(struct pool *pool, struct job *j)
+{
+    if (j->end <= j->begin || j->rows.n <= 0)
+        return;
+    j->blocks = (j->end - j->begin + CPU_TILE_OUTS - 1) / CPU_TILE_OUTS;
+    int64_t block_bytes = MAX(1, j->w.row_bytes * CPU_TILE_OUTS * MIN(j->rows.n, 64));
+    if (pool)
+        pool_run(pool, j->heads * j->blocks, MAX(1, PIECE_BYTES / block_bytes), run_blocks, j);
+    else
+        run_blocks(j, 0, j->heads * j->blocks);
+}
+
+void cpu_linear(struct pool *pool, const struct cpu_kernels *k, struct tensor *y,
+                const struct linear *l, const struct tensor *x)
+{
+    const struct tensor *w = &l->w;
+    const int last = w->rank - 1;
+    assert((w->rank == 2 || w->rank == 3) && x->rank == w->rank && y->rank == w->rank);
+    assert(x->dtype == F32 && y->dtype == F32 && x->shape[0] == y->shape[0]);
+    assert(x->shape[last] == w->shape[last] && y->shape[last] == w->shape[last - 1]);
+    assert(last == 1 || (x->shape[1] == w->shape[0] && y->shape[1] == w->shape[0]));
+    struct job j = {
+        .kernels = k,
+        .w = matrix_of(w, w->stride[last - 1]),
+        .bias = l->bias.at,
+        .rows = { .x = x->at, .y = y->at, .x_stride = x->stride[0], .y_stride = y->stride[0],
+                  .n = x->shape[0] },
+        .cols = w->shape[last],
+        .end = w->shape[last - 1],
+        .heads = 1,
+    };
+    if (last == 2) {
+        j.heads = w->shape[0];
+        j.w_head = w->stride[0];
+        j.x_head = x->stride[1];
+        j.y_head = y->stride[1];
+        j.bias_head = l->bias.rank == 2 ? l->bias.stride[0] : 0;
+    }
+    run_job(pool, &j);
+}
+
+void cpu_linear_rows(struct pool *pool, const struct cpu_kernels *k, const struct linear *l,
+                     const struct cpu_rows *rows, int64_t begin, int64_t end)
+{
+    assert(l->w.rank == 2 && begin >= 0 && end <= l->w.shape[0]);
+    struct job j = {
+        .kernels = k,
+        .w = matrix_of(&l->w, l->w.stride[0]),
+        .bias = l->bias.at,
+        .rows = *rows,
+        .cols = l->w.shape[1],
+        .begin = begin,
+        .end = end,
+        .heads = 1,
+    };
+    /* y begins at column 0 of its row whatever part of it is asked for. */
+    j.rows.y += begin;
+    run_job(pool, &j);
+}
+
+void cpu_dequantize_row(const struct tensor *t, int64_t row, float *out)
+{
+    assert(t->rank == 2);
+    struct cpu_matrix m = matrix_of(t, t->stride[0]);
+    float w[CPU_TILE_COLS];
+    for (int64_t begin = 0; begin < t->shape[1]; begin += CPU_TILE_COLS) {
+        int n = (int)MIN(CPU_TILE_COLS, t->shape[1] - begin);
+        cpu_kernels_generic.unpack(w, &m, row, begin, n);
+        memcpy(out + begin, w, (size_t)n * sizeof *out);
+    }
+}

@@ -1,0 +1,69 @@
+/* linear.h - matrix times rows on the CPU, and the kernels it is made of.
+ *
+ * One arithmetic for every format and row count: weights become floats, q * scale +
+ * bias where they are packed; a product has 16 lanes, lane l summing the columns
+ * k = l mod 16 in ascending order, one multiply-add each; the lanes are added in
+ * a fixed tree (fold in half four times). So the bits of y[r][o] depend on row o
+ * of w, row r of x and the instruction set, and on nothing else. avx2 and avx512
+ * agree in every bit; generic rounds the product and the sum apart. */
+#pragma once
+#include "base/threads.h"
+#include "device/tensor.h"
+
+enum {
+    CPU_LANES = 16,
+    CPU_TILE_OUTS = 16,              /* rows of w, */
+    CPU_TILE_COLS = 512,             /* and their columns, that lie unpacked in cache at a time */
+    CPU_TILE_ROWS = 48               /* rows of x that go by while they do */
+};
+
+/* Rows of weights as the kernels read them. Nothing is aligned: it lies in a file. */
+struct cpu_matrix {
+    const unsigned char *at, *scales, *biases;
+    int64_t row_bytes, scale_row_bytes;      /* from row to row */
+    enum dtype dtype, scale_dtype;
+    int bits, group;                         /* of MLX_AFFINE */
+};
+
+/* What an instruction set brings. */
+struct cpu_kernels {
+    const char *name;
+    /* w[0..n) = columns [begin, begin + n) of a row, then zeros up to a multiple of 16.
+     * begin is a multiple of CPU_TILE_COLS. */
+    void (*unpack)(float *w, const struct cpu_matrix *, int64_t row, int64_t begin, int n);
+    /* acc[r][o][lane] += w[o][c] * x[r][c], c < n, lane = c mod 16. w is
+     * [outs, CPU_TILE_COLS], outs a multiple of 4; acc [rows, CPU_TILE_OUTS, 16]. x is not
+     * read past n. */
+    void (*tile)(float *acc, const float *w, const float *const *x, int rows, int outs, int n);
+    /* y[i] = the lanes of acc[i] in one sum; n is a multiple of 4. */
+    void (*sum)(float *y, const float *acc, int n);
+    /* y[0..outs) = rows [row, row + outs) times x, to the same bits as the above three.
+     * False: not offered for such a matrix. NULL: for none. */
+    bool (*gemv)(float *y, const struct cpu_matrix *, int64_t row, int64_t outs, const float *x,
+                 int64_t cols);
+};
+
+extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avx512;
+
+/* Which rows to multiply, and where their products go. */
+struct cpu_rows {
+    const float *x;
+    float *y;
+    int64_t x_stride, y_stride;      /* floats from row to row */
+    const int32_t *x_row, *y_row;    /* [n] rows of x and y; NULL: 0 to n - 1 */
+    int64_t n;
+};
+
+/* y[r] = w x[r] + bias, the `linear` of device.h. y and x are F32 and do not overlap. */
+void cpu_linear(struct pool *, const struct cpu_kernels *, struct tensor *y,
+                const struct linear *, const struct tensor *x);
+
+/* Columns [begin, end) of the products of listed rows and one matrix [out, in]: what experts
+ * need. pool NULL: by this thread alone, so it may be called from inside a pool_run. Same
+ * bits as cpu_linear. */
+void cpu_linear_rows(struct pool *, const struct cpu_kernels *, const struct linear *,
+                     const struct cpu_rows *, int64_t begin, int64_t end);
+
+/* A row of a [rows, cols] tensor in floats; the same numbers on every instruction set as
+ * long as scales have 16 bits. */
+void cpu_dequantize_row(const struct tensor *, int64_t row, float *out);

@@ -1,0 +1,360 @@
+/* linear_avx2.c - the kernels of `linear` for AVX2, FMA and F16C: the 16 lanes are two
+ * registers, "lower" and "upper", in the order of additions that AVX-512 has with one.
+ *
+ * Functions marked INLINE are templates: called with constants, they become the loop for one
+ * format. */
+#if defined __x86_64__
+#include "device/cpu/linear.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { HALF = CPU_LANES / 2, OUTS = 2, ROWS = 3, GEMV_OUTS = 4, SCALES = 16 };
+
+typedef unsigned char byte;
+
+INLINE __m256i lanes(void)
+{
+    return _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+}
+
+/* The first n of 8 lanes; none when n <= 0. */
+INLINE __m256i first(int64_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)MIN(n, HALF)), lanes());
+}
+
+INLINE __m256 load_plain(enum dtype dtype, const byte *at)
+{
+    if (dtype == F32) {
+        return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)(const void *)at));
+    }
+    __m128i h = _mm_loadu_si128((const __m128i *)(const void *)at);
+    if (dtype == F16)
+        return _mm256_cvtph_ps(h);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+/* The first n values of a half, zeros after them; nothing past them is read. */
+static __m256 load_some(enum dtype dtype, const byte *at, int64_t n)
+{
+    byte copy[32] = { 0 };
+    size_t size = dtype == F32 ? 4 : 2;
+    if (n > 0)
+        memcpy(copy, at, (size_t)MIN(n, HALF) * size);
+    if (dtype == F32)
+        return load_plain(F32, copy);
+    return dtype == F16 ? load_plain(F16, copy) : load_plain(BF16, copy);
+}
+
+/* n <= 16 numbers of a scale dtype as floats. */
+static void load_scales(float *to, const byte *at, enum dtype dtype, int64_t n)
+{
+    const int size = dtype == F32 ? 4 : 2;
+    if (n == SCALES && dtype == BF16) {
+        _mm256_store_ps(to, load_plain(BF16, at));
+        _mm256_store_ps(to + HALF, load_plain(BF16, at + 16));
+    } else if (n == SCALES && dtype == F16) {
+        _mm256_store_ps(to, load_plain(F16, at));
+        _mm256_store_ps(to + HALF, load_plain(F16, at + 16));
+    } else {
+        _mm256_store_ps(to, load_some(dtype, at, n));
+        _mm256_store_ps(to + HALF, load_some(dtype, at + HALF * size, n - HALF));
+    }
+}
+
+/* Bit position of each of 8 packed values. */
+INLINE __m256i positions(int bits)
+{
+    return _mm256_mullo_epi32(lanes(), _mm256_set1_epi32(bits));
+}
+
+/* 8 packed values, one a lane; reads the `bits` bytes that hold them and no more. A value of 3,
+ * 5 or 6 bits may cross a byte, so each lane gets the two bytes that it may lie in. */
+INLINE __m256i load_packed(int bits, const byte *at)
+{
+    const __m256i mask = _mm256_set1_epi32((1 << bits) - 1);
+    uint64_t words = 0;
+    memcpy(&words, at, (size_t)bits);
+    if (bits == 2 || bits == 4)
+        return _mm256_and_si256(
+            _mm256_srlv_epi32(_mm256_set1_epi32((int)(uint32_t)words), positions(bits)), mask);
+    if (bits == 8)
+        return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)words));
+    __m256i byte_of = _mm256_srli_epi32(positions(bits), 3);
+    /* Two byte numbers, and for the upper two bytes of a lane zeros (0x80). */
+    __m256i pick = _mm256_or_si256(
+        _mm256_or_si256(byte_of, _mm256_slli_epi32(_mm256_add_epi32(byte_of,
+                                                                    _mm256_set1_epi32(1)), 8)),
+        _mm256_set1_epi32((int)0x80800000));
+    __m256i pairs = _mm256_shuffle_epi8(_mm256_set1_epi64x((long long)words), pick);
+    __m256i shift = _mm256_and_si256(positions(bits), _mm256_set1_epi32(7));
+    return _mm256_and_si256(_mm256_srlv_epi32(pairs, shift), mask);
+}
+
+INLINE __m256 load_weights(int bits, const byte *at, __m256 scale, __m256 bias)
+{
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(load_packed(bits, at)), scale, bias);
+}
+
+INLINE void unpack_plain(enum dtype dtype, int size, float *w, const byte *at, int n)
+{
+    int i = 0;
+    for (; i + HALF <= n; i += HALF)
+        _mm256_storeu_ps(w + i, load_plain(dtype, at + i * size));
+    for (; i % CPU_LANES != 0 || i < n; i += HALF)
+        _mm256_storeu_ps(w + i, load_some(dtype, at + MIN(i, n) * size, n - i));
+}
+
+/* n is a multiple of the group. */
+INLINE void unpack_affine(int bits, float *w, const byte *at, const float *scales,
+                          const float *biases, int group, int n)
+{
+    for (int i = 0, g = 0; i < n; g++) {
+        __m256 scale = _mm256_set1_ps(scales[g]), bias = _mm256_set1_ps(biases[g]);
+        for (int end = i + group; i < end; i += HALF, at += bits)
+            _mm256_storeu_ps(w + i, load_weights(bits, at, scale, bias));
+    }
+}
+
+static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n)
+{
+    const byte *at = m->at + row * m->row_bytes;
+    if (m->dtype == F32) {
+        unpack_plain(F32, 4, w, at + begin * 4, n);
+    } else if (m->dtype == F16) {
+        unpack_plain(F16, 2, w, at + begin * 2, n);
+    } else if (m->dtype == BF16) {
+        unpack_plain(BF16, 2, w, at + begin * 2, n);
+    } else {
+        _Alignas(32) float scales[SCALES], biases[SCALES];
+        int64_t size = m->scale_dtype == F32 ? 4 : 2;
+        int64_t skip = row * m->scale_row_bytes + begin / m->group * size;
+        load_scales(scales, m->scales + skip, m->scale_dtype, n / m->group);
+        load_scales(biases, m->biases + skip, m->scale_dtype, n / m->group);
+        at += begin / 8 * m->bits;
+        switch (m->bits) {
+        case 2: unpack_affine(2, w, at, scales, biases, m->group, n); break;
+        case 3: unpack_affine(3, w, at, scales, biases, m->group, n); break;
+        case 4: unpack_affine(4, w, at, scales, biases, m->group, n); break;
+        case 5: unpack_affine(5, w, at, scales, biases, m->group, n); break;
+        case 6: unpack_affine(6, w, at, scales, biases, m->group, n); break;
+        default: unpack_affine(8, w, at, scales, biases, m->group, n); break;
+        }
+    }
+}
+
+/* A micro tile: the lanes of `rows` x OUTS products stay in registers. */
+INLINE void tile_rows(int rows, float *acc, const float *w, const float *const *x, int n)
+{
+    __m256 a[ROWS][OUTS][2], v[OUTS];
+    const int whole = n - n % CPU_LANES;
+#pragma GCC unroll 3
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int o = 0; o < OUTS; o++)
+#pragma GCC unroll 2
+            for (int h = 0; h < 2; h++)
+                a[r][o][h] = _mm256_loadu_ps(acc + (r * CPU_TILE_OUTS + o) * CPU_LANES + h * HALF);
+    for (int i = 0; i < whole; i += CPU_LANES) {
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+#pragma GCC unroll 2
+            for (int o = 0; o < OUTS; o++)
+                v[o] = _mm256_loadu_ps(w + o * CPU_TILE_COLS + i + h * HALF);
+#pragma GCC unroll 3
+            for (int r = 0; r < rows; r++) {
+                __m256 xv = _mm256_loadu_ps(x[r] + i + h * HALF);
+#pragma GCC unroll 2
+                for (int o = 0; o < OUTS; o++)
+                    a[r][o][h] = _mm256_fmadd_ps(v[o], xv, a[r][o][h]);
+            }
+        }
+    }
+    for (int h = 0; h < 2 && whole < n; h++) {
+        const int i = whole + h * HALF;
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; r++) {
+            __m256 xv = _mm256_maskload_ps(x[r] + MIN(i, n), first(n - i));
+#pragma GCC unroll 2
+            for (int o = 0; o < OUTS; o++) {
+                __m256 wv = _mm256_loadu_ps(w + o * CPU_TILE_COLS + i);
+                if (h)
+                    a[r][o][1] = _mm256_fmadd_ps(wv, xv, a[r][o][1]);
+                else
+                    a[r][o][0] = _mm256_fmadd_ps(wv, xv, a[r][o][0]);
+            }
+        }
+    }
+#pragma GCC unroll 3
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int o = 0; o < OUTS; o++)
+#pragma GCC unroll 2
+            for (int h = 0; h < 2; h++)
+                _mm256_storeu_ps(acc + (r * CPU_TILE_OUTS + o) * CPU_LANES + h * HALF, a[r][o][h]);
+}
+
+static void tile(float *acc, const float *w, const float *const *x, int rows, int outs, int n)
+{
+    for (int r = 0; r < rows; r += ROWS) {
+        for (int o = 0; o < outs; o += OUTS) {
+            float *to = acc + (r * CPU_TILE_OUTS + o) * CPU_LANES;
+            const float *from = w + o * CPU_TILE_COLS;
+            switch (rows - r) {
+            case 1: tile_rows(1, to, from, x + r, n); break;
+            case 2: tile_rows(2, to, from, x + r, n); break;
+            default: tile_rows(3, to, from, x + r, n); break;
+            }
+        }
+    }
+}
+
+/* Lanes 16 to 4, as the first two steps of the tree. */
+INLINE __m128 fold(__m256 lower, __m256 upper)
+{
+    __m256 half = _mm256_add_ps(lower, upper);
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+/* Four sums at once: transposed, the last two steps are two additions. */
+INLINE __m128 sum_4(__m128 t0, __m128 t1, __m128 t2, __m128 t3)
+{
+    _MM_TRANSPOSE4_PS(t0, t1, t2, t3);
+    return _mm_add_ps(_mm_add_ps(t0, t2), _mm_add_ps(t1, t3));
+}
+
+INLINE __m128 fold_at(const float *acc)
+{
+    return fold(_mm256_loadu_ps(acc), _mm256_loadu_ps(acc + HALF));
+}
+
+static void sum(float *y, const float *acc, int n)
+{
+    for (int i = 0; i < n; i += 4, acc += 4 * CPU_LANES)
+        _mm_storeu_ps(y + i, sum_4(fold_at(acc), fold_at(acc + CPU_LANES),
+                                   fold_at(acc + 2 * CPU_LANES), fold_at(acc + 3 * CPU_LANES)));
+}
+
+/* GEMV_OUTS rows times x. */
+INLINE __m128 gemv_plain(enum dtype dtype, int size, const byte *const *at, const float *x,
+                         int64_t cols)
+{
+    __m256 a[GEMV_OUTS], b[GEMV_OUTS];
+#pragma GCC unroll 4
+    for (int o = 0; o < GEMV_OUTS; o++)
+        a[o] = b[o] = _mm256_setzero_ps();
+    int64_t i = 0;
+    for (; i + CPU_LANES <= cols; i += CPU_LANES) {
+        __m256 lower = _mm256_loadu_ps(x + i), upper = _mm256_loadu_ps(x + i + HALF);
+#pragma GCC unroll 4
+        for (int o = 0; o < GEMV_OUTS; o++) {
+            a[o] = _mm256_fmadd_ps(load_plain(dtype, at[o] + i * size), lower, a[o]);
+            b[o] = _mm256_fmadd_ps(load_plain(dtype, at[o] + (i + HALF) * size), upper, b[o]);
+        }
+    }
+    if (i < cols) {
+        const int64_t j = MIN(i + HALF, cols);
+        __m256 lower = _mm256_maskload_ps(x + i, first(cols - i));
+        __m256 upper = _mm256_maskload_ps(x + j, first(cols - j));
+#pragma GCC unroll 4
+        for (int o = 0; o < GEMV_OUTS; o++) {
+            a[o] = _mm256_fmadd_ps(load_some(dtype, at[o] + i * size, cols - i), lower, a[o]);
+            b[o] = _mm256_fmadd_ps(load_some(dtype, at[o] + j * size, cols - j), upper, b[o]);
+        }
+    }
+    return sum_4(fold(a[0], b[0]), fold(a[1], b[1]), fold(a[2], b[2]), fold(a[3], b[3]));
+}
+
+struct scale_rows {                  /* of GEMV_OUTS rows */
+    const byte *scales[GEMV_OUTS], *biases[GEMV_OUTS];
+    enum dtype dtype;
+    int group;
+};
+
+INLINE __m128 gemv_affine(int bits, const byte *const *rows, const struct scale_rows *s,
+                          const float *x, int64_t cols)
+{
+    const int64_t groups = cols / s->group, size = s->dtype == F32 ? 4 : 2;
+    const byte *at[GEMV_OUTS] = { rows[0], rows[1], rows[2], rows[3] };
+    __m256 a[GEMV_OUTS], b[GEMV_OUTS];
+#pragma GCC unroll 4
+    for (int o = 0; o < GEMV_OUTS; o++)
+        a[o] = b[o] = _mm256_setzero_ps();
+    for (int64_t begin = 0; begin < groups; begin += SCALES) {
+        _Alignas(32) float scale[GEMV_OUTS][SCALES], bias[GEMV_OUTS][SCALES];
+        const int64_t n = MIN(SCALES, groups - begin);
+        for (int o = 0; o < GEMV_OUTS; o++) {
+            load_scales(scale[o], s->scales[o] + begin * size, s->dtype, n);
+            load_scales(bias[o], s->biases[o] + begin * size, s->dtype, n);
+        }
+        for (int64_t g = 0; g < n; g++) {
+            for (const float *end = x + s->group; x < end; x += CPU_LANES) {
+                __m256 lower = _mm256_loadu_ps(x), upper = _mm256_loadu_ps(x + HALF);
+#pragma GCC unroll 4
+                for (int o = 0; o < GEMV_OUTS; o++) {
+                    __m256 sv = _mm256_broadcast_ss(&scale[o][g]);
+                    __m256 bv = _mm256_broadcast_ss(&bias[o][g]);
+                    a[o] = _mm256_fmadd_ps(load_weights(bits, at[o], sv, bv), lower, a[o]);
+                    b[o] = _mm256_fmadd_ps(load_weights(bits, at[o] + bits, sv, bv), upper, b[o]);
+                    at[o] += 2 * bits;
+                }
+            }
+        }
+    }
+    return sum_4(fold(a[0], b[0]), fold(a[1], b[1]), fold(a[2], b[2]), fold(a[3], b[3]));
+}
+
+static __m128 gemv_packed(const struct cpu_matrix *m, const byte *const *at, const int64_t *row,
+                          const float *x, int64_t cols)
+{
+    struct scale_rows s = { .dtype = m->scale_dtype, .group = m->group };
+    for (int o = 0; o < GEMV_OUTS; o++) {
+        s.scales[o] = m->scales + row[o] * m->scale_row_bytes;
+        s.biases[o] = m->biases + row[o] * m->scale_row_bytes;
+    }
+    switch (m->bits) {
+    case 2: return gemv_affine(2, at, &s, x, cols);
+    case 3: return gemv_affine(3, at, &s, x, cols);
+    case 4: return gemv_affine(4, at, &s, x, cols);
+    case 5: return gemv_affine(5, at, &s, x, cols);
+    case 6: return gemv_affine(6, at, &s, x, cols);
+    default: return gemv_affine(8, at, &s, x, cols);
+    }
+}
+
+/* A row past the end of a piece is the last one once more. */
+static bool gemv(float *y, const struct cpu_matrix *m, int64_t row, int64_t outs, const float *x,
+                 int64_t cols)
+{
+    for (int64_t i = 0; i < outs; i += GEMV_OUTS) {
+        const byte *at[GEMV_OUTS];
+        int64_t rows[GEMV_OUTS];
+        for (int o = 0; o < GEMV_OUTS; o++) {
+            rows[o] = row + MIN(i + o, outs - 1);
+            at[o] = m->at + rows[o] * m->row_bytes;
+        }
+        __m128 sums;
+        if (m->dtype == F32)
+            sums = gemv_plain(F32, 4, at, x, cols);
+        else if (m->dtype == F16)
+            sums = gemv_plain(F16, 2, at, x, cols);
+        else if (m->dtype == BF16)
+            sums = gemv_plain(BF16, 2, at, x, cols);
+        else
+            sums = gemv_packed(m, at, rows, x, cols);
+        _mm_maskstore_ps(y + i, _mm256_castsi256_si128(first(outs - i)), sums);
+    }
+    return true;
+}
+
+const struct cpu_kernels cpu_kernels_avx2 = {
+    .name = "avx2",
+    .unpack = unpack,
+    .tile = tile,
+    .sum = sum,
+    .gemv = gemv,
+};
+#endif

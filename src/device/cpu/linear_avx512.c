@@ -1,0 +1,350 @@
+/* linear_avx512.c - the kernels of `linear` for AVX-512 F, BW, VL, DQ and VBMI: the 16 lanes
+ * are one register.
+ *
+ * Functions marked INLINE are templates: called with constants, they become the loop for one
+ * format. Packed values of up to 4 bits pick their weight from a register that holds the
+ * group's q * scale + bias for every q; wider ones are converted and computed. */
+#if defined __x86_64__
+#include "device/cpu/linear.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { OUTS = 4, ROWS = 6, SCALES = 16 };
+
+typedef unsigned char byte;
+
+INLINE __mmask16 first(int64_t n)
+{
+    return (__mmask16)((1u << n) - 1);
+}
+
+INLINE __m512 load_plain(enum dtype dtype, const byte *at, __mmask16 mask)
+{
+    if (dtype == F32)
+        return _mm512_maskz_loadu_ps(mask, at);
+    __m256i h = _mm256_maskz_loadu_epi16(mask, at);
+    if (dtype == F16)
+        return _mm512_cvtph_ps(h);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+/* n <= 16 numbers of a scale dtype as floats. */
+INLINE void load_scales(float *to, const byte *at, enum dtype dtype, int64_t n)
+{
+    __m512 s;
+    if (dtype == BF16)
+        s = load_plain(BF16, at, first(n));
+    else if (dtype == F16)
+        s = load_plain(F16, at, first(n));
+    else
+        s = load_plain(F32, at, first(n));
+    _mm512_store_ps(to, s);
+}
+
+INLINE __m512 ramp(int mask)
+{
+    __m512i i = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm512_cvtepi32_ps(_mm512_and_si512(i, _mm512_set1_epi32(mask)));
+}
+
+/* Where the 16 values of a 64-byte half or whole word begin: bit bits * lane for each lane, in
+ * the low byte of the lane, counted from the 8 bytes that its quadword was given. */
+INLINE __m512i shifts(int bits)
+{
+    __m512i i = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    if (bits > 4)
+        i = _mm512_and_si512(i, _mm512_set1_epi32(7));
+    return _mm512_mullo_epi32(i, _mm512_set1_epi32(bits));
+}
+
+/* 16 packed values, one a lane; above the value there may be bits of others. Reads the
+ * 2 * bits bytes that hold them and no more. */
+INLINE __m512i load_packed(int bits, const byte *at)
+{
+    const __m128i none = _mm_setzero_si128();
+    uint32_t word;
+    uint64_t words;
+    switch (bits) {
+    case 2:
+        memcpy(&word, at, sizeof word);
+        return _mm512_srlv_epi32(_mm512_set1_epi32((int)word), shifts(2));
+    case 3:
+        return _mm512_multishift_epi64_epi8(
+            shifts(3), _mm512_broadcastq_epi64(_mm_mask_loadu_epi8(none, 0x3f, at)));
+    case 4:
+        memcpy(&words, at, sizeof words);
+        return _mm512_multishift_epi64_epi8(shifts(4), _mm512_set1_epi64((long long)words));
+    case 8:
+        return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)at));
+    default:                         /* 5 and 6: the first 8 values, and the last 8 */
+        return _mm512_multishift_epi64_epi8(
+            shifts(bits),
+            _mm512_permutexvar_epi64(
+                _mm512_set_epi64(1, 1, 1, 1, 0, 0, 0, 0),
+                _mm512_castsi128_si512(_mm_unpacklo_epi64(
+                    _mm_mask_loadu_epi8(none, (__mmask16)((1u << bits) - 1), at),
+                    _mm_mask_loadu_epi8(none, (__mmask16)((1u << bits) - 1), at + bits)))));
+    }
+}
+
+/* The weights of a group by value, where they fit a register; else unused. */
+INLINE __m512 table_of(int bits, float scale, float bias)
+{
+    if (bits > 4)
+        return _mm512_setzero_ps();
+    return _mm512_fmadd_ps(ramp((1 << bits) - 1), _mm512_set1_ps(scale), _mm512_set1_ps(bias));
+}
+
+INLINE __m512 load_weights(int bits, const byte *at, __m512 table, float scale, float bias)
+{
+    __m512i q = load_packed(bits, at);
+    if (bits <= 4)
+        return _mm512_permutexvar_ps(q, table);
+    if (bits < 8)
+        q = _mm512_and_si512(q, _mm512_set1_epi32((1 << bits) - 1));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(scale), _mm512_set1_ps(bias));
+}
+
+INLINE void unpack_plain(enum dtype dtype, int size, float *w, const byte *at, int n)
+{
+    int i = 0;
+    for (; i + CPU_LANES <= n; i += CPU_LANES)
+        _mm512_storeu_ps(w + i, load_plain(dtype, at + i * size, 0xffff));
+    if (i < n)
+        _mm512_storeu_ps(w + i, load_plain(dtype, at + i * size, first(n - i)));
+}
+
+/* n is a multiple of the group. */
+INLINE void unpack_affine(int bits, float *w, const byte *at, const float *scales,
+                          const float *biases, int group, int n)
+{
+    for (int i = 0, g = 0; i < n; g++) {
+        __m512 table = table_of(bits, scales[g], biases[g]);
+        for (int end = i + group; i < end; i += CPU_LANES, at += 2 * bits)
+            _mm512_storeu_ps(w + i, load_weights(bits, at, table, scales[g], biases[g]));
+    }
+}
+
+static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n)
+{
+    const byte *at = m->at + row * m->row_bytes;
+    if (m->dtype == F32) {
+        unpack_plain(F32, 4, w, at + begin * 4, n);
+    } else if (m->dtype == F16) {
+        unpack_plain(F16, 2, w, at + begin * 2, n);
+    } else if (m->dtype == BF16) {
+        unpack_plain(BF16, 2, w, at + begin * 2, n);
+    } else {
+        _Alignas(64) float scales[SCALES], biases[SCALES];
+        int64_t size = m->scale_dtype == F32 ? 4 : 2;
+        int64_t skip = row * m->scale_row_bytes + begin / m->group * size;
+        load_scales(scales, m->scales + skip, m->scale_dtype, n / m->group);
+        load_scales(biases, m->biases + skip, m->scale_dtype, n / m->group);
+        at += begin / 8 * m->bits;
+        switch (m->bits) {
+        case 2: unpack_affine(2, w, at, scales, biases, m->group, n); break;
+        case 3: unpack_affine(3, w, at, scales, biases, m->group, n); break;
+        case 4: unpack_affine(4, w, at, scales, biases, m->group, n); break;
+        case 5: unpack_affine(5, w, at, scales, biases, m->group, n); break;
+        case 6: unpack_affine(6, w, at, scales, biases, m->group, n); break;
+        default: unpack_affine(8, w, at, scales, biases, m->group, n); break;
+        }
+    }
+}
+
+/* A micro tile: the lanes of `rows` x OUTS products stay in registers. */
+INLINE void tile_rows(int rows, float *acc, const float *w, const float *const *x, int n)
+{
+    const __mmask16 rest = first(n % CPU_LANES);
+    __m512 a[ROWS][OUTS], v[OUTS];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int o = 0; o < OUTS; o++)
+            a[r][o] = _mm512_loadu_ps(acc + (r * CPU_TILE_OUTS + o) * CPU_LANES);
+    int i = 0;
+    for (; i + CPU_LANES <= n; i += CPU_LANES) {
+#pragma GCC unroll 4
+        for (int o = 0; o < OUTS; o++)
+            v[o] = _mm512_loadu_ps(w + o * CPU_TILE_COLS + i);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            __m512 xv = _mm512_loadu_ps(x[r] + i);
+#pragma GCC unroll 4
+            for (int o = 0; o < OUTS; o++)
+                a[r][o] = _mm512_fmadd_ps(v[o], xv, a[r][o]);
+        }
+    }
+    if (rest) {
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            __m512 xv = _mm512_maskz_loadu_ps(rest, x[r] + i);
+#pragma GCC unroll 4
+            for (int o = 0; o < OUTS; o++)
+                a[r][o] = _mm512_fmadd_ps(_mm512_loadu_ps(w + o * CPU_TILE_COLS + i), xv, a[r][o]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int o = 0; o < OUTS; o++)
+            _mm512_storeu_ps(acc + (r * CPU_TILE_OUTS + o) * CPU_LANES, a[r][o]);
+}
+
+static void tile(float *acc, const float *w, const float *const *x, int rows, int outs, int n)
+{
+    for (int r = 0; r < rows; r += ROWS) {
+        for (int o = 0; o < outs; o += OUTS) {
+            float *to = acc + (r * CPU_TILE_OUTS + o) * CPU_LANES;
+            const float *from = w + o * CPU_TILE_COLS;
+            switch (rows - r) {
+            case 1: tile_rows(1, to, from, x + r, n); break;
+            case 2: tile_rows(2, to, from, x + r, n); break;
+            case 3: tile_rows(3, to, from, x + r, n); break;
+            case 4: tile_rows(4, to, from, x + r, n); break;
+            case 5: tile_rows(5, to, from, x + r, n); break;
+            default: tile_rows(6, to, from, x + r, n); break;
+            }
+        }
+    }
+}
+
+/* Lanes 16 to 4, as the first two steps of the tree. */
+INLINE __m128 fold(__m512 a)
+{
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+/* Four sums at once: transposed, the last two steps are two additions. */
+INLINE __m128 sum_4(__m512 a0, __m512 a1, __m512 a2, __m512 a3)
+{
+    __m128 t0 = fold(a0), t1 = fold(a1), t2 = fold(a2), t3 = fold(a3);
+    _MM_TRANSPOSE4_PS(t0, t1, t2, t3);
+    return _mm_add_ps(_mm_add_ps(t0, t2), _mm_add_ps(t1, t3));
+}
+
+static void sum(float *y, const float *acc, int n)
+{
+    for (int i = 0; i < n; i += 4, acc += 4 * CPU_LANES)
+        _mm_storeu_ps(y + i, sum_4(_mm512_loadu_ps(acc), _mm512_loadu_ps(acc + CPU_LANES),
+                                   _mm512_loadu_ps(acc + 2 * CPU_LANES),
+                                   _mm512_loadu_ps(acc + 3 * CPU_LANES)));
+}
+
+/* OUTS rows times x. A row past the end of a piece is the last one once more. */
+INLINE __m128 gemv_plain(enum dtype dtype, int size, const byte *const *at, const float *x,
+                         int64_t cols)
+{
+    __m512 a[OUTS] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
+                       _mm512_setzero_ps() };
+    int64_t i = 0;
+    for (; i + CPU_LANES <= cols; i += CPU_LANES) {
+        __m512 xv = _mm512_loadu_ps(x + i);
+#pragma GCC unroll 4
+        for (int o = 0; o < OUTS; o++)
+            a[o] = _mm512_fmadd_ps(load_plain(dtype, at[o] + i * size, 0xffff), xv, a[o]);
+    }
+    if (i < cols) {
+        __mmask16 rest = first(cols - i);
+        __m512 xv = _mm512_maskz_loadu_ps(rest, x + i);
+#pragma GCC unroll 4
+        for (int o = 0; o < OUTS; o++)
+            a[o] = _mm512_fmadd_ps(load_plain(dtype, at[o] + i * size, rest), xv, a[o]);
+    }
+    return sum_4(a[0], a[1], a[2], a[3]);
+}
+
+struct scale_rows {                  /* of OUTS rows */
+    const byte *scales[OUTS], *biases[OUTS];
+    enum dtype dtype;
+    int group;
+};
+
+INLINE __m128 gemv_affine(int bits, const byte *const *rows, const struct scale_rows *s,
+                          const float *x, int64_t cols)
+{
+    const int64_t groups = cols / s->group, size = s->dtype == F32 ? 4 : 2;
+    const byte *at[OUTS] = { rows[0], rows[1], rows[2], rows[3] };
+    __m512 a[OUTS] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
+                       _mm512_setzero_ps() };
+    for (int64_t begin = 0; begin < groups; begin += SCALES) {
+        _Alignas(64) float scale[OUTS][SCALES], bias[OUTS][SCALES];
+        const int64_t n = MIN(SCALES, groups - begin);
+#pragma GCC unroll 4
+        for (int o = 0; o < OUTS; o++) {
+            load_scales(scale[o], s->scales[o] + begin * size, s->dtype, n);
+            load_scales(bias[o], s->biases[o] + begin * size, s->dtype, n);
+        }
+        for (int64_t g = 0; g < n; g++) {
+            __m512 table[OUTS];
+#pragma GCC unroll 4
+            for (int o = 0; o < OUTS; o++)
+                table[o] = table_of(bits, scale[o][g], bias[o][g]);
+            for (const float *end = x + s->group; x < end; x += CPU_LANES) {
+                __m512 xv = _mm512_loadu_ps(x);
+#pragma GCC unroll 4
+                for (int o = 0; o < OUTS; o++) {
+                    __m512 w = load_weights(bits, at[o], table[o], scale[o][g], bias[o][g]);
+                    a[o] = _mm512_fmadd_ps(w, xv, a[o]);
+                    at[o] += 2 * bits;
+                }
+            }
+        }
+    }
+    return sum_4(a[0], a[1], a[2], a[3]);
+}
+
+static __m128 gemv_packed(const struct cpu_matrix *m, const byte *const *at, const int64_t *row,
+                          const float *x, int64_t cols)
+{
+    struct scale_rows s = { .dtype = m->scale_dtype, .group = m->group };
+    for (int o = 0; o < OUTS; o++) {
+        s.scales[o] = m->scales + row[o] * m->scale_row_bytes;
+        s.biases[o] = m->biases + row[o] * m->scale_row_bytes;
+    }
+    switch (m->bits) {
+    case 2: return gemv_affine(2, at, &s, x, cols);
+    case 3: return gemv_affine(3, at, &s, x, cols);
+    case 4: return gemv_affine(4, at, &s, x, cols);
+    case 5: return gemv_affine(5, at, &s, x, cols);
+    case 6: return gemv_affine(6, at, &s, x, cols);
+    default: return gemv_affine(8, at, &s, x, cols);
+    }
+}
+
+static bool gemv(float *y, const struct cpu_matrix *m, int64_t row, int64_t outs, const float *x,
+                 int64_t cols)
+{
+    for (int64_t i = 0; i < outs; i += OUTS) {
+        const byte *at[OUTS];
+        int64_t rows[OUTS];
+        for (int o = 0; o < OUTS; o++) {
+            rows[o] = row + MIN(i + o, outs - 1);
+            at[o] = m->at + rows[o] * m->row_bytes;
+        }
+        __m128 sums;
+        if (m->dtype == F32)
+            sums = gemv_plain(F32, 4, at, x, cols);
+        else if (m->dtype == F16)
+            sums = gemv_plain(F16, 2, at, x, cols);
+        else if (m->dtype == BF16)
+            sums = gemv_plain(BF16, 2, at, x, cols);
+        else
+            sums = gemv_packed(m, at, rows, x, cols);
+        _mm_mask_storeu_ps(y + i, (__mmask8)first(MIN(OUTS, outs - i)), sums);
+    }
+    return true;
+}
+
+const struct cpu_kernels cpu_kernels_avx512 = {
+    .name = "avx512",
+    .unpack = unpack,
+    .tile = tile,
+    .sum = sum,
+    .gemv = gemv,
+};
+#endif

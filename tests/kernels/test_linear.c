@@ -1,0 +1,430 @@
+/* test_linear.c - the `linear` kernels of every instruction set and format: near a product in
+ * double precision, and the same bits however many rows, threads and strides there are. */
+#include "device/cpu/isa.h"
+#include "device/cpu/linear.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { ROWS = 53, PAD = 16 };        /* more than a tile's rows; floats between strided rows */
+
+static uint64_t seed = 88172645463325252u;
+
+static uint32_t random_bits(void)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (uint32_t)(seed >> 16);
+}
+
+static float uniform(void)           /* -1 to 1 */
+{
+    return (float)((double)random_bits() / 2147483648.0 - 1.0);
+}
+
+struct format { enum dtype dtype, scales; int bits, group; };
+
+/* A matrix with what is needed to check it. Its bytes end where the allocation ends and begin
+ * at an odd address when its numbers allow for it. */
+struct matrix {
+    struct tensor t;
+    unsigned char *blocks[3];
+    double *value, *size;            /* [heads * outs * cols], and |q scale| + |bias| */
+    float *bias;                     /* [outs] */
+};
+
+/* Rounds to what the dtype can hold, stores it at `to`, and says what was stored. */
+static double store(unsigned char *to, enum dtype dtype, float f)
+{
+    uint32_t bits;
+    uint16_t half;
+    memcpy(&bits, &f, sizeof bits);
+    if (dtype == F32) {
+        memcpy(to, &f, sizeof f);
+    } else if (dtype == BF16) {
+        half = (uint16_t)(bits >> 16);
+        memcpy(to, &half, sizeof half);
+        bits = (uint32_t)half << 16;
+        memcpy(&f, &bits, sizeof f);
+    } else {                         /* fewer digits than F16 has, subnormal ones as well */
+        int e;
+        int digits = (int)(frexpf(f, &e) * 1024);
+        f = e < -13 ? (float)(int)(f * 0x1p24f) * 0x1p-24f : ldexpf((float)digits, e - 10);
+        int mantissa = (int)fabsf(e < -13 ? f * 0x1p24f : ldexpf(f, 11 - e));
+        half = (uint16_t)(e < -13 ? mantissa : ((e + 14) << 10) + (mantissa - 1024));
+        if (f == 0)
+            half = 0;
+        half |= (uint16_t)(f < 0 ? 0x8000 : 0);
+        memcpy(to, &half, sizeof half);
+    }
+    return (double)f;
+}
+
+static unsigned char *block(struct matrix *m, int i, size_t bytes)
+{
+    m->blocks[i] = malloc(bytes + 1);
+    assert_non_null(m->blocks[i]);
+    return m->blocks[i] + 1;
+}
+
+static void fill_affine(struct matrix *m, struct format f, int64_t n)
+{
+    size_t scale_bytes = dtype_bytes(f.scales), groups = (size_t)(n / f.group);
+    unsigned char *q = block(m, 0, (size_t)n / 8 * (size_t)f.bits);
+    unsigned char *scales = block(m, 1, groups * scale_bytes);
+    unsigned char *biases = block(m, 2, groups * scale_bytes);
+    memset(q, 0, (size_t)n / 8 * (size_t)f.bits);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t g = i / f.group;
+        uint32_t v = random_bits() & ((1u << f.bits) - 1);
+        for (int b = 0; b < f.bits; b++)
+            if (v >> b & 1)
+                q[(i * f.bits + b) / 8] |= (unsigned char)(1 << (i * f.bits + b) % 8);
+        static double scale, bias;
+        if (i % f.group == 0) {
+            scale = store(scales + (size_t)g * scale_bytes, f.scales, uniform() / 8);
+            bias = store(biases + (size_t)g * scale_bytes, f.scales,
+                         uniform() * (float)(1 << f.bits) / 8);
+        }
+        m->value[i] = (double)v * scale + bias;
+        m->size[i] = fabs((double)v * scale) + fabs(bias);
+    }
+    m->t.at = q;
+    m->t.quant = (struct quant){ scales, biases, f.scales, (uint16_t)f.group, (uint8_t)f.bits };
+}
+
+/* [heads, outs, cols], or [outs, cols] when heads is 0. */
+static struct matrix matrix_new(struct format f, int64_t heads, int64_t outs, int64_t cols)
+{
+    struct matrix m = { 0 };
+    int64_t n = MAX(1, heads) * outs * cols;
+    m.value = calloc((size_t)n, sizeof *m.value);
+    m.size = calloc((size_t)n, sizeof *m.size);
+    m.bias = calloc((size_t)outs, sizeof *m.bias);
+    m.t = heads ? tensor_3d(NULL, f.dtype, heads, outs, cols) : tensor_2d(NULL, f.dtype, outs, cols);
+    if (f.dtype == MLX_AFFINE) {
+        fill_affine(&m, f, n);
+    } else {
+        size_t size = dtype_bytes(f.dtype);
+        unsigned char *at = block(&m, 0, (size_t)n * size);
+        for (int64_t i = 0; i < n; i++) {
+            float v = uniform();
+            if (random_bits() % 16 == 0)
+                v *= 0x1p-17f;
+            m.value[i] = store(at + (size_t)i * size, f.dtype, v);
+            m.size[i] = fabs(m.value[i]);
+        }
+        m.t.at = at;
+    }
+    for (int64_t i = 0; i < outs; i++)
+        m.bias[i] = uniform();
+    return m;
+}
+
+static void matrix_free(struct matrix *m)
+{
+    for (int i = 0; i < 3; i++)
+        free(m->blocks[i]);
+    free(m->value);
+    free(m->size);
+    free(m->bias);
+}
+
+static float *randoms(int64_t n)
+{
+    float *x = calloc((size_t)n, sizeof *x);
+    assert_non_null(x);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = uniform();
+    return x;
+}
+
+static struct linear linear_of(struct matrix *m, bool with_bias)
+{
+    struct linear l = { .w = m->t };
+    if (with_bias)
+        l.bias = tensor_1d(m->bias, F32, m->t.shape[m->t.rank - 2]);
+    return l;
+}
+
+/* y [rows, outs] against doubles: the error may be some roundings of what was added up. */
+static void check_near(const struct matrix *m, bool with_bias, const float *y, const float *x,
+                       int64_t rows)
+{
+    int64_t outs = m->t.shape[0], cols = m->t.shape[1];
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t o = 0; o < outs; o++) {
+            double want = with_bias ? (double)m->bias[o] : 0, size = fabs(want);
+            for (int64_t c = 0; c < cols; c++) {
+                want += m->value[o * cols + c] * (double)x[r * cols + c];
+                size += m->size[o * cols + c] * fabs((double)x[r * cols + c]);
+            }
+            double error = fabs((double)y[r * outs + o] - want);
+            if (!(error <= 3e-7 * size))
+                fail_msg("row %lld out %lld of %lldx%lld: %g, not %g", (long long)r, (long long)o,
+                         (long long)outs, (long long)cols, (double)y[r * outs + o], want);
+        }
+    }
+}
+
+static void check_bits(const float *a, const float *b, int64_t n, const char *what)
+{
+    if (memcmp(a, b, (size_t)n * sizeof *a) != 0)
+        fail_msg("other bits: %s", what);
+}
+
+/* The same rows a few at a time, in strided memory, on `pool`. */
+static void check_rows(struct pool *pool, const struct cpu_kernels *k, const struct linear *l,
+                       const float *want, const float *x)
+{
+    static const int counts[] = { 1, 2, 3, 5, 16, 33 };
+    int64_t outs = l->w.shape[0], cols = l->w.shape[1];
+    float *wide_x = randoms(ROWS * (cols + PAD)), *wide_y = randoms(ROWS * (outs + PAD));
+    for (int64_t r = 0; r < ROWS; r++)
+        memcpy(wide_x + r * (cols + PAD), x + r * cols, (size_t)cols * sizeof *x);
+    for (size_t i = 0; i < COUNT(counts); i++) {
+        int64_t n = counts[i], begin = (int64_t)(random_bits() % (uint32_t)(ROWS - n + 1));
+        struct tensor xs = tensor_2d(wide_x, F32, ROWS, cols + PAD);
+        struct tensor ys = tensor_2d(wide_y, F32, ROWS, outs + PAD);
+        xs = tensor_part(&xs, 1, 0, cols);
+        ys = tensor_part(&ys, 1, 0, outs);
+        xs = tensor_part(&xs, 0, begin, n);
+        ys = tensor_part(&ys, 0, begin, n);
+        float after = wide_y[begin * (outs + PAD) + outs];
+        cpu_linear(pool, k, &ys, l, &xs);
+        for (int64_t r = begin; r < begin + n; r++)
+            check_bits(wide_y + r * (outs + PAD), want + r * outs, outs, "fewer, strided rows");
+        assert_true(after == wide_y[begin * (outs + PAD) + outs]);
+    }
+    free(wide_x);
+    free(wide_y);
+}
+
+/* Rows by an index list, a part of the columns at a time. */
+static void check_listed(struct pool *pool, const struct cpu_kernels *k, const struct linear *l,
+                         const float *want, const float *x)
+{
+    static const int32_t x_row[] = { 7, 0, 52, 7, 31, 30 }, y_row[] = { 1, 4, 0, 3, 5, 2 };
+    int64_t outs = l->w.shape[0], cols = l->w.shape[1];
+    for (int64_t n = 1; n <= (int64_t)COUNT(x_row); n += 5) {
+        float *y = randoms((int64_t)COUNT(x_row) * outs);
+        struct cpu_rows rows = { .x = x, .y = y, .x_stride = cols, .y_stride = outs,
+                                 .x_row = x_row, .y_row = y_row, .n = n };
+        int64_t cut = outs / 3;
+        cpu_linear_rows(pool, k, l, &rows, cut, outs);
+        cpu_linear_rows(NULL, k, l, &rows, 0, cut);
+        for (int64_t i = 0; i < n; i++)
+            check_bits(y + y_row[i] * outs, want + x_row[i] * outs, outs, "listed rows");
+        free(y);
+    }
+}
+
+/* y of the best set seen so far whose bits this one must have as well, or NULL. */
+static float *check_set(const struct cpu_kernels *k, struct matrix *m, const float *x, bool bias)
+{
+    int64_t outs = m->t.shape[0], cols = m->t.shape[1];
+    struct linear l = linear_of(m, bias);
+    float *y = randoms(ROWS * outs);
+    struct tensor xs = tensor_2d((float *)(uintptr_t)x, F32, ROWS, cols);
+    struct tensor ys = tensor_2d(y, F32, ROWS, outs);
+    struct pool *one = pool_open(1), *three = pool_open(3);
+    cpu_linear(one, k, &ys, &l, &xs);
+    check_near(m, bias, y, x, ROWS);
+    check_rows(one, k, &l, y, x);
+    check_rows(three, k, &l, y, x);
+    check_listed(three, k, &l, y, x);
+    pool_close(one);
+    pool_close(three);
+    return y;
+}
+
+static void check_format(struct format f, int64_t outs, int64_t cols)
+{
+    struct matrix m = matrix_new(f, 0, outs, cols);
+    float *x = randoms(ROWS * cols), *wide = NULL;
+    bool bias = outs % 2;
+    const struct cpu_kernels *k;
+    for (int i = 0; (k = cpu_isa(i)); i++) {
+        float *y = check_set(k, &m, x, bias);
+        if (wide && strcmp(k->name, "generic") != 0)
+            check_bits(wide, y, ROWS * outs, "avx2 and avx512");
+        if (wide)
+            free(y);
+        else
+            wide = y;
+    }
+    free(wide);
+    free(x);
+    matrix_free(&m);
+}
+
+static void plain_formats(void **state)
+{
+    (void)state;
+    static const enum dtype dtypes[] = { F32, F16, BF16 };
+    static const int64_t shapes[][2] = { { 1, 1 }, { 3, 7 }, { 16, 16 }, { 37, 17 }, { 5, 24 },
+                                         { 18, 31 }, { 4, 512 }, { 33, 513 }, { 7, 1003 },
+                                         { 130, 1040 }, { 2, 2049 } };
+    for (size_t d = 0; d < COUNT(dtypes); d++)
+        for (size_t i = 0; i < COUNT(shapes); i++)
+            check_format((struct format){ .dtype = dtypes[d] }, shapes[i][0], shapes[i][1]);
+}
+
+static void affine_formats(void **state)
+{
+    (void)state;
+    static const int bits[] = { 2, 3, 4, 5, 6, 8 }, groups[] = { 32, 64, 128 };
+    static const enum dtype scales[] = { F32, F16, BF16 };
+    static const int64_t shapes[][2] = { { 1, 1 }, { 19, 3 }, { 36, 9 } };   /* outs, groups */
+    for (size_t b = 0; b < COUNT(bits); b++)
+        for (size_t g = 0; g < COUNT(groups); g++)
+            for (size_t s = 0; s < COUNT(scales); s++)
+                for (size_t i = 0; i < COUNT(shapes); i++)
+                    check_format((struct format){ MLX_AFFINE, scales[s], bits[b], groups[g] },
+                                 shapes[i][0], shapes[i][1] * groups[g]);
+    /* More groups than the kernels convert at a time, and a last tile that is not full. */
+    for (size_t b = 0; b < COUNT(bits); b++)
+        check_format((struct format){ MLX_AFFINE, BF16, bits[b], 32 }, 70, 32 * 35);
+}
+
+/* A matrix for each head gives what the matrices give alone, also through views. */
+static void matrices_of_heads(void **state)
+{
+    (void)state;
+    enum { HEADS = 3, OUTS = 21, COLS = 192 };
+    static const struct format formats[] = { { .dtype = BF16 }, { MLX_AFFINE, F16, 4, 64 },
+                                             { MLX_AFFINE, BF16, 6, 32 } };
+    const struct cpu_kernels *k;
+    struct pool *pool = pool_open(2);
+    for (size_t i = 0; i < 2 * COUNT(formats); i++) {
+        struct matrix m = matrix_new(formats[i / 2], HEADS, OUTS, COLS);
+        struct linear l = linear_of(&m, i % 2), alone = l;
+        int64_t n_rows = i % 2 ? 1 : 5;
+        float *x = randoms(5 * HEADS * (COLS + PAD)), *y = randoms(HEADS * 5 * (OUTS + 2)), one[OUTS];
+        struct tensor xs = tensor_3d(x, F32, 5, HEADS, COLS + PAD);
+        struct tensor ys = tensor_3d(y, F32, HEADS, 5, OUTS + 2);
+        xs = tensor_part(&xs, 2, 0, COLS);
+        xs = tensor_part(&xs, 0, 0, n_rows);
+        /* y lies head by head: the rows of a head are neighbours. */
+        ys = (struct tensor){ y, F32, 3, { n_rows, HEADS, OUTS }, { OUTS + 2, 5 * (OUTS + 2), 1 },
+                              { 0 } };
+        for (int j = 0; (k = cpu_isa(j)); j++) {
+            cpu_linear(pool, k, &ys, &l, &xs);
+            for (int64_t r = 0; r < n_rows; r++) {
+                for (int64_t h = 0; h < HEADS; h++) {
+                    struct tensor xr = tensor_2d(x + (r * HEADS + h) * (COLS + PAD), F32, 1, COLS);
+                    struct tensor yr = tensor_2d(one, F32, 1, OUTS);
+                    alone.w = tensor_at(&l.w, h);
+                    cpu_linear(pool, k, &yr, &alone, &xr);
+                    check_bits(one, y + (h * 5 + r) * (OUTS + 2), OUTS, "a head alone");
+                }
+            }
+        }
+        free(x);
+        free(y);
+        matrix_free(&m);
+    }
+    pool_close(pool);
+}
+
+/* Views of a matrix: some of its rows, every second one, a part of its columns. */
+static void views_of_a_matrix(void **state)
+{
+    (void)state;
+    enum { OUTS = 40, COLS = 256 };
+    static const struct format formats[] = { { .dtype = F32 }, { .dtype = F16 },
+                                             { MLX_AFFINE, BF16, 4, 64 },
+                                             { MLX_AFFINE, F32, 3, 32 } };
+    const struct cpu_kernels *k;
+    struct pool *pool = pool_open(2);
+    for (size_t i = 0; i < COUNT(formats); i++) {
+        struct matrix m = matrix_new(formats[i], 0, OUTS, COLS);
+        float *x = randoms(ROWS * COLS), whole[3 * OUTS], part[3 * OUTS];
+        for (int j = 0; (k = cpu_isa(j)); j++) {
+            struct tensor xs = tensor_2d(x, F32, 3, COLS), ys = tensor_2d(whole, F32, 3, OUTS);
+            struct linear l = linear_of(&m, false), view = l;
+            cpu_linear(pool, k, &ys, &l, &xs);
+
+            view.w = tensor_every(&l.w, 1, 2);
+            ys = tensor_2d(part, F32, 3, OUTS / 2);
+            cpu_linear(pool, k, &ys, &view, &xs);
+            for (int r = 0; r < 3; r++)
+                for (int o = 0; o < OUTS / 2; o++)
+                    assert_memory_equal(&part[r * OUTS / 2 + o], &whole[r * OUTS + 2 * o + 1], 4);
+
+            view.w = tensor_part(&l.w, 1, 64, 128);
+            xs = tensor_2d(x, F32, 1, 128);
+            ys = tensor_2d(part, F32, 1, OUTS);
+            cpu_linear(pool, k, &ys, &view, &xs);
+            for (int o = 0; o < OUTS; o++) {
+                double want = 0;
+                for (int c = 0; c < 128; c++)
+                    want += m.value[o * COLS + 64 + c] * (double)x[c];
+                assert_true(fabs((double)part[o] - want) < 1e-4);
+            }
+        }
+        free(x);
+        matrix_free(&m);
+    }
+    pool_close(pool);
+}
+
+static void rows_become_floats(void **state)
+{
+    (void)state;
+    static const struct format formats[] = { { .dtype = F32 }, { .dtype = F16 }, { .dtype = BF16 },
+                                             { MLX_AFFINE, BF16, 4, 64 },
+                                             { MLX_AFFINE, F16, 5, 32 } };
+    for (size_t i = 0; i < COUNT(formats); i++) {
+        struct matrix m = matrix_new(formats[i], 0, 3, 640);
+        float out[640];
+        cpu_dequantize_row(&m.t, 2, out);
+        for (int c = 0; c < 640; c++)
+            assert_true(fabs((double)out[c] - m.value[2 * 640 + c]) <= 1e-7 * m.size[2 * 640 + c]);
+        const struct cpu_kernels *k;
+        for (int j = 0; (k = cpu_isa(j)); j++) {
+            struct cpu_matrix raw = { .at = m.t.at, .scales = m.t.quant.scales,
+                .biases = m.t.quant.biases, .dtype = m.t.dtype, .bits = m.t.quant.bits,
+                .row_bytes = (int64_t)(formats[i].bits ? 80 * (size_t)formats[i].bits
+                                                       : 640 * dtype_bytes(m.t.dtype)),
+                .scale_row_bytes = formats[i].bits ? 640 / formats[i].group * 2 : 0,
+                .scale_dtype = m.t.quant.scale_dtype, .group = m.t.quant.group };
+            float w[CPU_TILE_COLS];
+            k->unpack(w, &raw, 2, CPU_TILE_COLS, 128);
+            check_bits(w, out + CPU_TILE_COLS, 128, "unpacked");
+        }
+        matrix_free(&m);
+    }
+}
+
+static void sets_have_names(void **state)
+{
+    (void)state;
+    struct err e = { 0 };
+    assert_ptr_equal(cpu_isa_find("generic", &e), &cpu_kernels_generic);
+    assert_ptr_equal(cpu_isa_find(NULL, &e), cpu_isa(0));
+    assert_int_equal(e.code, ERR_NONE);
+    assert_null(cpu_isa_find("mmx", &e));
+    assert_int_equal(e.code, ERR_DEVICE);
+    assert_non_null(strstr(e.text, "mmx"));
+    assert_non_null(strstr(e.text, "generic"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(plain_formats),
+        cmocka_unit_test(affine_formats),
+        cmocka_unit_test(matrices_of_heads),
+        cmocka_unit_test(views_of_a_matrix),
+        cmocka_unit_test(rows_become_floats),
+        cmocka_unit_test(sets_have_names),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
