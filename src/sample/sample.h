@@ -16,8 +16,8 @@ struct logit_bias { int token; float bias; };
 
 struct sample_params {               /* a zeroed one is not valid: start from sample_defaults() */
     float temperature;               /* 0: greedy, exactly the arg max after biases and penalties */
-    float top_p, min_p, typical_p, top_n_sigma;  /* 1, 0, 1, 0: off */
-    int top_k;                       /* 0: off */
+    float top_p, min_p, typical_p, top_n_sigma;  /* 1, 0, 1, 0 (or -1): off */
+    int top_k;                       /* 0 or -1: off */
     float repeat_penalty, presence_penalty, frequency_penalty;   /* 1, 0, 0: off */
     int penalty_last;                /* tokens looked back at; -1: all */
     float dry_multiplier, dry_base;
@@ -40,7 +40,7 @@ void sampler_close(struct sampler *);
 
 /* Picks from logits [vocab], which are changed. `history` is prompt then answer (n ids);
  * `position` numbers the draw. Returns the token, or -1 when no token has a finite
- * logit. */
+ * logit or one is NaN or +inf: the numbers broke, and nothing may be drawn from them. */
 int sampler_pick(struct sampler *, const struct sample_params *, float *logits,
                  const int *history, int n, uint64_t position);
 
