@@ -1,0 +1,454 @@
+/* bpe.c - byte pair encoding: the pair of lowest rank merges first, the leftmost of equals.
+ *
+ * Short words scan for the lowest rank, long ones keep a heap over a linked list: n log n
+ * for a megabyte of one letter. Words that repeat within a call are remembered. */
+#include "tokens/model.h"
+#include <stdlib.h>
+#include <string.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+#include "base/pull.h"
+#include "base/utf8.h"
+#include "tokens/byte_chars.h"
+#include "tokens/text.h"
+
+enum { SCAN_MAX = 32, MERGES_MAX = 1 << 24, CACHE_SLOTS = 1 << 12, CACHE_WORD_MAX = 64,
+       CACHE_IDS_MAX = 15, FAST_CPS = 0x180 };
+
+static const uint32_t NO_RANK = UINT32_MAX;
+
+struct merge { uint32_t left, right, rank, id; };    /* rank NO_RANK: a free slot */
+
+struct bpe {
+    struct merge *merge;             /* [n_slots] hash table by the pair */
+    size_t n_slots, used;
+    uint32_t n_merges;
+    int last_id;
+    bool listed;                     /* "merges" was there */
+    int of_byte[256];                /* ids of the stand-ins of bytes; -1: none */
+    int of_fallback[256];            /* ids of <0x00> and on */
+    bool has_fallback, all_bytes;
+    int of_cp[FAST_CPS];             /* ids of single characters */
+};
+
+struct cached {
+    uint64_t hash;
+    uint8_t word_len, n;
+    char word[CACHE_WORD_MAX];
+    int id[CACHE_IDS_MAX];
+};
+
+struct space {
+    int *id;                         /* [cap] symbols of the word */
+    int *prev, *next;                /* [cap] */
+    uint32_t *rank, *made;           /* [cap] of the pair with the next symbol */
+    size_t cap, n;
+    uint64_t *heap;                  /* rank << 32 | position */
+    size_t heap_n, heap_cap;
+    struct cached *cache;            /* [CACHE_SLOTS] */
+    struct buf text;
+};
+
+static size_t pair_slot(const struct bpe *b, uint32_t left, uint32_t right) {
+    uint64_t h = ((uint64_t)left << 32 | right) * 0x9e3779b97f4a7c15u;
+    size_t i = (size_t)(h >> 32) & (b->n_slots - 1);
+    while (b->merge[i].rank != NO_RANK && (b->merge[i].left != left || b->merge[i].right != right))
+        i = (i + 1) & (b->n_slots - 1);
+    return i;
+}
+
+static void merges_reserve(struct bpe *b, size_t n) {
+    size_t n_slots = b->n_slots ? b->n_slots : 64;
+    while (n_slots < n * 2)
+        n_slots *= 2;
+    if (n_slots == b->n_slots)
+        return;
+    struct merge *old = b->merge;
+    size_t n_old = b->n_slots;
+    b->n_slots = n_slots;
+    b->merge = mem_array(n_slots, sizeof *b->merge);
+    memset(b->merge, 0xff, n_slots * sizeof *b->merge);
+    for (size_t i = 0; i < n_old; i++)
+        if (old[i].rank != NO_RANK)
+            b->merge[pair_slot(b, old[i].left, old[i].right)] = old[i];
+    free(old);
+}
+
+static struct bpe *own(struct tok_model *m) {
+    if (!m->own) {
+        struct bpe *b = m->own = mem_new(sizeof *b);
+        merges_reserve(b, 32);
+    }
+    return m->own;
+}
+
+bool bpe_add_merge(struct tok_model *m, struct str left, struct str right, struct err *err) {
+    struct bpe *b = own(m);
+    char small[256];
+    struct buf large = { 0 };
+    int l = vocab_find(m->vocab, left), r = vocab_find(m->vocab, right);
+    struct str tail = right;
+    if (m->prefix.len)
+        tail = str_from(right, m->prefix.len);
+    struct str both = { small, left.len + tail.len };
+    if (both.len <= sizeof small) {
+        memcpy(small, left.at, left.len);
+        memcpy(small + left.len, tail.at, tail.len);
+    } else {
+        buf_str(&large, left);
+        buf_str(&large, tail);
+        both = buf_view(&large);
+    }
+    int id = vocab_find_near(m->vocab, both, b->last_id + 1);
+    buf_free(&large);
+    if (l < 0 || r < 0 || id < 0)
+        return err_set(err, "tokenizer.json: merge %u (\"%.*s\" and \"%.*s\"): %s is not in the "
+                       "vocabulary", b->n_merges, STR_ARG(left), STR_ARG(right),
+                       l < 0 ? "the first" : r < 0 ? "the second" : "what they make");
+    if (b->n_merges >= MERGES_MAX)
+        return err_set(err, "tokenizer.json: more than %d merges", MERGES_MAX);
+    b->last_id = id;
+    merges_reserve(b, b->used + 1);
+    size_t slot = pair_slot(b, (uint32_t)l, (uint32_t)r);
+    b->used += b->merge[slot].rank == NO_RANK;
+    b->merge[slot] = (struct merge){ (uint32_t)l, (uint32_t)r, b->n_merges++, (uint32_t)id };
+    return true;
+}
+
+/* A merge is "a b" or ["a", "b"]. The vocabulary must have been read: the reader sees to it. */
+static bool one_merge(struct tok_model *m, struct pull *j, struct buf *left, struct err *err) {
+    struct str a, b;
+    if (pull_peek(j) == PULL_STRING) {
+        if (!pull_string(j, &a))
+            return false;
+        const char *gap = memchr(a.at, ' ', a.len);
+        size_t at = gap ? (size_t)(gap - a.at) : 0;
+        if (!at || at + 1 >= a.len || memchr(gap + 1, ' ', a.len - at - 1))
+            return err_set(err, "tokenizer.json: merge \"%.*s\" is not two parts", STR_ARG(a));
+        return bpe_add_merge(m, str_cut(a, 0, at), str_from(a, at + 1), err);
+    }
+    if (!pull_array(j) || !pull_next(j) || !pull_string(j, &a))
+        return pull_fail(j, "expected a merge of two parts");
+    buf_clear(left);
+    buf_str(left, a);                /* a view into the scratch would not survive the next call */
+    if (!pull_next(j) || !pull_string(j, &b))
+        return pull_fail(j, "expected a merge of two parts");
+    if (!bpe_add_merge(m, buf_view(left), b, err))
+        return false;
+    return !pull_next(j) && (!j->error || pull_fail(j, "expected a merge of two parts"));
+}
+
+static bool read_merges(struct tok_model *m, struct pull *j, struct err *err) {
+    struct buf left = { 0 };
+    bool done = pull_array(j);
+    own(m)->listed = true;
+    while (done && pull_next(j))
+        done = one_merge(m, j, &left, err);
+    buf_free(&left);
+    return done && !j->error;
+}
+
+static bool field(struct tok_model *m, struct pull *j, struct str key, bool *known,
+                  struct err *err) {
+    *known = true;
+    if (str_is(key, "merges"))
+        return read_merges(m, j, err);
+    if (str_is(key, "dropout")) {
+        double p = 0;
+        if (pull_peek(j) == PULL_NULL)
+            return pull_null(j);
+        if (!pull_double(j, &p))
+            return false;
+        return p == 0 || err_code(err, ERR_UNSUPPORTED, "tokenizer.json: BPE with dropout");
+    }
+    *known = false;
+    return true;
+}
+
+bool model_byte_tokens(const struct vocab *v, int to[256]) {
+    static const char hex[] = "0123456789ABCDEF";
+    bool all = true;
+    for (int i = 0; i < 256; i++) {
+        char text[] = { '<', '0', 'x', hex[i >> 4], hex[i & 15], '>' };
+        to[i] = vocab_find(v, (struct str){ text, sizeof text });
+        all &= to[i] >= 0;
+    }
+    return all;
+}
+
+static bool ready(struct tok_model *m, struct err *err) {
+    struct bpe *b = own(m);
+    struct buf cp = { 0 };
+    if (!b->listed)
+        return err_set(err, "tokenizer.json: a BPE model without merges");
+    model_byte_tokens(m->vocab, b->of_fallback);
+    b->all_bytes = !m->prefix.len && !m->suffix.len;
+    for (uint32_t i = 0; i < FAST_CPS; i++) {
+        buf_clear(&cp);
+        utf8_put(&cp, i);
+        b->of_cp[i] = vocab_find(m->vocab, buf_view(&cp));
+    }
+    for (int i = 0; i < 256; i++) {
+        b->of_byte[i] = b->of_cp[byte_to_cp((uint8_t)i)];
+        b->all_bytes &= b->of_byte[i] >= 0;
+    }
+    buf_free(&cp);
+    return true;
+}
+
+static void *space_new(const struct tok_model *m) {
+    (void)m;
+    struct space *s = mem_new(sizeof *s);
+    return s;
+}
+
+static void space_free(void *space) {
+    struct space *s = space;
+    if (!s)
+        return;
+    free(s->id);
+    free(s->prev);
+    free(s->next);
+    free(s->rank);
+    free(s->made);
+    free(s->heap);
+    free(s->cache);
+    buf_free(&s->text);
+    free(s);
+}
+
+static void put_symbol(struct space *s, int id) {
+    if (s->n == s->cap) {
+        s->cap = s->cap ? s->cap * 2 : 64;
+        s->id = mem_grow(s->id, s->cap, sizeof *s->id);
+        s->prev = mem_grow(s->prev, s->cap, sizeof *s->prev);
+        s->next = mem_grow(s->next, s->cap, sizeof *s->next);
+        s->rank = mem_grow(s->rank, s->cap, sizeof *s->rank);
+        s->made = mem_grow(s->made, s->cap, sizeof *s->made);
+    }
+    s->id[s->n++] = id;
+}
+
+/* The characters of a word as symbols. An unknown one waits for the next known one, so that a run
+ * can be fused; a run of byte tokens does not let it out, as in the original. */
+static void put_chars(const struct tok_model *m, struct space *s, struct str word) {
+    const struct bpe *b = m->own;
+    int waiting = -1;
+    for (size_t at = 0; at < word.len;) {
+        uint32_t cp;
+        size_t n = (size_t)cp_at(word, at, &cp);
+        struct str c = str_cut(word, at, at + n);
+        bool plain = !(m->prefix.len && at) && !(m->suffix.len && at + n == word.len);
+        if (!plain) {
+            buf_clear(&s->text);
+            if (at)
+                buf_str(&s->text, m->prefix);
+            buf_str(&s->text, c);
+            if (at + n == word.len)
+                buf_str(&s->text, m->suffix);
+            c = buf_view(&s->text);
+        }
+        at += n;
+        int id = plain && cp < FAST_CPS ? b->of_cp[cp] : vocab_find(m->vocab, c);
+        if (id >= 0) {
+            if (waiting >= 0)
+                put_symbol(s, waiting);
+            waiting = -1;
+            put_symbol(s, id);
+            continue;
+        }
+        bool bytes = m->byte_fallback;
+        for (size_t i = 0; bytes && i < c.len; i++)
+            bytes = b->of_fallback[(uint8_t)c.at[i]] >= 0;
+        for (size_t i = 0; bytes && i < c.len; i++)
+            put_symbol(s, b->of_fallback[(uint8_t)c.at[i]]);
+        if (bytes || m->unk < 0)
+            continue;
+        if (waiting >= 0 && !m->fuse_unk)
+            put_symbol(s, waiting);
+        waiting = m->unk;
+    }
+    if (waiting >= 0)
+        put_symbol(s, waiting);
+}
+
+static void set_pair(const struct bpe *b, struct space *s, size_t at, size_t next) {
+    const struct merge *m = &b->merge[pair_slot(b, (uint32_t)s->id[at], (uint32_t)s->id[next])];
+    s->rank[at] = m->rank;
+    s->made[at] = m->id;
+}
+
+/* The symbols are kept dense: words are short. */
+static void merge_scan(const struct bpe *b, struct space *s) {
+    for (size_t i = 0; i + 1 < s->n; i++)
+        set_pair(b, s, i, i + 1);
+    while (s->n > 1) {
+        size_t best = 0;
+        for (size_t i = 1; i + 1 < s->n; i++)
+            if (s->rank[i] < s->rank[best])
+                best = i;
+        if (s->rank[best] == NO_RANK)
+            return;
+        s->id[best] = (int)s->made[best];
+        size_t tail = s->n - best - 2;
+        memmove(s->id + best + 1, s->id + best + 2, tail * sizeof *s->id);
+        memmove(s->rank + best + 1, s->rank + best + 2, tail * sizeof *s->rank);
+        memmove(s->made + best + 1, s->made + best + 2, tail * sizeof *s->made);
+        s->n--;
+        if (best + 1 < s->n)
+            set_pair(b, s, best, best + 1);
+        if (best)
+            set_pair(b, s, best - 1, best);
+    }
+}
+
+static void heap_put(struct space *s, uint32_t rank, size_t at) {
+    if (rank == NO_RANK)
+        return;
+    if (s->heap_n == s->heap_cap) {
+        s->heap_cap = s->heap_cap ? s->heap_cap * 2 : 256;
+        s->heap = mem_grow(s->heap, s->heap_cap, sizeof *s->heap);
+    }
+    uint64_t key = (uint64_t)rank << 32 | at;
+    size_t i = s->heap_n++;
+    for (; i && s->heap[(i - 1) / 4] > key; i = (i - 1) / 4)
+        s->heap[i] = s->heap[(i - 1) / 4];
+    s->heap[i] = key;
+}
+
+static uint64_t heap_take(struct space *s) {
+    uint64_t top = s->heap[0], key = s->heap[--s->heap_n];
+    size_t i = 0;
+    for (;;) {
+        size_t child = i * 4 + 1, least = child;
+        if (child >= s->heap_n)
+            break;
+        for (size_t k = child + 1; k < child + 4 && k < s->heap_n; k++)
+            if (s->heap[k] < s->heap[least])
+                least = k;
+        if (s->heap[least] >= key)
+            break;
+        s->heap[i] = s->heap[least];
+        i = least;
+    }
+    s->heap[i] = key;
+    return top;
+}
+
+/* An entry of the heap is alive while the pair at its position still has its rank; a symbol that
+ * was merged away has none. */
+static void merge_heap(const struct bpe *b, struct space *s) {
+    int n = (int)s->n;
+    s->heap_n = 0;
+    for (int i = 0; i < n; i++) {
+        s->prev[i] = i - 1;
+        s->next[i] = i + 1;
+        s->rank[i] = NO_RANK;
+        if (i + 1 < n) {
+            set_pair(b, s, (size_t)i, (size_t)i + 1);
+            heap_put(s, s->rank[i], (size_t)i);
+        }
+    }
+    while (s->heap_n) {
+        uint64_t top = heap_take(s);
+        int at = (int)(uint32_t)top;
+        if (s->rank[at] != top >> 32)
+            continue;
+        int gone = s->next[at], next = s->next[gone], prev = s->prev[at];
+        s->id[at] = (int)s->made[at];
+        s->next[at] = next;
+        s->rank[gone] = s->rank[at] = NO_RANK;
+        s->id[gone] = -1;
+        if (next < n) {
+            s->prev[next] = at;
+            set_pair(b, s, (size_t)at, (size_t)next);
+            heap_put(s, s->rank[at], (size_t)at);
+        }
+        if (prev >= 0) {
+            set_pair(b, s, (size_t)prev, (size_t)at);
+            heap_put(s, s->rank[prev], (size_t)prev);
+        }
+    }
+    size_t out = 0;
+    for (int i = 0; i < n; i++)
+        if (s->id[i] >= 0)
+            s->id[out++] = s->id[i];
+    s->n = out;
+}
+
+static int whole_word(const struct tok_model *m, struct space *s, struct str word) {
+    if (!m->bytes)
+        return vocab_find(m->vocab, word);
+    buf_clear(&s->text);
+    for (size_t i = 0; i < word.len; i++)
+        utf8_put(&s->text, byte_to_cp((uint8_t)word.at[i]));
+    return vocab_find(m->vocab, buf_view(&s->text));
+}
+
+static void encode_word(const struct tok_model *m, struct space *s, struct str word) {
+    const struct bpe *b = m->own;
+    s->n = 0;
+    if (m->ignore_merges) {
+        int id = whole_word(m, s, word);
+        if (id >= 0) {
+            put_symbol(s, id);
+            return;
+        }
+    }
+    if (m->bytes && b->all_bytes) {
+        for (size_t i = 0; i < word.len; i++)
+            put_symbol(s, b->of_byte[(uint8_t)word.at[i]]);
+    } else if (m->bytes) {
+        struct buf mapped = { 0 };
+        for (size_t i = 0; i < word.len; i++)
+            utf8_put(&mapped, byte_to_cp((uint8_t)word.at[i]));
+        put_chars(m, s, buf_view(&mapped));
+        buf_free(&mapped);
+    } else {
+        put_chars(m, s, word);
+    }
+    if (s->n <= SCAN_MAX)
+        merge_scan(b, s);
+    else
+        merge_heap(b, s);
+}
+
+static void encode(const struct tok_model *m, void *space, struct str word, struct ids *out) {
+    struct space *s = space;
+    struct cached *hit = NULL;
+    uint64_t hash = 0;
+    if (word.len <= CACHE_WORD_MAX) {
+        if (!s->cache)
+            s->cache = mem_array(CACHE_SLOTS, sizeof *s->cache);
+        hash = XXH3_64bits(word.at, word.len) | 1;
+        hit = &s->cache[hash >> 1 & (CACHE_SLOTS - 1)];
+        if (hit->hash == hash && hit->word_len == word.len
+            && !memcmp(hit->word, word.at, word.len)) {
+            for (int i = 0; i < hit->n; i++)
+                ids_put(out, hit->id[i]);
+            return;
+        }
+    }
+    encode_word(m, s, word);
+    for (size_t i = 0; i < s->n; i++)
+        ids_put(out, s->id[i]);
+    if (hit && s->n <= CACHE_IDS_MAX) {
+        hit->hash = hash;
+        hit->word_len = (uint8_t)word.len;
+        hit->n = (uint8_t)s->n;
+        memcpy(hit->word, word.at, word.len);
+        memcpy(hit->id, s->id, s->n * sizeof *s->id);
+    }
+}
+
+static void close_model(struct tok_model *m) {
+    struct bpe *b = m->own;
+    if (b)
+        free(b->merge);
+    free(b);
+}
+
+const struct tok_model_kind model_bpe = {
+    .type = "BPE", .field = field, .ready = ready, .space_new = space_new,
+    .space_free = space_free, .encode = encode, .close = close_model,
+};

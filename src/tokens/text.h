@@ -1,0 +1,34 @@
+/* text.h - a text on its way through normalizers and pre-tokenizers, and its pieces.
+ *
+ * Where asked for, every byte knows the offset in the caller's text that it came
+ * from: Metaspace's "first" asks what starts at 0, literal spans ask as well. */
+#pragma once
+#include "base/buf.h"
+
+struct text {
+    struct buf bytes;
+    uint32_t *origin;                /* [bytes.len] when track */
+    size_t origin_cap;
+    bool track;
+};
+
+void text_put(struct text *, const char *bytes, size_t n, uint32_t origin);
+void text_cp(struct text *, uint32_t cp, uint32_t origin);
+/* Bytes [begin, end) of another text, with their origins. */
+void text_copy(struct text *, const struct text *from, size_t begin, size_t end);
+uint32_t text_origin(const struct text *, size_t at);             /* 0 when it does not track */
+void text_clear(struct text *);
+void text_free(struct text *);
+
+struct piece { uint32_t begin, end; };
+struct pieces { struct piece *at; size_t n, cap; };
+
+void pieces_put(struct pieces *, size_t begin, size_t end);       /* empty ones are dropped */
+void pieces_free(struct pieces *);
+
+/* The Unicode property White_Space. */
+bool cp_is_space(uint32_t cp);
+/* The code point at `at`, and its length; text is valid UTF-8. */
+int cp_at(struct str, size_t at, uint32_t *cp);
+/* The length of the last code point before `end` (> 0). */
+int cp_before(struct str, size_t end, uint32_t *cp);

@@ -1,0 +1,150 @@
+/* vocab.c - the spellings of a vocabulary in one pool with one hash table.
+ *
+ * The hash is seeded once per process: a hostile file cannot choose collisions. */
+#include "tokens/vocab.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <stdatomic.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+/* Two threads may both draw; the first to store wins, and all use that one. */
+static uint64_t seed(void) {
+    static _Atomic uint64_t chosen;
+    uint64_t now = atomic_load(&chosen);
+    if (now)
+        return now;
+    uint64_t drawn = 0;
+    if (getrandom(&drawn, sizeof drawn, 0) != (ssize_t)sizeof drawn || !drawn)
+        drawn = 0x9e3779b97f4a7c15u;
+    atomic_compare_exchange_strong(&chosen, &now, drawn);
+    return atomic_load(&chosen);
+}
+
+static uint32_t hash_of(struct str text) {
+    uint64_t h = XXH3_64bits_withSeed(text.at, text.len, seed());
+    return (uint32_t)(h ^ h >> 32);
+}
+
+struct str vocab_text(const struct vocab *v, int id) {
+    if (id < 0 || id >= v->n)
+        return (struct str){ 0 };
+    return (struct str){ v->pool.at + v->entry[id].at, v->entry[id].len };
+}
+
+uint8_t vocab_flags(const struct vocab *v, int id) {
+    return id < 0 || id >= v->n ? 0 : v->flags[id];
+}
+
+void vocab_mark(struct vocab *v, int id, uint8_t flags) {
+    if (id >= 0 && id < v->n)
+        v->flags[id] |= flags;
+}
+
+static void slots_insert(struct vocab *v, uint32_t id, uint32_t hash) {
+    size_t i = hash & (v->n_slots - 1);
+    while (v->slot[i])
+        i = (i + 1) & (v->n_slots - 1);
+    v->slot[i] = id + 1;
+    v->tag[i] = hash;
+    v->used++;
+}
+
+static void slots_grow(struct vocab *v, size_t n_slots) {
+    uint32_t *slot = v->slot, *tag = v->tag;
+    size_t old = v->n_slots;
+    v->slot = mem_array(n_slots, sizeof *v->slot);
+    v->tag = mem_array(n_slots, sizeof *v->tag);
+    v->n_slots = n_slots;
+    v->used = 0;
+    for (size_t i = 0; i < old; i++)
+        if (slot[i])
+            slots_insert(v, slot[i] - 1, tag[i]);
+    free(slot);
+    free(tag);
+}
+
+static void ids_grow(struct vocab *v, size_t cap) {
+    v->entry = mem_grow(v->entry, cap, sizeof *v->entry);
+    v->flags = mem_grow(v->flags, cap, sizeof *v->flags);
+    memset(v->entry + v->cap, 0, (cap - v->cap) * sizeof *v->entry);
+    memset(v->flags + v->cap, 0, cap - v->cap);
+    v->cap = cap;
+}
+
+void vocab_reserve(struct vocab *v, size_t n) {
+    size_t n_slots = v->n_slots ? v->n_slots : 64;
+    while (n_slots < n + n / 2)
+        n_slots *= 2;
+    if (n_slots != v->n_slots)
+        slots_grow(v, n_slots);
+    if (n > v->cap)
+        ids_grow(v, n);
+}
+
+static int find_hashed(const struct vocab *v, struct str text, uint32_t hash) {
+    if (!v->n_slots)
+        return -1;
+    for (size_t i = hash & (v->n_slots - 1); v->slot[i]; i = (i + 1) & (v->n_slots - 1)) {
+        if (v->tag[i] != hash)
+            continue;
+        int id = (int)(v->slot[i] - 1);
+        if (str_eq(vocab_text(v, id), text))
+            return id;
+    }
+    return -1;
+}
+
+int vocab_find(const struct vocab *v, struct str text) {
+    return find_hashed(v, text, hash_of(text));
+}
+
+int vocab_find_near(const struct vocab *v, struct str text, int guess) {
+    if (guess >= 0 && guess < v->n && (v->flags[guess] & VOCAB_HERE)
+        && str_eq(vocab_text(v, guess), text))
+        return guess;
+    return vocab_find(v, text);
+}
+
+const char *vocab_alias(struct vocab *v, struct str text, uint64_t id) {
+    if (id > VOCAB_ID_MAX)
+        return "has an id that is too large";
+    if (text.len > VOCAB_TOKEN_BYTES_MAX)
+        return "is too long";
+    if (v->pool.len + text.len > UINT32_MAX)
+        return "does not fit: the vocabulary is too large";
+    if (id >= v->cap)
+        ids_grow(v, id < 1024 ? 2048 : id + id / 2);
+    if (v->flags[id] & VOCAB_HERE)
+        return "has the id of another token";
+    v->entry[id] = (struct vocab_entry){ (uint32_t)v->pool.len, (uint32_t)text.len };
+    v->flags[id] |= VOCAB_HERE;
+    buf_str(&v->pool, text);
+    v->count++;
+    if ((int)id >= v->n)
+        v->n = (int)id + 1;
+    return NULL;
+}
+
+const char *vocab_put(struct vocab *v, struct str text, uint64_t id) {
+    uint32_t hash = hash_of(text);
+    if (find_hashed(v, text, hash) >= 0)
+        return "is listed twice";
+    const char *wrong = vocab_alias(v, text, id);
+    if (wrong)
+        return wrong;
+    if ((v->used + 1) * 3 > v->n_slots * 2)
+        slots_grow(v, v->n_slots ? v->n_slots * 2 : 64);
+    slots_insert(v, (uint32_t)id, hash);
+    return NULL;
+}
+
+void vocab_free(struct vocab *v) {
+    buf_free(&v->pool);
+    free(v->entry);
+    free(v->flags);
+    free(v->slot);
+    free(v->tag);
+    memset(v, 0, sizeof *v);
+}

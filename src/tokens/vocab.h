@@ -1,0 +1,40 @@
+/* vocab.h - the spellings of a vocabulary: id to text, text to id, flags per id.
+ *
+ * All spellings lie in one pool, an id holds an offset and a length, and the hash
+ * table holds ids only, so that 250,000 tokens take some 10 MB. */
+#pragma once
+#include "base/buf.h"
+
+enum { VOCAB_ID_MAX = (1 << 24) - 1, VOCAB_TOKEN_BYTES_MAX = 1 << 20 };
+
+enum vocab_flag {
+    VOCAB_HERE = 1,                  /* the id has a spelling */
+    VOCAB_ADDED = 2,                 /* it is an added token */
+    VOCAB_CONTROL = 4                /* and a special one */
+};
+
+struct vocab_entry { uint32_t at, len; };
+
+struct vocab {
+    struct buf pool;
+    struct vocab_entry *entry;       /* [cap]; by id */
+    uint8_t *flags;                  /* [cap] */
+    uint32_t *slot;                  /* [n_slots] hash table: id + 1, 0: free */
+    uint32_t *tag;                   /* [n_slots] the hash, so that few spellings are compared */
+    size_t n_slots, used, cap;
+    int n;                           /* ids are below this */
+    int count;                       /* ids that have a spelling */
+};
+
+/* Both reasons are sentences' ends, "has the id of another token" and the like; NULL: done. */
+const char *vocab_put(struct vocab *, struct str text, uint64_t id);
+/* An id that another spelling finds already: only id to text. */
+const char *vocab_alias(struct vocab *, struct str text, uint64_t id);
+void vocab_reserve(struct vocab *, size_t n);
+int vocab_find(const struct vocab *, struct str text);            /* -1: none */
+/* As vocab_find, and tries `guess` first: cheaper where ids are likely to follow each other. */
+int vocab_find_near(const struct vocab *, struct str text, int guess);
+struct str vocab_text(const struct vocab *, int id);              /* empty: none */
+uint8_t vocab_flags(const struct vocab *, int id);                /* 0: no such id */
+void vocab_mark(struct vocab *, int id, uint8_t flags);
+void vocab_free(struct vocab *);

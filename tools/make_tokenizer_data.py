@@ -1,0 +1,229 @@
+"""Makes the small tokenizers under tests/tokens/ and what the `tokenizers` package says of them.
+
+Usage: make_tokenizer_data.py [NAME...]   (needs: pip install tokenizers)
+
+Each folder gets a tokenizer.json, trained on the sentences below, and cases.json: texts, their ids
+with and without the tokens of the post-processor, and what the ids decode to.
+"""
+import json
+import os
+import random
+import sys
+
+from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers,
+                        pre_tokenizers, processors, trainers)
+
+HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "tokens")
+
+CORPUS = """The quick brown fox jumps over the lazy dog, and the dog doesn't mind at all.
+We'll meet again at 10:45 on 2024-03-17; they've said they'd bring 1234567 apples & 3.14159 pies!
+Il était une fois un garçon qui aimait les œufs brûlés; ça va très bien, merci à l'élève.
+Die Straße über den Fluß führt nach Köln. Öfter mal was Neues, größer als früher.
+Съешь же ещё этих мягких французских булок, да выпей чаю. Привет, мир!
+天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。我喜欢吃苹果，你呢？
+いろはにほへと ちりぬるを わかよたれそ つねならむ。カタカナとひらがな。
+나는 오늘 학교에 갔습니다. 안녕하세요 세계!
+مرحبا بالعالم، كيف حالك اليوم؟ ١٢٣٤٥
+नमस्ते दुनिया, आप कैसे हैं? हिन्दी में लिखना।
+สวัสดีชาวโลก ภาษาไทยไม่มีวรรค
+def main(argv):\n    for i in range(10):\n        print(f"{i}: {argv[i]!r}")\n    return 0
+#include <stdio.h>\nint main(void) { printf("hello, world\\n"); return x->y == z ? 1 : -1; }
+{"name": "value", "list": [1, 2, 3], "nested": {"a": null, "b": true}}
+Email me@example.com or see https://www.example.org/path?query=1&other=2#frag.
+👩‍👩‍👧‍👦 family, 🏳️‍🌈 flag, 👍🏽 thumbs, 🇩🇪🇫🇷 flags, ❤️ heart
+CamelCaseWords and SCREAMING_SNAKE and kebab-case-words IPv6 HTTPServer
+""".split("\n")
+
+TEXTS = CORPUS + [
+    "", " ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", " \n ", "a", " a", "a ", "  a  b   c    ",
+    "Hello, world!", "hello   world", "I'm you're he'd WE'LL It'S ſ'ſ", "12345 6 78 901234 ٣٤٥ Ⅷ ½",
+    "e\u0301 é \u1e9b\u0323 ﬁ Å \u212b \ufdfa \u0344 가 \u1100\u1161", "a\u0300\u0301\u0327\u0323b",
+    "\u00a0nbsp\u2003em\u3000ideo\u180emvs\u200bzw\ufeffbom\u0085nel", "İstanbul ΣΑΣ ǅ",
+    "<s>hi</s>", "<s> hi </s> there", "x<mask>y", "x <mask> y", "a<|end|>b", "<|end|><|end|>",
+    "<|en", "<|end|", "day monday today day.", "new york new  york", "▁under▁score ▁", "<0x41>", "a\x00b",
+    "\x01\x02\x7f\x80\x9f", "\U0001d54f\U00010348\U000e0041", "....!!!???---___===", "don't  won't\n\n\nstop",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "ab" * 60, " " * 70, "\n" * 40, "ｆｕｌｌ　ｗｉｄｔｈ１２３", "日本語とEnglish混在123テスト", "ﾊﾝｶｸ ｶﾞｷﾞ",
+    "\u0e01\u0e33 \u0d4a \u09cb", "\ufffd \ufffe", "f(x)=x^2+y_1; //ok", "\r\n\r\n  \r x", "9" * 25, "A" * 9 + "b" * 9,
+]
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+CL100K = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+          r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+QWEN2 = CL100K.replace(r"\p{N}{1,3}", r"\p{N}")
+QWEN35 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|"
+          r"\s*[\r\n]+|\s+(?!\S)|\s+")
+O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+         r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
+          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
+          r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+KIMI = (r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+"
+        r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+        r"\s*[\r\n]+|\s+(?!\S)|\s+")
+DEEPSEEK3 = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+             r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def split(regex, behavior="isolated", invert=False):
+    return pre_tokenizers.Split(Regex(regex), behavior, invert)
+
+
+def bytes_after(*steps):
+    return pre_tokenizers.Sequence(list(steps) + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def template(before=(), after=()):
+    def make(tok):
+        names = list(before) + list(after)
+        single = " ".join(list(before) + ["$A"] + list(after))
+        tok.post_processor = processors.TemplateProcessing(
+            single=single, pair=single + " $B:1", special_tokens=[(n, tok.token_to_id(n)) for n in set(names)])
+    return make
+
+
+def bpe(pre=None, norm=None, decoder=None, vocab=420, specials=("<s>", "</s>", "<|end|>"), added=(), post=None,
+        alphabet=True, model=None, limit=None):
+    tok = Tokenizer(models.BPE(**(model or {})))
+    if norm:
+        tok.normalizer = norm
+    if pre:
+        tok.pre_tokenizer = pre
+    if decoder:
+        tok.decoder = decoder
+    if isinstance(added, tuple):
+        added = list(added)
+    byte_names = [f"<0x{i:02X}>" for i in range(256)] if (model or {}).get("byte_fallback") else []
+    unk = [model["unk_token"]] if model and model.get("unk_token") else []
+    plain = {k: v for k, v in (model or {}).items() if k in ("continuing_subword_prefix", "end_of_word_suffix")}
+    trainer = trainers.BpeTrainer(vocab_size=vocab + len(byte_names), show_progress=False,
+                                  special_tokens=unk + byte_names + list(specials),
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if alphabet else [],
+                                  **({"limit_alphabet": limit} if limit else {}), **plain)
+    tok.train_from_iterator(CORPUS * 2, trainer)
+    if byte_names:                      # they are plain tokens of the model, not special ones
+        data = json.loads(tok.to_str())
+        data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] not in byte_names]
+        tok = Tokenizer.from_str(json.dumps(data))
+    if added:
+        tok.add_tokens(added)
+    if post:
+        post(tok)
+    return tok
+
+
+def config(tok, **changes):
+    """The same tokenizer with fields of its model changed in the file."""
+    data = json.loads(tok.to_str())
+    data["model"].update(changes)
+    return Tokenizer.from_str(json.dumps(data))
+
+
+def old_merges(tok):
+    data = json.loads(tok.to_str())
+    data["model"]["merges"] = [" ".join(m) for m in data["model"]["merges"]]
+    return data
+
+
+BYTES = decoders.ByteLevel
+ADDED = [AddedToken("<mask>", lstrip=True, special=True), AddedToken("day", single_word=True, normalized=False),
+         AddedToken("new york", rstrip=True, normalized=True), AddedToken("  ", normalized=False),
+         AddedToken("<|end|>x", special=True), AddedToken("\n\n", normalized=False)]
+
+
+def llama2(prefix=True):
+    norm = [normalizers.Prepend("▁")] if prefix else []
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    return bpe(norm=normalizers.Sequence(norm + [normalizers.Replace(" ", "▁")]), alphabet=False, limit=180, vocab=330,
+               decoder=decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if prefix else [])),
+               model=dict(byte_fallback=True, fuse_unk=True, unk_token="<unk>"), post=template(["<s>"]))
+
+
+def metaspace(scheme, split_it):
+    return bpe(pre=pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split_it), alphabet=False, limit=180, vocab=330,
+               decoder=decoders.Metaspace(prepend_scheme=scheme), added=ADDED, post=template(["<s>"], ["</s>"]),
+               model=dict(byte_fallback=True, fuse_unk=False, unk_token="<unk>"))
+
+
+KINDS = {
+    "gpt2": lambda: bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), decoder=BYTES(), added=ADDED),
+    "gpt2-prefix": lambda: bpe(pre_tokenizers.ByteLevel(add_prefix_space=True), decoder=BYTES(), added=ADDED,
+                               post=lambda t: setattr(t, "post_processor", processors.RobertaProcessing(
+                                   ("</s>", t.token_to_id("</s>")), ("<s>", t.token_to_id("<s>"))))),
+    "llama3": lambda: config(bpe(bytes_after(split(CL100K)), decoder=BYTES(), post=template(["<s>"])), ignore_merges=True),
+    "qwen2": lambda: bpe(bytes_after(split(QWEN2)), norm=normalizers.NFC(), decoder=BYTES(), added=ADDED),
+    "qwen35": lambda: bpe(bytes_after(split(QWEN35)), norm=normalizers.NFC(), decoder=BYTES()),
+    "o200k": lambda: bpe(bytes_after(split(O200K)), decoder=BYTES()),
+    "tekken": lambda: bpe(bytes_after(split(TEKKEN)), decoder=BYTES()),
+    "kimi": lambda: bpe(bytes_after(split(KIMI)), decoder=BYTES()),
+    "deepseek3": lambda: bpe(bytes_after(split(r"\p{N}{1,3}"), split(r"[一-龥぀-ゟ゠-ヿ]+"), split(DEEPSEEK3)),
+                             decoder=BYTES(), post=template(["<s>"])),
+    "deepseek1": lambda: bpe(bytes_after(split("[\r\n]"), split(r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶ-ͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-Ֆ]+"),
+                                         split(r"\s?[!-/:-~！-／：-～‘-‟　-。]+"), split(r"\s+$"), split("[一-龥ࠀ-一가-퟿]+"),
+                                         pre_tokenizers.Digits(individual_digits=True)), decoder=BYTES()),
+    "starcoder": lambda: bpe(pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
+                                                      pre_tokenizers.ByteLevel(add_prefix_space=False)]), decoder=BYTES()),
+    "falcon": lambda: bpe(pre_tokenizers.Sequence([pre_tokenizers.Punctuation("contiguous"),
+                                                   pre_tokenizers.ByteLevel(add_prefix_space=False),
+                                                   pre_tokenizers.Digits(individual_digits=False), split("[0-9][0-9][0-9]")]),
+                          decoder=BYTES()),
+    "llama2": lambda: llama2(),
+    "gemma": lambda: llama2(prefix=False),
+    "metaspace-first": lambda: metaspace("first", False),
+    "metaspace-always": lambda: metaspace("always", True),
+    "metaspace-never": lambda: metaspace("never", True),
+    "clip": lambda: bpe(bytes_after(split(r"<\|end\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", "removed", True)),
+                        norm=normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "),
+                                                   normalizers.Lowercase()]),
+                        model=dict(end_of_word_suffix="</w>", unk_token="<unk>"), decoder=decoders.BPEDecoder("</w>")),
+    "prefix-unk": lambda: bpe(pre_tokenizers.Whitespace(), alphabet=False, limit=90, vocab=240,
+                              model=dict(continuing_subword_prefix="##", unk_token="<unk>"), decoder=decoders.WordPiece()),
+    "strip-nfkd": lambda: bpe(pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("merged_with_previous")]),
+                              norm=normalizers.Sequence([normalizers.Strip(), normalizers.NFKD(), normalizers.StripAccents(),
+                                                         normalizers.Nmt()]), alphabet=False, limit=100, vocab=300,
+                              model=dict(unk_token="<unk>", fuse_unk=True), added=ADDED),
+    "behaviors": lambda: bpe(pre_tokenizers.Sequence([split("[aeiou]+", "merged_with_next"), split(r"\d", "contiguous"),
+                                                      pre_tokenizers.CharDelimiterSplit("x"), split("[,.]", "removed"),
+                                                      pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)]),
+                             norm=normalizers.NFKC(), decoder=BYTES()),
+    "byte-normalizer": lambda: bpe(norm=normalizers.Sequence([normalizers.NFD(), normalizers.ByteLevel()]),
+                                   pre=split("Ġ", "merged_with_next"), decoder=BYTES()),
+}
+
+
+def cases(tok):
+    out = []
+    for text in TEXTS:
+        ids = tok.encode(text, add_special_tokens=False).ids
+        row = {"text": text, "ids": ids, "bos": tok.encode(text).ids,
+               "decoded": tok.decode(ids, skip_special_tokens=False)}
+        tok.encode_special_tokens = True
+        row["literal"] = tok.encode(text, add_special_tokens=False).ids
+        tok.encode_special_tokens = False
+        for key in ("bos", "literal"):
+            if row[key] == ids:
+                del row[key]
+        out.append(row)
+    draw = random.Random(7)
+    for n in (1, 3, 8, 30):             # ids that no text gives
+        ids = [draw.randrange(tok.get_vocab_size() + 3) for _ in range(n)]
+        out.append({"ids": ids, "decoded": tok.decode(ids, skip_special_tokens=True), "skip": True})
+    return out
+
+
+def main():
+    for name in sys.argv[1:] or KINDS:
+        tok = KINDS[name]()
+        folder = os.path.join(HERE, name)
+        os.makedirs(folder, exist_ok=True)
+        data = old_merges(tok) if name in ("gpt2", "gemma") else json.loads(tok.to_str())
+        with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as f:
+            json.dump(data, f, ensure_ascii=False, separators=(",", ":"))
+        with open(os.path.join(folder, "cases.json"), "w", encoding="utf-8") as f:
+            f.write("[\n" + ",\n".join(json.dumps(c, ensure_ascii=False, separators=(",", ":")) for c in cases(tok)) + "\n]\n")
+        print(name, tok.get_vocab_size())
+
+
+main()
