@@ -2,14 +2,18 @@
  *
  * Untrusted input: every header is checked whole before a tensor can be found
  * (no overlap, no hole, nothing past the end, shapes that multiply to the bytes
- * given). Values are used where they lie in the mapping. */
+ * given). Values are used where they lie in the mapping, which may be any address: the
+ * format does not align tensors, so every load from one is by memcpy or an unaligned
+ * vector load, never through a typed pointer. */
 #pragma once
 #include "device/tensor.h"
 
 struct weights;
 
 /* DIR holds model.safetensors, or model.safetensors.index.json and its shards, or
- * shards alone (model-*.safetensors). */
+ * shards alone (model-*.safetensors); the first of these that is there counts. A shard
+ * is a plain file of DIR, or a symlink to one in DIR or in a download cache's
+ * ../../blobs/; a link to anywhere else is refused. */
 struct weights *weights_open(const char *dir, struct err *);
 void weights_close(struct weights *);
 bool weights_is_mlx(const struct weights *);     /* safetensors __metadata__.format is "mlx" */
@@ -18,7 +22,8 @@ struct weights_entry {
     struct str name;
     const char *file;                            /* of the shard, for messages */
     char dtype[16];                              /* as spelt in the header */
-    struct tensor t;                             /* at NULL: a dtype no kernel reads */
+    struct tensor t;                             /* at NULL: a dtype no kernel reads, or
+                                                    rank > 4 (then no shape either) */
     size_t bytes;
 };
 size_t weights_count(const struct weights *);
