@@ -17,11 +17,16 @@ struct request {                     /* the scheduler's part of a request; the e
     int n_done;                      /* ids whose state is in the cache */
     int n_now;                       /* rows of the current batch */
     int n_max;                       /* ids this request may reach, prompt included */
-    int logits_from;                 /* first position whose logits are wanted; prompts: n_prompt - 1 */
+    int logits_from;                 /* first position whose logits are wanted; prompts: n_prompt - 1;
+                                        moves on with sched_commit, so nothing is given twice */
     int n_cached;                    /* ids found in the cache at its first start */
     int n_preempted;
+    int variant;                     /* of the rope, that n_done ids were computed with */
     bool cancelled;
-    struct cache_seq seq;
+    bool starved;                    /* FINISHED because it does not fit the cache, even alone */
+    bool started, over;              /* scheduler's */
+    uint64_t arrival;                /* scheduler's: who came first */
+    struct cache_seq seq;            /* its salt is the caller's choice until sched_add */
     struct request *next;            /* scheduler's lists */
 };
 
@@ -40,6 +45,7 @@ struct sched_options {
     int chunk_max;                   /* prefill rows one request may have in a batch; 0: rows_max */
     int requests_max;                /* running at a time */
     int waiting_max;                 /* the bound of the queue */
+    int logits_max;                  /* logits of one batch; 0: rows_max */
     int restart_at;                  /* spec's: 0 never */
 };
 
@@ -47,22 +53,25 @@ struct sched;
 struct sched *sched_open(struct cache *, const struct sched_options *);
 void sched_close(struct sched *);
 
-/* Takes it (WAITING). False: the queue is full. */
+/* Takes it (WAITING): the caller filled id, priority, ids (one at least), n_prompt, n_max,
+ * logits_from and seq.salt and zeroed the rest. False: the queue is full. */
 bool sched_add(struct sched *, struct request *);
 /* Marks it; it comes out of sched_done at the next sched_next. */
 void sched_cancel(struct sched *, uint64_t id);
 
 /* The next batch: a row for every request that decodes, then prefill chunks while rows are
  * left; when pages run out the least worthy running request gives up its pages and waits again,
- * at the head of the queue. False: nothing to run. Valid until the next call. */
+ * in its old place in the queue. A request whose prompt another one is computing right now waits
+ * for those pages. False: nothing to run. Valid until the next call. */
 bool sched_next(struct sched *, struct batch *);
 
 /* The batch was computed. token[i] is what sampling gave for logit i, or -1 for none (logits of
- * inner prompt positions). A request whose last id got a token grows by it. */
+ * inner prompt positions). A request whose last id got a token grows by it; one whose last id got
+ * none, or that has reached n_max, is over. */
 void sched_commit(struct sched *, const struct batch *, const int *token);
 /* The request is over (stop string, end of text, budget): it leaves with the next sched_next. */
 void sched_finish(struct sched *, struct request *);
-/* A finished or cancelled request, given back to its owner; NULL: none. */
+/* A finished, cancelled or starved request, given back to its owner; NULL: none. */
 struct request *sched_done(struct sched *);
 
 struct sched_stats { int waiting, running; uint64_t preempted, restarted; };

@@ -10,6 +10,8 @@
  * them: by a keyed 128-bit hash of (salt, parent page's hash, the ids of the page), ids compared
  * as well. Recurrent state cannot be cut at will, so it is kept as snapshots: copies
  * of a slot at page-aligned lengths, made at the lengths cache_stop names.
+ * A prefix is used up to the longest page-aligned length at which every group still has
+ * the pages it would read, and at which there is a snapshot where layers are recurrent.
  *
  * One thread (the engine's) calls all of this. Nothing here allocates after open. */
 #pragma once
@@ -49,16 +51,21 @@ void cache_close(struct cache *);
 /* Takes a sequence's place and attaches the longest kept prefix of ids, at most n - 1
  * tokens. Sets n_tokens and n_reused to it. False: no place free. */
 bool cache_begin(struct cache *, struct cache_seq *, const int *ids, int n);
-/* Room for n more tokens after n_tokens. False: full, preempt someone; nothing changed. */
+/* Room for n more tokens after n_tokens, n <= rows_max. False: full, preempt someone, or longer
+ * than tokens_max; nothing changed. */
 bool cache_extend(struct cache *, struct cache_seq *, int n);
 /* ids[0..n) were computed at positions n_tokens...: they count from now on, full pages
  * become findable, pages behind every window are let go, a snapshot is taken where due. */
 void cache_commit(struct cache *, struct cache_seq *, const int *ids, int n);
 /* Lets go of everything (content stays findable); the seq is zeroed but for its salt. */
 void cache_release(struct cache *, struct cache_seq *);
-/* A step of this sequence should not run past this length (> n_tokens), or else
- * the state at that length cannot be kept. n when it does not matter. */
-int  cache_stop(const struct cache *, const struct cache_seq *, int n);
+/* A step of this sequence, n ids of which are known, should not run past this length
+ * (> n_tokens, <= n): the state there is worth keeping, and a commit that ends there keeps it.
+ * n when it does not matter. */
+int  cache_stop(struct cache *, const struct cache_seq *, int n);
+/* Whether all of these could grow, side by side, to length[i] tokens without anyone else
+ * giving up pages. Open sequences only. */
+bool cache_fits(const struct cache *, struct cache_seq *const *seq, const int *length, int n_seqs);
 
 /* Makes the views below describe these sequences, in this order, until the next call. */
 void cache_bind(struct cache *, struct cache_seq *const *seq, int n_seqs);
@@ -66,11 +73,14 @@ struct kv_view    cache_kv(const struct cache *, int layer);
 struct state_view cache_state(const struct cache *, int layer);
 
 struct cache_stats {
-    size_t bytes;                    /* all memory of the cache */
+    size_t bytes;                    /* device memory */
     int pages, pages_held, pages_kept;    /* of the group with the most; held by sequences; findable */
+    int snapshots, snapshots_kept;   /* of recurrent state */
     int tokens_max;                  /* longest sequence that fits alone */
+    bool reuse;
     uint64_t tokens_reused, tokens_asked, evictions;
 };
 struct cache_stats cache_stats(const struct cache *);
-/* Bytes that cache_open would take, or 0 on overflow; for memory estimates. */
+/* Bytes that cache_open would take, or the fewest it could do with where it would fail; 0 on
+ * overflow or options out of range. For memory estimates. */
 size_t cache_bytes(const struct state_need *layer, int n_layers, const struct cache_options *);
