@@ -101,6 +101,10 @@ int cli_main(const struct command *commands, int n, int argc, char **argv) {
         help_all();
         return cli_done(0);
     }
+    /* What builds and packages call, spelt as options. */
+    if (!strcmp(first, "--man")) return run_command(cli_command("help"), argc - 1, argv + 1);
+    if (!strcmp(first, "--completion"))
+        return run_command(cli_command("completion"), argc - 2, argv + 2);
     if (first[0] == '-') {
         struct err err = { 0 };
         err_code(&err, ERR_USAGE, "a command comes first, such as 'mlxcel run %s'", first);

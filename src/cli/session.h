@@ -1,0 +1,61 @@
+/* session.h - an open engine and one request at a time on it, for every command
+ * that runs a model. Single-threaded: who asks also steps. */
+#pragma once
+#include "cli/cli.h"
+#include "engine.h"
+
+struct session {
+    struct engine *engine;
+    struct term term;
+    struct sample_params sample;     /* the checkpoint's, under what was given */
+    struct logit_bias bias[TEXT_LIST_MAX];
+    int breaker[DRY_BREAKERS_MAX];
+    struct str stop[TEXT_LIST_MAX]; int n_stop;
+    struct buf dir, template_text;
+    double load_s, started_s;        /* the second: of the process, nearly */
+    bool bar;                        /* the progress bar is on the terminal */
+    double bar_s;                    /* when loading began */
+    bool quiet;
+};
+
+/* `no_tokenizer`: ids in, ids out. `bench_parallel`: requests at a time, 0 for one. */
+bool session_open(struct session *, const struct args *, bool no_tokenizer, int bench_parallel,
+                  struct err *);
+void session_close(struct session *);
+
+/* One tool call that the model made. */
+struct call { struct buf name, arguments; };
+
+struct answer {                      /* zeroed before use, answer_free after */
+    struct buf raw, text, reasoning;
+    struct call *call; int n_calls;
+    struct ids ids;                  /* generated, an end-of-text token included */
+    enum finish finish;
+    char error[256];
+    int n_prompt, n_cached, n_generated;
+    double queue_s, prefill_s, decode_s, first_token_s;
+};
+void answer_free(struct answer *);
+
+struct question {
+    const int *ids; int n_ids;
+    struct generate_options options;
+    const struct chat *chat;         /* NULL: raw text */
+    const struct prompt *prompt;     /* with chat: what the answer continues */
+    bool tools;
+    /* Called for every piece as it comes; NULL: nobody looks. */
+    void (*show)(void *to, enum chat_kind, struct str piece);
+    void (*logits)(void *to, const float *row, int vocab, int position);
+    void *to;
+};
+
+/* Runs until the answer ends. Ctrl-C, noted by signal_catch, cancels it: the answer then holds
+ * what there was, with FINISH_CANCELLED. False: refused or failed, err says why. */
+bool session_ask(struct session *, const struct question *, struct answer *, struct err *);
+struct generate_options session_options(const struct session *, const struct args *);
+
+/* {"text":..., "reasoning":..., "tool_calls":[...], "finish_reason":..., "usage":..., "timings":...} */
+void answer_json(struct buf *, const struct session *, const struct answer *);
+/* One line of speeds, dimmed on a terminal; nothing when quiet or standard error is a file. */
+void answer_timings(const struct session *, const struct args *, const struct answer *);
+void put_ids(struct buf *, const struct ids *);          /* 1,2,3 */
