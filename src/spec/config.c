@@ -252,6 +252,10 @@ struct config *cfg_sub(struct config *c, const char *path) {
     return sub_of(c, f.value, f.path);
 }
 
+struct config *cfg_root(struct config *c) {
+    return c->root;
+}
+
 bool cfg_has(struct config *c, const char *path) {
     return find(c, path).value != NULL;
 }

@@ -22,6 +22,7 @@ bool cfg_ok(const struct config *, struct err *);                /* false: err g
 bool cfg_fail(struct config *, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 struct config *cfg_sub(struct config *, const char *path);       /* itself when absent */
+struct config *cfg_root(struct config *);                        /* of the whole file */
 bool       cfg_has (struct config *, const char *path);          /* there and not null */
 int        cfg_int (struct config *, const char *path, int otherwise);
 int        cfg_int_in(struct config *, const char *path, int otherwise, int min, int max);

@@ -6,8 +6,9 @@
  * and its bits and group by their shapes; the config is a cross-check and gives the
  * mode. Errors stick in the binder; binder_finish reports the first.
  *
- * What is returned are views into the mapping. Small vectors become F32 copies; a
- * matrix stored transposed is copied once. Both live in the model's arena. */
+ * What is returned are views into the mapping, at any address. Small vectors become F32
+ * copies; a matrix stored transposed is copied once. Both live in the model's arena.
+ * After the first error every call returns zeroed tensors. */
 #pragma once
 #include "base/arena.h"
 #include "device/device.h"
@@ -19,6 +20,14 @@ struct binder;
 struct binder *binder_open(struct weights *, struct config *, struct device *, struct arena *,
                            const struct name_rule *family_names, int n_layers, struct err *);
 bool binder_finish(struct binder *, struct err *);       /* also frees it; checks leftovers */
+/* A binder without a file, for tools that make checkpoints: reports every tensor that is asked
+ * for, by the plainest name that the rules know. What it returns has no address, but vectors
+ * are zeros. bind_has is false. */
+struct bind_want { const char *name; enum slot slot; int layer, rank; int64_t shape[3];
+                   unsigned fix; bool matrix; };     /* matrix: may be quantized, [.., out, in] */
+typedef void bind_want(void *to, const struct bind_want *);
+struct binder *binder_record(struct arena *, const struct name_rule *family_names, int n_layers,
+                             bind_want *, void *to);
 void binder_layer(struct binder *, int layer);           /* what {l} stands for from now on */
 
 bool bind_has(struct binder *, enum slot);               /* a tensor of that slot exists */
@@ -28,7 +37,8 @@ void bind_linear(struct binder *, struct linear *, enum slot, int64_t out, int64
  * bias: bit i says that part i has one. */
 void bind_parts(struct binder *, struct linear *const *part, enum slot whole, const enum slot *slot,
                 const int64_t *out, int n_parts, int64_t in, unsigned bias);
-/* A matrix for each head or expert: [n, out, in] */
+/* A matrix for each head: [n, out, in]. W_K_UP [heads, rank, nope] and W_V_UP [heads, v, rank]
+ * are also cut from W_KV_B [heads*(nope + v), rank]; ask for W_K_UP first. */
 void bind_heads(struct binder *, struct linear *, enum slot, int64_t n, int64_t out, int64_t in);
 /* Experts, stacked or one by one: lin[n] views. gate NULL: not gated. All in the arena. */
 void bind_experts(struct binder *, struct linear **gate, struct linear **up, struct linear **down,

@@ -31,6 +31,7 @@ struct weights {
     struct shard *shard;
     uint32_t n_shards, shards_cap;
     size_t bytes;
+    char *dir;
 };
 
 /* ---- one file ---- */
@@ -281,6 +282,7 @@ static bool read_all(struct index_reader *r, const char *dir) {
 
 struct weights *weights_open(const char *dir, struct err *err) {
     struct weights *w = mem_new(sizeof *w);
+    w->dir = mem_str(str_of(dir));
     struct buf path = { 0 };
     buf_format(&path, "%s/%s", dir, index_name);
     struct index_reader r = { .w = w, .dir = dir, .path = buf_c(&path), .err = err };
@@ -304,8 +306,13 @@ void weights_close(struct weights *w) {
         free(s->path);
     }
     free(w->shard);
+    free(w->dir);
     tensor_list_free(&w->list);
     free(w);
+}
+
+const char *weights_dir(const struct weights *w) {
+    return w->dir;
 }
 
 bool weights_is_mlx(const struct weights *w) {

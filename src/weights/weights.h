@@ -16,6 +16,7 @@ struct weights;
  * ../../blobs/; a link to anywhere else is refused. */
 struct weights *weights_open(const char *dir, struct err *);
 void weights_close(struct weights *);
+const char *weights_dir(const struct weights *);  /* as opened, for messages */
 bool weights_is_mlx(const struct weights *);     /* safetensors __metadata__.format is "mlx" */
 
 struct weights_entry {

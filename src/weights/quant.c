@@ -1,0 +1,102 @@
+/* quant.c - MLX affine groups, packing and unpacking, and float formats in plain C. */
+#include "weights/quant.h"
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+bool quant_bits_ok(int64_t bits) {
+    return bits >= 2 && bits <= 8 && bits != 7;
+}
+
+bool quant_group_ok(int64_t group) {
+    return group == 32 || group == 64 || group == 128;
+}
+
+static float float_of_bits(uint32_t bits) {
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* Subnormals become normal floats by the exact product mantissa * 2^-24. */
+static float half_float(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
+    if (!exponent) return (sign ? -1.0f : 1.0f) * (float)mantissa * 0x1p-24f;
+    exponent = exponent == 31 ? 255 : exponent + 112;
+    return float_of_bits(sign | exponent << 23 | mantissa << 13);
+}
+
+void floats_of(float *out, const void *at, enum dtype dtype, size_t n) {
+    const char *p = at;
+    assert(dtype == F32 || dtype == F16 || dtype == BF16);
+    if (dtype == F32) {
+        if (n) memcpy(out, p, n * sizeof *out);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, p + i * sizeof h, sizeof h);
+        out[i] = dtype == BF16 ? float_of_bits((uint32_t)h << 16) : half_float(h);
+    }
+}
+
+uint16_t bf16_of(float f) {
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    if (f != f) return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+/* Value i of the packed stream; never reads a byte past it. */
+static unsigned packed(const uint8_t *at, size_t i, unsigned bits) {
+    size_t first = i * bits, byte = first / 8;
+    unsigned shift = (unsigned)(first % 8), word = at[byte];
+    if (shift + bits > 8) word |= (unsigned)at[byte + 1] << 8;
+    return word >> shift & ((1u << bits) - 1);
+}
+
+void row_of(float *out, const struct tensor *t, int64_t offset, size_t n) {
+    size_t at = (size_t)offset, plain = dtype_bytes(t->dtype);
+    if (plain) {
+        floats_of(out, (const char *)t->at + at * plain, t->dtype, n);
+        return;
+    }
+    const struct quant *q = &t->quant;
+    size_t size = dtype_bytes(q->scale_dtype);
+    assert(t->dtype == MLX_AFFINE && at % q->group == 0);
+    for (size_t i = 0; i < n; i++) {
+        size_t group = (at + i) / q->group;
+        float scale, bias;
+        floats_of(&scale, (const char *)q->scales + group * size, q->scale_dtype, 1);
+        floats_of(&bias, (const char *)q->biases + group * size, q->scale_dtype, 1);
+        out[i] = (float)packed(t->at, at + i, q->bits) * scale + bias;
+    }
+}
+
+void quant_group(const float *w, int group, int bits, uint8_t *out, float *scale_out,
+                 float *bias_out) {
+    float low = w[0], high = w[0], top = (float)((1 << bits) - 1);
+    for (int i = 1; i < group; i++) {
+        low = fminf(low, w[i]);
+        high = fmaxf(high, w[i]);
+    }
+    /* The end of larger magnitude is kept exact, and zero falls on a step. */
+    bool from_low = fabsf(low) > fabsf(high);
+    float scale = fmaxf((high - low) / top, 1e-7f);
+    if (!from_low) scale = -scale;
+    float edge = from_low ? low : high, q0 = rintf(edge / scale), bias = 0;
+    if (q0 != 0) {
+        scale = edge / q0;
+        bias = edge;
+    }
+    for (int i = 0; i < group; i++) {
+        unsigned q = (unsigned)fminf(fmaxf(rintf((w[i] - bias) / scale), 0), top);
+        size_t first = (size_t)i * (unsigned)bits;
+        unsigned shift = first % 8;
+        out[first / 8] = (uint8_t)(out[first / 8] | q << shift);
+        if (shift + (unsigned)bits > 8)
+            out[first / 8 + 1] = (uint8_t)(out[first / 8 + 1] | q >> (8 - shift));
+    }
+    *scale_out = scale;
+    *bias_out = bias;
+}
