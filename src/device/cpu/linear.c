@@ -1,7 +1,7 @@
 /* linear.c - cuts the product of a matrix and rows in pieces for the threads and the caches.
  * The arithmetic is in the kernels of an instruction set.
  *
- * One row: the weights are read once, so a kernel multiplies them as it unpacks them. More:
+ * A few rows: a kernel multiplies the weights as it unpacks them. More:
  * a tile of weights is unpacked to floats that stay in the first-level cache, and all rows
  * go by, 48 at a time so that their lanes, which outlive a tile, stay near as well. */
 #include "device/cpu/linear.h"
@@ -132,16 +132,28 @@ static void run_tile(const struct job *j, const struct cpu_matrix *m, int64_t he
     }
 }
 
+static bool run_few(const struct job *j, const struct cpu_matrix *m, int64_t head, int64_t out,
+                    int64_t end)
+{
+    const int n = (int)j->rows.n;
+    const float *x[CPU_FEW_ROWS];
+    float *y[CPU_FEW_ROWS];
+    for (int r = 0; r < n; r++) {
+        x[r] = x_at(j, head, r);
+        y[r] = y_at(j, head, r) + (out - j->begin);
+    }
+    if (!j->kernels->few || !j->kernels->few(y, m, out, end - out, x, n, j->cols))
+        return false;
+    for (int r = 0; r < n; r++)
+        add_bias(j, head, y[r], out, end - out);
+    return true;
+}
+
 static void run_outs(const struct job *j, int64_t head, int64_t out, int64_t end)
 {
     struct cpu_matrix m = of_head(j, head);
-    if (j->rows.n == 1 && j->kernels->gemv) {
-        float *y = y_at(j, head, 0) + (out - j->begin);
-        if (j->kernels->gemv(y, &m, out, end - out, x_at(j, head, 0), j->cols)) {
-            add_bias(j, head, y, out, end - out);
-            return;
-        }
-    }
+    if (j->rows.n <= CPU_FEW_ROWS && run_few(j, &m, head, out, end))
+        return;
     for (; out < end; out += CPU_TILE_OUTS)
         for (int64_t row = 0; row < j->rows.n; row += CPU_TILE_ROWS)
             run_tile(j, &m, head, out, (int)MIN(CPU_TILE_OUTS, end - out), row,

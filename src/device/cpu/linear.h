@@ -14,7 +14,8 @@ enum {
     CPU_LANES = 16,
     CPU_TILE_OUTS = 16,              /* rows of w, */
     CPU_TILE_COLS = 512,             /* and their columns, that lie unpacked in cache at a time */
-    CPU_TILE_ROWS = 48               /* rows of x that go by while they do */
+    CPU_TILE_ROWS = 48,              /* rows of x that go by while they do */
+    CPU_FEW_ROWS = 4                 /* with no more rows than these a tile does not pay */
 };
 
 /* Rows of weights as the kernels read them. Nothing is aligned: it lies in a file. */
@@ -37,10 +38,10 @@ struct cpu_kernels {
     void (*tile)(float *acc, const float *w, const float *const *x, int rows, int outs, int n);
     /* y[i] = the lanes of acc[i] in one sum; n is a multiple of 4. */
     void (*sum)(float *y, const float *acc, int n);
-    /* y[0..outs) = rows [row, row + outs) times x, to the same bits as the above three.
-     * False: not offered for such a matrix. NULL: for none. */
-    bool (*gemv)(float *y, const struct cpu_matrix *, int64_t row, int64_t outs, const float *x,
-                 int64_t cols);
+    /* y[r][0..outs) = rows [row, row + outs) of w times x[r], to the same bits as the above
+     * three. False: not offered for so many rows of x, of CPU_FEW_ROWS at most. NULL: for none. */
+    bool (*few)(float *const *y, const struct cpu_matrix *, int64_t row, int64_t outs,
+                const float *const *x, int rows, int64_t cols);
 };
 
 extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avx512;

@@ -325,10 +325,13 @@ static __m128 gemv_packed(const struct cpu_matrix *m, const byte *const *at, con
     }
 }
 
-/* A row past the end of a piece is the last one once more. */
-static bool gemv(float *y, const struct cpu_matrix *m, int64_t row, int64_t outs, const float *x,
-                 int64_t cols)
+/* One row of x only. A row past the end of a piece of w is the last one once more. */
+static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_t outs,
+                const float *const *x_rows, int n_rows, int64_t cols)
 {
+    const float *x = x_rows[0];
+    if (n_rows > 1)
+        return false;
     for (int64_t i = 0; i < outs; i += GEMV_OUTS) {
         const byte *at[GEMV_OUTS];
         int64_t rows[GEMV_OUTS];
@@ -345,7 +348,7 @@ static bool gemv(float *y, const struct cpu_matrix *m, int64_t row, int64_t outs
             sums = gemv_plain(BF16, 2, at, x, cols);
         else
             sums = gemv_packed(m, at, rows, x, cols);
-        _mm_maskstore_ps(y + i, _mm256_castsi256_si128(first(outs - i)), sums);
+        _mm_maskstore_ps(y[0] + i, _mm256_castsi256_si128(first(outs - i)), sums);
     }
     return true;
 }
@@ -355,6 +358,6 @@ const struct cpu_kernels cpu_kernels_avx2 = {
     .unpack = unpack,
     .tile = tile,
     .sum = sum,
-    .gemv = gemv,
+    .few = few,
 };
 #endif

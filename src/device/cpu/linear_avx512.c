@@ -10,9 +10,10 @@
 #include <immintrin.h>
 #include <string.h>
 
+#define UNSET __attribute__((uninitialized))
 #define INLINE static inline __attribute__((always_inline))
 
-enum { OUTS = 4, ROWS = 6, SCALES = 16 };
+enum { OUTS = 4, ROWS = 6, FEW = 4, SCALES = 16 };
 
 typedef unsigned char byte;
 
@@ -235,107 +236,154 @@ static void sum(float *y, const float *acc, int n)
                                    _mm512_loadu_ps(acc + 3 * CPU_LANES)));
 }
 
-/* OUTS rows times x. A row past the end of a piece is the last one once more. */
-INLINE __m128 gemv_plain(enum dtype dtype, int size, const byte *const *at, const float *x,
-                         int64_t cols)
-{
-    __m512 a[OUTS] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
-                       _mm512_setzero_ps() };
-    int64_t i = 0;
-    for (; i + CPU_LANES <= cols; i += CPU_LANES) {
-        __m512 xv = _mm512_loadu_ps(x + i);
-#pragma GCC unroll 4
-        for (int o = 0; o < OUTS; o++)
-            a[o] = _mm512_fmadd_ps(load_plain(dtype, at[o] + i * size, 0xffff), xv, a[o]);
-    }
-    if (i < cols) {
-        __mmask16 rest = first(cols - i);
-        __m512 xv = _mm512_maskz_loadu_ps(rest, x + i);
-#pragma GCC unroll 4
-        for (int o = 0; o < OUTS; o++)
-            a[o] = _mm512_fmadd_ps(load_plain(dtype, at[o] + i * size, rest), xv, a[o]);
-    }
-    return sum_4(a[0], a[1], a[2], a[3]);
-}
-
-struct scale_rows {                  /* of OUTS rows */
-    const byte *scales[OUTS], *biases[OUTS];
-    enum dtype dtype;
+/* What a product of few rows works on: OUTS rows of w and up to FEW of x. */
+struct few {
+    const byte *at[OUTS], *scales[OUTS], *biases[OUTS];
+    const float *x[FEW];
+    float *y[FEW];
+    int64_t cols, ahead;             /* bytes from a row of w to the one read OUTS rows later */
+    enum dtype scale_dtype;
     int group;
 };
 
-INLINE __m128 gemv_affine(int bits, const byte *const *rows, const struct scale_rows *s,
-                          const float *x, int64_t cols)
+INLINE void few_clear(int rows, __m512 a[FEW][OUTS])
 {
-    const int64_t groups = cols / s->group, size = s->dtype == F32 ? 4 : 2;
-    const byte *at[OUTS] = { rows[0], rows[1], rows[2], rows[3] };
-    __m512 a[OUTS] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
-                       _mm512_setzero_ps() };
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int o = 0; o < OUTS; o++)
+            a[r][o] = _mm512_setzero_ps();
+}
+
+INLINE void few_store(int rows, __m512 a[FEW][OUTS], const struct few *f, __mmask8 mask)
+{
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+        _mm_mask_storeu_ps(f->y[r], mask, sum_4(a[r][0], a[r][1], a[r][2], a[r][3]));
+}
+
+INLINE void few_plain(int rows, enum dtype dtype, int size, const struct few *f, __mmask8 mask)
+{
+    __m512 a[FEW][OUTS], x[FEW];
+    few_clear(rows, a);
+    for (int64_t i = 0; i < f->cols; i += CPU_LANES) {
+        const __mmask16 here = i + CPU_LANES <= f->cols ? 0xffff : first(f->cols - i);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++)
+            x[r] = _mm512_maskz_loadu_ps(here, f->x[r] + i);
+#pragma GCC unroll 4
+        for (int o = 0; o < OUTS; o++) {
+            __m512 w = load_plain(dtype, f->at[o] + i * size, here);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++)
+                a[r][o] = _mm512_fmadd_ps(w, x[r], a[r][o]);
+        }
+    }
+    few_store(rows, a, f, mask);
+}
+
+/* One group of each of the OUTS rows, from column i. */
+INLINE void few_group(int rows, int bits, __m512 a[FEW][OUTS], const struct few *f, int64_t i,
+                      float (*scale)[SCALES], float (*bias)[SCALES], int64_t g)
+{
+    __m512 table[OUTS], x[FEW];
+#pragma GCC unroll 4
+    for (int o = 0; o < OUTS; o++) {
+        table[o] = table_of(bits, scale[o][g], bias[o][g]);
+        /* Rows are short, a hardware prefetcher hardly gets going before one ends. */
+        _mm_prefetch((const char *)(f->at[o] + i / 8 * bits + f->ahead), _MM_HINT_T0);
+    }
+    for (const int64_t end = i + f->group; i < end; i += CPU_LANES) {
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++)
+            x[r] = _mm512_loadu_ps(f->x[r] + i);
+#pragma GCC unroll 4
+        for (int o = 0; o < OUTS; o++) {
+            __m512 w = load_weights(bits, f->at[o] + i / 8 * bits, table[o], scale[o][g],
+                                    bias[o][g]);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++)
+                a[r][o] = _mm512_fmadd_ps(w, x[r], a[r][o]);
+        }
+    }
+}
+
+INLINE void few_affine(int rows, int bits, const struct few *f, __mmask8 mask)
+{
+    const int64_t groups = f->cols / f->group, size = f->scale_dtype == F32 ? 4 : 2;
+    __m512 a[FEW][OUTS];
+    few_clear(rows, a);
     for (int64_t begin = 0; begin < groups; begin += SCALES) {
-        _Alignas(64) float scale[OUTS][SCALES], bias[OUTS][SCALES];
+        _Alignas(64) UNSET float scale[OUTS][SCALES], bias[OUTS][SCALES];
         const int64_t n = MIN(SCALES, groups - begin);
 #pragma GCC unroll 4
         for (int o = 0; o < OUTS; o++) {
-            load_scales(scale[o], s->scales[o] + begin * size, s->dtype, n);
-            load_scales(bias[o], s->biases[o] + begin * size, s->dtype, n);
+            load_scales(scale[o], f->scales[o] + begin * size, f->scale_dtype, n);
+            load_scales(bias[o], f->biases[o] + begin * size, f->scale_dtype, n);
         }
-        for (int64_t g = 0; g < n; g++) {
-            __m512 table[OUTS];
-#pragma GCC unroll 4
-            for (int o = 0; o < OUTS; o++)
-                table[o] = table_of(bits, scale[o][g], bias[o][g]);
-            for (const float *end = x + s->group; x < end; x += CPU_LANES) {
-                __m512 xv = _mm512_loadu_ps(x);
-#pragma GCC unroll 4
-                for (int o = 0; o < OUTS; o++) {
-                    __m512 w = load_weights(bits, at[o], table[o], scale[o][g], bias[o][g]);
-                    a[o] = _mm512_fmadd_ps(w, xv, a[o]);
-                    at[o] += 2 * bits;
-                }
-            }
-        }
+        for (int64_t g = 0; g < n; g++)
+            few_group(rows, bits, a, f, (begin + g) * f->group, scale, bias, g);
     }
-    return sum_4(a[0], a[1], a[2], a[3]);
+    few_store(rows, a, f, mask);
 }
 
-static __m128 gemv_packed(const struct cpu_matrix *m, const byte *const *at, const int64_t *row,
-                          const float *x, int64_t cols)
+INLINE void few_rows(int rows, const struct cpu_matrix *m, const struct few *f, __mmask8 mask)
 {
-    struct scale_rows s = { .dtype = m->scale_dtype, .group = m->group };
-    for (int o = 0; o < OUTS; o++) {
-        s.scales[o] = m->scales + row[o] * m->scale_row_bytes;
-        s.biases[o] = m->biases + row[o] * m->scale_row_bytes;
-    }
-    switch (m->bits) {
-    case 2: return gemv_affine(2, at, &s, x, cols);
-    case 3: return gemv_affine(3, at, &s, x, cols);
-    case 4: return gemv_affine(4, at, &s, x, cols);
-    case 5: return gemv_affine(5, at, &s, x, cols);
-    case 6: return gemv_affine(6, at, &s, x, cols);
-    default: return gemv_affine(8, at, &s, x, cols);
+    switch (m->dtype == MLX_AFFINE ? m->bits : -(int)m->dtype) {
+    case 2: few_affine(rows, 2, f, mask); break;
+    case 3: few_affine(rows, 3, f, mask); break;
+    case 4: few_affine(rows, 4, f, mask); break;
+    case 5: few_affine(rows, 5, f, mask); break;
+    case 6: few_affine(rows, 6, f, mask); break;
+    case 8: few_affine(rows, 8, f, mask); break;
+    case -F32: few_plain(rows, F32, 4, f, mask); break;
+    case -F16: few_plain(rows, F16, 2, f, mask); break;
+    default: few_plain(rows, BF16, 2, f, mask); break;
     }
 }
 
-static bool gemv(float *y, const struct cpu_matrix *m, int64_t row, int64_t outs, const float *x,
-                 int64_t cols)
+static void few_1(const struct cpu_matrix *m, const struct few *f, __mmask8 mask)
 {
+    few_rows(1, m, f, mask);
+}
+
+static void few_2(const struct cpu_matrix *m, const struct few *f, __mmask8 mask)
+{
+    few_rows(2, m, f, mask);
+}
+
+static void few_4(const struct cpu_matrix *m, const struct few *f, __mmask8 mask)
+{
+    few_rows(4, m, f, mask);
+}
+
+/* Past the last row of a piece of w, and past the last of three rows of x, that row is taken
+ * once more: a product to nobody's use is cheaper than another loop. */
+static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_t outs,
+                const float *const *x, int rows, int64_t cols)
+{
+    if (rows > FEW)
+        return false;
+    struct few f = { .cols = cols, .ahead = OUTS * m->row_bytes, .scale_dtype = m->scale_dtype,
+                     .group = m->group };
+    for (int r = 0; r < FEW; r++)
+        f.x[r] = x[MIN(r, rows - 1)];
     for (int64_t i = 0; i < outs; i += OUTS) {
-        const byte *at[OUTS];
-        int64_t rows[OUTS];
         for (int o = 0; o < OUTS; o++) {
-            rows[o] = row + MIN(i + o, outs - 1);
-            at[o] = m->at + rows[o] * m->row_bytes;
+            int64_t at = row + MIN(i + o, outs - 1);
+            f.at[o] = m->at + at * m->row_bytes;
+            f.scales[o] = m->scales + at * m->scale_row_bytes;
+            f.biases[o] = m->biases + at * m->scale_row_bytes;
         }
-        __m128 sums;
-        if (m->dtype == F32)
-            sums = gemv_plain(F32, 4, at, x, cols);
-        else if (m->dtype == F16)
-            sums = gemv_plain(F16, 2, at, x, cols);
-        else if (m->dtype == BF16)
-            sums = gemv_plain(BF16, 2, at, x, cols);
+        for (int r = 0; r < FEW; r++)
+            f.y[r] = y[MIN(r, rows - 1)] + i;
+        const __mmask8 mask = (__mmask8)first(MIN(OUTS, outs - i));
+        if (rows == 1)
+            few_1(m, &f, mask);
+        else if (rows == 2)
+            few_2(m, &f, mask);
         else
-            sums = gemv_packed(m, at, rows, x, cols);
-        _mm_mask_storeu_ps(y + i, (__mmask8)first(MIN(OUTS, outs - i)), sums);
+            few_4(m, &f, mask);
     }
     return true;
 }
@@ -345,6 +393,6 @@ const struct cpu_kernels cpu_kernels_avx512 = {
     .unpack = unpack,
     .tile = tile,
     .sum = sum,
-    .gemv = gemv,
+    .few = few,
 };
 #endif
