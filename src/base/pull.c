@@ -24,10 +24,11 @@ bool pull_fail(struct pull *j, const char *what) {
  * text is no token either, so 0 is never mistaken. */
 static char look(struct pull *j) {
     if (j->error) return 0;
-    while (j->offset < j->text.len && strchr(" \t\n\r", j->text.at[j->offset]) &&
-           j->text.at[j->offset])
-        j->offset++;
-    return j->offset < j->text.len ? j->text.at[j->offset] : 0;
+    const char *at = j->text.at;
+    size_t i = j->offset, n = j->text.len;
+    while (i < n && (at[i] == ' ' || at[i] == '\n' || at[i] == '\r' || at[i] == '\t')) i++;
+    j->offset = i;
+    return i < n ? at[i] : 0;
 }
 
 static bool take(struct pull *j, char c) {
@@ -135,8 +136,9 @@ static bool escape(struct pull *j) {
 
 /* Bytes up to the next quote, backslash, control character or end. */
 static size_t plain_run(struct str s) {
+    const unsigned char *at = (const unsigned char *)s.at;
     size_t n = 0;
-    while (n < s.len && s.at[n] != '"' && s.at[n] != '\\' && (unsigned char)s.at[n] >= 0x20) n++;
+    while (n < s.len && at[n] >= 0x20 && at[n] != '"' && at[n] != '\\') n++;
     return n;
 }
 

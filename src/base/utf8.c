@@ -1,6 +1,8 @@
 /* utf8.c - UTF-8 by RFC 3629. */
 #include "base/utf8.h"
 
+#include <string.h>
+
 /* The length a lead byte announces and the bounds of its second byte; the table in
  * Unicode 15, 3-7. 0: not a lead byte. */
 static int lead(unsigned char c, unsigned char *low, unsigned char *high) {
@@ -70,9 +72,27 @@ void utf8_put(struct buf *b, uint32_t cp) {
     buf_put(b, c, n);
 }
 
+/* Eight ASCII bytes at a time: nearly all that is checked is ASCII. */
 bool utf8_valid(struct str s) {
     uint32_t cp;
     for (size_t i = 0; i < s.len;) {
+        uint64_t eight;
+        if (s.len - i >= sizeof eight) {
+            memcpy(&eight, s.at + i, sizeof eight);
+            if (!(eight & 0x8080808080808080u)) {
+                i += sizeof eight;
+                continue;
+            }
+        }
+        if (!(s.at[i] & 0x80)) {
+            i++;
+            continue;
+        }
+        if ((unsigned char)s.at[i] - 0xc2u <= 0xdf - 0xc2u && i + 1 < s.len &&
+            ((unsigned char)s.at[i + 1] & 0xc0) == 0x80) {
+            i += 2;
+            continue;
+        }
         int n = utf8_next(str_from(s, i), &cp);
         if (!n) return false;
         i += (size_t)n;

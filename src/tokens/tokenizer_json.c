@@ -108,6 +108,14 @@ static const struct tok_model_kind *const kinds[] = {
     &model_bpe,
 };
 
+static bool kind_of(struct reader *r, struct str type) {
+    for (size_t i = 0; i < COUNT(kinds); i++)
+        if (str_is(type, kinds[i]->type))
+            r->t->model.kind = kinds[i];
+    return r->t->model.kind
+        || err_code(r->err, ERR_UNSUPPORTED, "unknown model type \"%.*s\"", STR_ARG(type));
+}
+
 /* A file without a type is old: the fields tell. */
 static bool find_kind(struct reader *r) {
     struct pull j = pull_open(r->model);
@@ -116,13 +124,7 @@ static bool find_kind(struct reader *r) {
     bool merges = false, done = pull_object(&j);
     while (done && pull_key(&j, &key)) {
         if (str_is(key, "type") && pull_peek(&j) == PULL_STRING) {
-            done = pull_string(&j, &type);
-            for (size_t i = 0; done && i < COUNT(kinds); i++)
-                if (str_is(type, kinds[i]->type))
-                    m->kind = kinds[i];
-            if (done && !m->kind)
-                done = err_code(r->err, ERR_UNSUPPORTED, "unknown model type \"%.*s\"",
-                                STR_ARG(type));
+            done = pull_string(&j, &type) && kind_of(r, type);
         } else {
             merges |= str_is(key, "merges");
             done = pull_skip(&j);
@@ -174,8 +176,38 @@ static bool model_field(struct reader *r, struct pull *j, struct str key) {
     return pull_skip(j);
 }
 
+/* The order in which files are written: the type first, the vocabulary before the merges. Read in
+ * place. Any other order makes this stop, *ordered false, before anything was kept. */
+static bool read_ordered(struct reader *r, bool *ordered) {
+    struct tok_model *m = &r->t->model;
+    struct pull *j = r->j;
+    struct str key, type;
+    bool merged = false, done;
+    *ordered = false;
+    if (!pull_object(j) || !pull_key(j, &key) || !str_is(key, "type"))
+        return true;
+    if (pull_peek(j) != PULL_STRING || !pull_string(j, &type) || !kind_of(r, type))
+        return false;
+    while (pull_key(j, &key)) {
+        bool prefix = str_is(key, "continuing_subword_prefix");
+        if (str_is(key, "merges")) {
+            if (!r->t->vocab.count)
+                return m->kind = NULL, true;
+            merged = true;
+        } else if (merged && prefix) {
+            return err_code(r->err, ERR_UNSUPPORTED, "continuing_subword_prefix behind merges");
+        }
+        done = str_is(key, "vocab") && pull_peek(j) == PULL_OBJECT ? read_vocab(r, j)
+            : model_field(r, j, key);
+        if (!done)
+            return false;
+    }
+    *ordered = true;
+    return !j->error;
+}
+
 /* Two passes: the vocabulary and the rest need each other in this order. */
-static bool read_model(struct reader *r) {
+static bool read_unordered(struct reader *r) {
     struct tok_model *m = &r->t->model;
     bool done = find_kind(r);
     for (int pass = 0; done && pass < 2; pass++) {
@@ -196,7 +228,33 @@ static bool read_model(struct reader *r) {
         done &= !j.error;
         pull_close(&j);
     }
-    if (!done)
+    return done;
+}
+
+/* Where the reader stands; r->model gets the text when it must be read again later. */
+static bool read_model(struct reader *r) {
+    struct pull *j = r->j;
+    bool ordered = false;
+    if (r->t->model.kind || r->model.len)
+        return err_set(r->err, "two models");
+    if (pull_peek(j) != PULL_OBJECT)
+        return pull_fail(j, "expected an object");
+    size_t offset = j->offset;
+    struct pull start = *j;
+    if (!read_ordered(r, &ordered))
+        return false;
+    if (ordered || j->error)
+        return !j->error;
+    j->offset = offset;
+    j->depth = start.depth;
+    j->in_object = start.in_object;
+    j->first = start.first;
+    return pull_value(j, &r->model);
+}
+
+static bool finish_model(struct reader *r) {
+    struct tok_model *m = &r->t->model;
+    if (r->model.len && !read_unordered(r))
         return false;
     if (!r->t->vocab.count)
         return err_set(r->err, "the model has no vocabulary");
@@ -286,7 +344,7 @@ static bool read_top(struct reader *r) {
         } else if (str_is(key, "added_tokens"))
             done = pull_peek(j) == PULL_NULL ? pull_null(j) : pull_value(j, &r->added);
         else if (str_is(key, "model"))
-            done = pull_value(j, &r->model);
+            done = read_model(r);
         else if (str_is(key, "normalizer"))
             done = parts_read(&t->normalizers, j, &t->arena, "normalizer", r->err);
         else if (str_is(key, "pre_tokenizer"))
@@ -309,10 +367,10 @@ bool tokenizer_json_read(struct tokenizer *t, struct str text, struct err *err) 
     bool done = read_top(&r);
     if (!done && !err->code)
         bad(&r, &j, 0, "tokenizer.json");
-    if (done && !r.model.len)
+    if (done && !r.model.len && !t->model.kind)
         done = err_set(err, "no model");
     done = done && normalize_bind(&t->normalizers, err) && presplit_bind(&t->presplits, err)
-        && decode_bind(&t->decoders, err) && read_model(&r) && read_added(&r)
+        && decode_bind(&t->decoders, err) && finish_model(&r) && read_added(&r)
         && apply_processors(&r);
     if (!done && !err->code)
         err_set(err, "not understood");

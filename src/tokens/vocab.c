@@ -44,25 +44,22 @@ void vocab_mark(struct vocab *v, int id, uint8_t flags) {
 
 static void slots_insert(struct vocab *v, uint32_t id, uint32_t hash) {
     size_t i = hash & (v->n_slots - 1);
-    while (v->slot[i])
+    while (v->slot[i].id_plus_1)
         i = (i + 1) & (v->n_slots - 1);
-    v->slot[i] = id + 1;
-    v->tag[i] = hash;
+    v->slot[i] = (struct vocab_slot){ id + 1, hash };
     v->used++;
 }
 
 static void slots_grow(struct vocab *v, size_t n_slots) {
-    uint32_t *slot = v->slot, *tag = v->tag;
+    struct vocab_slot *slot = v->slot;
     size_t old = v->n_slots;
     v->slot = mem_array(n_slots, sizeof *v->slot);
-    v->tag = mem_array(n_slots, sizeof *v->tag);
     v->n_slots = n_slots;
     v->used = 0;
     for (size_t i = 0; i < old; i++)
-        if (slot[i])
-            slots_insert(v, slot[i] - 1, tag[i]);
+        if (slot[i].id_plus_1)
+            slots_insert(v, slot[i].id_plus_1 - 1, slot[i].hash);
     free(slot);
-    free(tag);
 }
 
 static void ids_grow(struct vocab *v, size_t cap) {
@@ -86,10 +83,11 @@ void vocab_reserve(struct vocab *v, size_t n) {
 static int find_hashed(const struct vocab *v, struct str text, uint32_t hash) {
     if (!v->n_slots)
         return -1;
-    for (size_t i = hash & (v->n_slots - 1); v->slot[i]; i = (i + 1) & (v->n_slots - 1)) {
-        if (v->tag[i] != hash)
+    size_t mask = v->n_slots - 1;
+    for (size_t i = hash & mask; v->slot[i].id_plus_1; i = (i + 1) & mask) {
+        if (v->slot[i].hash != hash)
             continue;
-        int id = (int)(v->slot[i] - 1);
+        int id = (int)(v->slot[i].id_plus_1 - 1);
         if (str_eq(vocab_text(v, id), text))
             return id;
     }
@@ -145,6 +143,5 @@ void vocab_free(struct vocab *v) {
     free(v->entry);
     free(v->flags);
     free(v->slot);
-    free(v->tag);
     memset(v, 0, sizeof *v);
 }

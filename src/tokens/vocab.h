@@ -14,13 +14,13 @@ enum vocab_flag {
 };
 
 struct vocab_entry { uint32_t at, len; };
+struct vocab_slot { uint32_t id_plus_1, hash; };     /* 0: free; few spellings are compared */
 
 struct vocab {
     struct buf pool;
     struct vocab_entry *entry;       /* [cap]; by id */
     uint8_t *flags;                  /* [cap] */
-    uint32_t *slot;                  /* [n_slots] hash table: id + 1, 0: free */
-    uint32_t *tag;                   /* [n_slots] the hash, so that few spellings are compared */
+    struct vocab_slot *slot;         /* [n_slots] hash table */
     size_t n_slots, used, cap;
     int n;                           /* ids are below this */
     int count;                       /* ids that have a spelling */
