@@ -57,8 +57,8 @@ FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all tools tests test bench tidy fuzz fuzz-short fuzz-programs install uninstall clean help \
-        always
+.PHONY: all tools tests test bench diff-tokens tidy fuzz fuzz-short fuzz-programs install uninstall \
+        clean help always
 all: $(LIB) $(BIN) tools ## build the program (build/mlxcel) and the tools
 
 # An instruction set is a file: it alone is compiled for it, and runs only where the CPU has it.
@@ -113,6 +113,9 @@ test: all $(TESTS) ## build and run every test; T=word only those with the word 
 bench: all ## measure with checkpoints of recipe weights; writes bench/RESULTS.md
 	bench/run
 
+diff-tokens: tools ## compare tokenizers with the package on random strings (needs pip's tokenizers)
+	python3 tools/diff_tokens.py
+
 tidy: ## check style, sizes, include direction, banned calls (STYLE.md)
 	tools/tidy
 
@@ -138,6 +141,8 @@ install: all ## install under PREFIX (/usr/local), below DESTDIR
 	if [ -d models/demo ]; then install -d $(D)/share/mlxcel/demo && \
 	    install -m 644 models/demo/* $(D)/share/mlxcel/demo/; fi
 	$(BIN) --man >$(D)/share/man/man1/mlxcel.1
+	for c in $$($(BIN) --man | sed 's/\\//g' | grep -o 'mlxcel-[a-z-]*' | sed 's/mlxcel-//' | sort -u); \
+	    do $(BIN) help $$c --man >$(D)/share/man/man1/mlxcel-$$c.1 || exit 1; done
 	$(BIN) --completion bash >$(D)/share/bash-completion/completions/mlxcel
 	$(BIN) --completion zsh >$(D)/share/zsh/site-functions/_mlxcel
 	$(BIN) --completion fish >$(D)/share/fish/vendor_completions.d/mlxcel.fish
@@ -145,7 +150,7 @@ install: all ## install under PREFIX (/usr/local), below DESTDIR
 
 uninstall: ## remove what install put there
 	rm -f $(D)/bin/mlxcel $(D)/lib/libmlxcel.a $(D)/lib/pkgconfig/mlxcel.pc \
-	    $(D)/share/man/man1/mlxcel.1 $(D)/share/bash-completion/completions/mlxcel \
+	    $(D)/share/man/man1/mlxcel*.1 $(D)/share/bash-completion/completions/mlxcel \
 	    $(D)/share/zsh/site-functions/_mlxcel $(D)/share/fish/vendor_completions.d/mlxcel.fish \
 	    $(patsubst include/%,$(D)/include/%,$(wildcard include/*.h))
 	rm -rf $(D)/share/mlxcel $(D)/share/doc/mlxcel
