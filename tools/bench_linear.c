@@ -35,7 +35,7 @@ static struct tensor matrix_at(struct setup *s, size_t f, int64_t outs, int64_t 
     struct tensor w = tensor_2d(s->bytes, formats[f].dtype, outs, cols);
     w.quant = (struct quant){ .scale_dtype = BF16, .group = (uint16_t)formats[f].group,
                               .bits = (uint8_t)formats[f].bits };
-    *bytes = formats[f].bits ? (size_t)(outs * cols / 8 * formats[f].bits) : (size_t)(outs * cols * 2);
+    *bytes = (size_t)(outs * cols / 8 * (formats[f].bits ? formats[f].bits : 16));
     if (formats[f].bits) {
         size_t scales = (size_t)(outs * cols / formats[f].group) * 2;
         w.quant.scales = s->bytes + *bytes;

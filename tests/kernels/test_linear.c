@@ -107,7 +107,8 @@ static struct matrix matrix_new(struct format f, int64_t heads, int64_t outs, in
     m.value = calloc((size_t)n, sizeof *m.value);
     m.size = calloc((size_t)n, sizeof *m.size);
     m.bias = calloc((size_t)outs, sizeof *m.bias);
-    m.t = heads ? tensor_3d(NULL, f.dtype, heads, outs, cols) : tensor_2d(NULL, f.dtype, outs, cols);
+    m.t = heads ? tensor_3d(NULL, f.dtype, heads, outs, cols)
+                : tensor_2d(NULL, f.dtype, outs, cols);
     if (f.dtype == MLX_AFFINE) {
         fill_affine(&m, f, n);
     } else {
@@ -183,7 +184,7 @@ static void check_bits(const float *a, const float *b, int64_t n, const char *wh
 static void check_rows(struct pool *pool, const struct cpu_kernels *k, const struct linear *l,
                        const float *want, const float *x)
 {
-    static const int counts[] = { 1, 2, 3, 5, 16, 33 };
+    static const int counts[] = { 1, 2, 3, 4, 5, 16, 33 };
     int64_t outs = l->w.shape[0], cols = l->w.shape[1];
     float *wide_x = randoms(ROWS * (cols + PAD)), *wide_y = randoms(ROWS * (outs + PAD));
     for (int64_t r = 0; r < ROWS; r++)
@@ -306,7 +307,8 @@ static void matrices_of_heads(void **state)
         struct matrix m = matrix_new(formats[i / 2], HEADS, OUTS, COLS);
         struct linear l = linear_of(&m, i % 2), alone = l;
         int64_t n_rows = i % 2 ? 1 : 5;
-        float *x = randoms(5 * HEADS * (COLS + PAD)), *y = randoms(HEADS * 5 * (OUTS + 2)), one[OUTS];
+        float *x = randoms(5 * HEADS * (COLS + PAD)), *y = randoms(HEADS * 5 * (OUTS + 2));
+        float one[OUTS];
         struct tensor xs = tensor_3d(x, F32, 5, HEADS, COLS + PAD);
         struct tensor ys = tensor_3d(y, F32, HEADS, 5, OUTS + 2);
         xs = tensor_part(&xs, 2, 0, COLS);

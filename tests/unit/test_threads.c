@@ -1,4 +1,5 @@
-/* test_threads.c - the pool runs every piece once, and quotas are read as the kernel writes them. */
+/* test_threads.c - the pool runs every piece once, and quotas are read as the kernel writes
+ * them. */
 #include "base/threads.h"
 
 #include <setjmp.h>
