@@ -39,6 +39,7 @@ def known():
     with Unicode tables from 8 to 16, do not agree with it."""
     nfkd, nfd, marks = normalizers.NFKD(), normalizers.NFD(), pre_tokenizers.Punctuation()
     bare = normalizers.StripAccents()
+    bert = normalizers.BertNormalizer(handle_chinese_chars=False, strip_accents=True, lowercase=False)
     out, odd = bytearray(0x110000), 0
     for i in range(0x110000):
         c, kind = chr(i), unicodedata.category(chr(i))
@@ -50,6 +51,7 @@ def known():
         run = "a\u0315\u0301" + c + "\u0316"
         if (nfkd.normalize_str(c) != unicodedata.normalize("NFKD", c)
                 or (bare.normalize_str("a" + c) == "a") != (kind[0] == "M")
+                or (bert.normalize_str("a" + c + "b") == "ab") != (kind in ("Mn", "Cc", "Cf") and not c.isspace())
                 or kind[0] == "M" and nfd.normalize_str(run) != unicodedata.normalize("NFD", run)
                 or (len(marks.pre_tokenize_str("a" + c)) == 2) != (kind[0] == "P")):
             out[i] = 0

@@ -147,7 +147,77 @@ def metaspace(scheme, split_it):
                model=dict(byte_fallback=True, fuse_unk=False, unk_token="<unk>"))
 
 
+def other(model, trainer, norm=None, pre=None, decoder=None, post=None, added=()):
+    tok = Tokenizer(model)
+    if norm:
+        tok.normalizer = norm
+    if pre:
+        tok.pre_tokenizer = pre
+    if decoder:
+        tok.decoder = decoder
+    tok.train_from_iterator(CORPUS * 2, trainer)
+    if added:
+        tok.add_tokens(list(added))
+    if post:
+        post(tok)
+    return tok
+
+
+def unigram(scheme="always", norm=None, byte_fallback=False, unk=True, pre=None):
+    byte_names = [f"<0x{i:02X}>" for i in range(256)] if byte_fallback else []
+    tok = other(models.Unigram(), trainers.UnigramTrainer(vocab_size=300 + len(byte_names), show_progress=False,
+                special_tokens=["<s>", "</s>", "<unk>"] + byte_names, unk_token="<unk>" if unk else None),
+                norm=norm, pre=pre or pre_tokenizers.Metaspace(prepend_scheme=scheme),
+                decoder=decoders.Metaspace(prepend_scheme=scheme), post=template(["<s>"], ["</s>"]), added=ADDED)
+    data = json.loads(tok.to_str())
+    data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] not in byte_names]
+    data["model"]["byte_fallback"] = byte_fallback
+    return Tokenizer.from_str(json.dumps(data))
+
+
+def charsmap():
+    """A small map as SentencePiece compiles it: some of NFKC, full width, and removals."""
+    import base64
+    import io
+    import tempfile
+    import unicodedata
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as pb
+    rules = {chr(c): unicodedata.normalize("NFKC", chr(c)) for c in list(range(0xff01, 0xff5f)) + list(range(0xfb00, 0xfb07)) +
+             list(range(0x2160, 0x2180)) + [0x212b, 0x3000, 0xa0, 0xfdfa, 0xbd, 0x2003]}
+    rules.update({"e\u0301": "é", "a\u0300": "à", "\u200b": "", "\t": " ", "\x7f": "", "か\u3099": "が"})
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as f:
+        for a, b in sorted((a, b) for a, b in rules.items() if a != b):
+            f.write(" ".join(f"{ord(c):X}" for c in a) + "\t" + " ".join(f"{ord(c):X}" for c in b) + "\n")
+        f.flush()
+        out = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(CORPUS * 2), model_writer=out, vocab_size=400,
+                                                 normalization_rule_tsv=f.name, minloglevel=2, hard_vocab_limit=False)
+    spec = pb.ModelProto.FromString(out.getvalue()).normalizer_spec
+    return normalizers.Precompiled(spec.precompiled_charsmap)
+
+
+def bert(lowercase):
+    return other(models.WordPiece(unk_token="[UNK]"), trainers.WordPieceTrainer(
+        vocab_size=500, show_progress=False, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]),
+        norm=normalizers.BertNormalizer(lowercase=lowercase, strip_accents=None), pre=pre_tokenizers.BertPreTokenizer(),
+        decoder=decoders.WordPiece(), added=[AddedToken("<mask>", lstrip=True, special=True)],
+        post=lambda t: setattr(t, "post_processor", processors.BertProcessing(
+            ("[SEP]", t.token_to_id("[SEP]")), ("[CLS]", t.token_to_id("[CLS]")))))
+
+
 KINDS = {
+    "unigram": lambda: unigram(norm=normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])),
+    "unigram-bytes": lambda: unigram("first", byte_fallback=True),
+    "unigram-charsmap": lambda: unigram(norm=charsmap(), pre=pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])),
+    "bert": lambda: bert(True),
+    "bert-cased": lambda: bert(False),
+    "wordlevel": lambda: other(models.WordLevel(unk_token="<unk>"), trainers.WordLevelTrainer(
+        vocab_size=150, show_progress=False, special_tokens=["<unk>", "<s>"]), pre=pre_tokenizers.Whitespace()),
+    "fixed": lambda: other(models.WordLevel(unk_token="<unk>"), trainers.WordLevelTrainer(
+        vocab_size=150, show_progress=False, special_tokens=["<unk>"]), pre=pre_tokenizers.FixedLength(3),
+        decoder=decoders.CTC(pad_token="<unk>", word_delimiter_token="|")),
     "gpt2": lambda: bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), decoder=BYTES(), added=ADDED),
     "gpt2-prefix": lambda: bpe(pre_tokenizers.ByteLevel(add_prefix_space=True), decoder=BYTES(), added=ADDED,
                                post=lambda t: setattr(t, "post_processor", processors.RobertaProcessing(

@@ -13,8 +13,9 @@ struct added_set *added_new(void);
 void added_free(struct added_set *);
 int added_count(const struct added_set *);
 bool added_has_special(const struct added_set *);
-/* Text must be 1 to ADDED_BYTES_MAX bytes. A text that is there already is replaced. */
-void added_put(struct added_set *, struct str text, int id, unsigned flags);
+/* False: the text is not 1 to ADDED_BYTES_MAX bytes, or there are too many. One that is there
+ * already is replaced. */
+bool added_put(struct added_set *, struct str text, int id, unsigned flags);
 
 struct added_match { size_t begin, end; int id; };
 

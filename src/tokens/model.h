@@ -19,6 +19,7 @@ struct tok_model {
 
 struct tok_model_kind {
     const char *type;
+    const char *prefix;              /* of word pieces inside a word; NULL: none */
     /* Reads a field of "model" that the kind alone knows; false: error. *known: it did. */
     bool (*field)(struct tok_model *, struct pull *, struct str key, bool *known, struct err *);
     /* When all is read. */
@@ -37,3 +38,6 @@ bool model_byte_tokens(const struct vocab *, int to[256]);
 /* A merge by ids, for vocabularies that have ranks instead of a list: the rank of a new pair is
  * the next number. What it makes is found by its spelling. */
 bool bpe_add_merge(struct tok_model *, struct str left, struct str right, struct err *);
+
+/* The next token of a Unigram model. found: texts may be cut into it. */
+bool unigram_put(struct tok_model *, struct str piece, double score, bool found, struct err *err);

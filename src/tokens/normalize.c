@@ -312,6 +312,40 @@ static void bert(const struct part *p, const struct text *in, struct text *out) 
     text_free(&b);
 }
 
+static void put_mapped(struct text *out, const struct part *p, struct str piece, uint32_t origin) {
+    struct str to;
+    if (charsmap_get(p->charsmap, piece, &to))
+        text_put(out, to.at, to.len, origin);
+    else
+        text_put(out, piece.at, piece.len, origin);
+}
+
+/* Short graphemes are looked up whole; else, and when that finds nothing, each character. */
+static void precompiled(const struct part *p, const struct text *in, struct text *out) {
+    struct str s = buf_view(&in->bytes), to;
+    for (size_t i = 0; i < s.len;) {
+        uint32_t cp, next;
+        utf8proc_int32_t state = 0;
+        size_t end = i + (size_t)cp_at(s, i, &cp);
+        for (; end < s.len; cp = next) {
+            size_t n = (size_t)cp_at(s, end, &next);
+            if (utf8proc_grapheme_break_stateful((int32_t)cp, (int32_t)next, &state))
+                break;
+            end += n;
+        }
+        struct str grapheme = str_cut(s, i, end);
+        if (grapheme.len < 6 && charsmap_get(p->charsmap, grapheme, &to)) {
+            text_put(out, to.at, to.len, text_origin(in, i));
+            i = end;
+        }
+        while (i < end) {
+            size_t n = (size_t)cp_at(s, i, &cp);
+            put_mapped(out, p, str_cut(s, i, i + n), text_origin(in, i));
+            i += n;
+        }
+    }
+}
+
 static const struct {
     const char *type;
     void (*run)(const struct part *, const struct text *in, struct text *out);
@@ -320,6 +354,7 @@ static const struct {
     { "Lowercase", lowercase }, { "Strip", strip }, { "StripAccents", strip_accents },
     { "Nmt", nmt }, { "Prepend", prepend }, { "Replace", replace }, { "ByteLevel", byte_level },
     { "BertNormalizer", bert }, { "Bert", bert },
+    { "Precompiled", precompiled },
 };
 
 /* By how much a step can make a text longer, the constant part aside. */
@@ -345,6 +380,9 @@ bool normalize_bind(struct parts *list, struct err *err) {
             return err_set(err, "tokenizer.json: normalizer Replace without a pattern");
         if (rows[row].run == replace)
             factor *= MAX(growth(p), (size_t)1);
+        if (rows[row].run == precompiled && !p->charsmap
+            && !(p->charsmap = charsmap_new(p->charsmap_text, err)))
+            return false;
         if (rows[row].run == byte_level)
             factor *= 2;
         if (factor > GROWTH_MAX)

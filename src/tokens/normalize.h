@@ -14,6 +14,12 @@ struct charsmap;
 struct charsmap *charsmap_new(struct str base64, struct err *);
 /* The same from bytes, as *.model files hold it. */
 struct charsmap *charsmap_from(struct str bytes, struct err *);
-/* The replacement of this whole piece of text; false: it has none. */
+/* The replacement of this piece, a grapheme or a character; false: it has none. As in the
+ * original of tokenizer.json, the shortest key that begins the piece decides for all of it. */
 bool charsmap_get(const struct charsmap *, struct str piece, struct str *out);
+/* SentencePiece's own rule: the length of the longest key that begins the text; 0: none. */
+size_t charsmap_longest(const struct charsmap *, struct str text, struct str *out);
 void charsmap_free(struct charsmap *);
+
+/* False: a character that is none of base64's. Padding may lack. */
+bool base64_read(struct str, struct buf *out);

@@ -8,6 +8,7 @@
 #include "base/arena.h"
 #include "base/pull.h"
 #include "base/utf8.h"
+#include "tokens/normalize.h"
 #include "tokens/regex.h"
 
 enum { NESTED_MAX = 8, NUMBER_MAX = 1 << 20 };
@@ -278,8 +279,10 @@ bool parts_read(struct parts *list, struct pull *j, struct arena *a, const char 
 }
 
 void parts_free(struct parts *list) {
-    for (int i = 0; i < list->n; i++)
+    for (int i = 0; i < list->n; i++) {
         regex_free(list->at[i].regex);
+        charsmap_free(list->at[i].charsmap);
+    }
     free(list->at);
     *list = (struct parts){ 0 };
 }

@@ -53,10 +53,12 @@ bool tokenizer_add(struct tokenizer *t, struct str text, unsigned flags, bool no
     buf_str(&form.bytes, text);
     if (normalized)
         normalize_run(&t->normalizers, &form, &spare);
-    added_put(normalized ? t->normalized : t->raw, buf_view(&form.bytes), id, flags);
+    /* One that its normalizers leave nothing of, or too much, is never found in a text. */
+    bool done = added_put(normalized ? t->normalized : t->raw, buf_view(&form.bytes), id, flags)
+        || form.bytes.len != text.len || err_set(err, "the added tokens are too long");
     text_free(&form);
     text_free(&spare);
-    return true;
+    return done;
 }
 
 bool tokenizer_ready(struct tokenizer *t, struct err *err) {

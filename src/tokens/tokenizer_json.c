@@ -105,13 +105,15 @@ static bool read_vocab(struct reader *r, struct pull *j) {
 }
 
 static const struct tok_model_kind *const kinds[] = {
-    &model_bpe,
+    &model_bpe, &model_unigram, &model_wordpiece, &model_wordlevel,
 };
 
 static bool kind_of(struct reader *r, struct str type) {
     for (size_t i = 0; i < COUNT(kinds); i++)
         if (str_is(type, kinds[i]->type))
             r->t->model.kind = kinds[i];
+    if (r->t->model.kind && r->t->model.kind->prefix)
+        r->t->model.prefix = str_of(r->t->model.kind->prefix);
     return r->t->model.kind
         || err_code(r->err, ERR_UNSUPPORTED, "unknown model type \"%.*s\"", STR_ARG(type));
 }
