@@ -36,7 +36,8 @@ static inline void temp_write(const char *dir, const char *name, struct str byte
 struct maker { struct buf header, data; };   /* zeroed: a file without tensors */
 
 static inline void maker_metadata(struct maker *m, const char *format) {
-    buf_format(&m->header, "%s\"__metadata__\":{\"format\":\"%s\"}", m->header.len ? "," : "", format);
+    if (m->header.len) buf_char(&m->header, ',');
+    buf_format(&m->header, "\"__metadata__\":{\"format\":\"%s\"}", format);
 }
 
 /* One tensor; shape as JSON ("[2,3]"), its bytes as they are. */

@@ -25,7 +25,7 @@ struct tensor {                      /* a view: whoever allocated .at frees it *
 
 struct linear { struct tensor w, bias; };    /* [out, in], [out] F32; bias.at NULL: none */
 
-const char *dtype_name(enum dtype);
+const char *dtype_name(enum dtype);              /* "bf16", "affine": for messages */
 size_t dtype_bytes(enum dtype);                  /* of one plain element; 0 for packed ones */
 int64_t tensor_count(const struct tensor *);
 size_t tensor_bytes(const struct tensor *);      /* of a contiguous one, scales included */

@@ -110,7 +110,8 @@ struct config *cfg_parse(struct str json, const char *name, struct err *err) {
 struct config *cfg_open(const char *path, struct err *err) {
     struct buf text = { 0 };
     struct config *c = NULL;
-    if (buf_read_file(&text, path, CONFIG_BYTES_MAX, err)) c = cfg_parse(buf_view(&text), path, err);
+    if (buf_read_file(&text, path, CONFIG_BYTES_MAX, err))
+        c = cfg_parse(buf_view(&text), path, err);
     buf_free(&text);
     return c;
 }

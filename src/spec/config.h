@@ -1,13 +1,14 @@
 /* config.h - typed reads of config.json, which is untrusted input.
  *
  * A path may name alternatives: "rope_parameters.rope_theta|rope_theta"; the first
- * that is there and not null wins. The empty path is the value itself. The first failure sticks in the config, so
- * describe() reads straight through and the loader checks once. Keys nobody read
- * are listed by `inspect`.
+ * that is there and not null wins. The empty path is the value itself. The first failure
+ * sticks in the config, so describe() reads straight through and the loader checks once.
+ * Keys nobody read are listed by `inspect`.
  *
  * Numbers are bounded here: an int is 0 .. 2^31-1 unless read with cfg_int_in, a
- * float is finite. 4096.0 is the int 4096; "4096" and true are refused. The JSON object {"__float__": "Infinity"} is Transformers'
- * spelling of an infinite float and reads as one where cfg_inf allows it. */
+ * float is finite. 4096.0 is the int 4096; "4096" and true are refused. The JSON object
+ * {"__float__": "Infinity"} is Transformers' spelling of an infinite float and reads as one
+ * where cfg_inf allows it. */
 #pragma once
 #include "base/buf.h"
 #include <limits.h>
@@ -17,7 +18,7 @@ struct config;
 
 struct config *cfg_open(const char *path, struct err *);         /* the file; cfg_close */
 struct config *cfg_parse(struct str json, const char *name, struct err *);
-void cfg_close(struct config *);                                 /* the root only; subs go with it */
+void cfg_close(struct config *);                                 /* the root; subs go with it */
 bool cfg_ok(const struct config *, struct err *);                /* false: err gets the sentence */
 bool cfg_fail(struct config *, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

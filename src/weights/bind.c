@@ -131,7 +131,8 @@ static void find_prefix(struct binder *b) {
             struct str before = embedding_prefix(b->w, r->name + (stem ? 6 : 0), &found);
             if (!found) continue;
             bool nested = str_ends(before, "model.");
-            struct str prefix = !stem ? before : nested ? str_cut(before, 0, before.len - 6) : S("");
+            struct str outer = nested ? str_cut(before, 0, before.len - 6) : S("");
+            struct str prefix = stem ? outer : before;
             /* In model.language_model.embed_tokens the last word is a name, not the stem. */
             if (stem && prefix.len && !str_ends(prefix, ".")) prefix = S("");
             b->prefix = mem_str(prefix);

@@ -83,8 +83,9 @@ static bool packed_weight(struct binder *b, const struct site *site, const struc
     const struct weights_entry *z = bind_entry(b, site, ".biases");
     int64_t in = shape[rank - 1];
     int bits, group;
-    if (!z) return err_code(&b->err, ERR_UNSUPPORTED, "%s: tensor %s.biases is missing: of quantized "
-                            "checkpoints only MLX affine ones are supported", e->file, site->base);
+    if (!z)
+        return err_code(&b->err, ERR_UNSUPPORTED, "%s: tensor %s.biases is missing: of quantized "
+                        "checkpoints only MLX affine ones are supported", e->file, site->base);
     if (!packing(b, e, s, in, &bits, &group)) return false;
     if (!same_rows(&e->t, rank, shape, in * bits / 32)) return wrong_shape(b, e, rank, shape);
     const struct weights_entry *beside[] = { s, z };

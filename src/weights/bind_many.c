@@ -95,8 +95,8 @@ static bool one_expert(struct binder *b, struct linear *lin, enum slot slot, int
 }
 
 /* The bias of a stack, [n, out] as F32. */
-static bool stack_bias(struct binder *b, const struct site *site, int64_t n, int64_t out, bool there,
-                       struct tensor *t) {
+static bool stack_bias(struct binder *b, const struct site *site, int64_t n, int64_t out,
+                       bool there, struct tensor *t) {
     const char *end = site->fix & EXACT ? "_bias" : ".bias";
     const struct weights_entry *e = bind_entry(b, site, end);
     if (!there && !e) return true;
@@ -136,7 +136,8 @@ static bool experts(struct binder *b, struct linear *lin, enum slot slot, int64_
 }
 
 /* Half `which` of a fused gate and up. */
-static struct linear half(struct binder *b, const struct linear *both, int which, bool interleaved) {
+static struct linear half(struct binder *b, const struct linear *both, int which,
+                          bool interleaved) {
     int64_t n = both->w.shape[0] / 2;
     struct linear lin = { 0 };
     lin.w = interleaved ? tensor_every(&both->w, which, 2)

@@ -84,7 +84,7 @@ const struct name_rule names_hf[] = {
     { W_S_DOWN,      L "mlp.shared_experts.down_proj",        AS_IS },
     { W_S_MIX,       L "mlp.shared_expert_gate",              AS_IS },
 
-    /* A tied head may still be in the file. Towers and their connectors: the decoder alone is run. */
+    /* A tied head may still be in the file. Of a model with towers the decoder alone is run. */
     { W_DROP,        "lm_head.*",                             EXACT },
     { W_DROP,        "rotary_emb.inv_freq",                   EXACT },
     { W_DROP,        "model.rotary_emb.inv_freq",             EXACT },

@@ -24,7 +24,7 @@ enum fix {                           /* bits */
     CONV        = 2,                 /* [C,1,K] or [C,K,1] to [C,K] */
     PLUS_ONE    = 4,                 /* only when the file is not MLX: stored as w - 1 */
     TRANSPOSED  = 8,                 /* stored [in, out] (GPT-2's Conv1D; stacked [E, in, out]) */
-    INTERLEAVED = 16                 /* of a fused pair: rows alternate instead of lying in blocks */
+    INTERLEAVED = 16                 /* of a fused pair: rows alternate, do not lie in blocks */
 };
 struct name_rule { enum slot slot; const char *name; unsigned fix; };
 

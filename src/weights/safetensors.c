@@ -11,7 +11,12 @@
 
 /* All dtypes of the format. Those no kernel reads are measured, so that a file that
  * holds one somewhere (a position buffer in I64) still loads. */
-static const struct { const char *name; unsigned bits; bool readable; enum dtype dtype; } dtypes[] = {
+static const struct {
+    const char *name;
+    unsigned bits;
+    bool readable;
+    enum dtype dtype;
+} dtypes[] = {
     { "BF16", 16, true, BF16 },   { "F32", 32, true, F32 },        { "F16", 16, true, F16 },
     { "U32", 32, true, U32 },     { "I32", 32, true, I32 },        { "U8", 8, true, U8 },
     { "F8_E4M3", 8, true, FP8 },  { "BOOL", 8, false, U8 },        { "I8", 8, false, U8 },
@@ -128,8 +133,8 @@ static bool add_tensor(struct reader *r, struct str name, const struct info *inf
     if (!strides_fit(info) || !info_bytes(info, &bytes))
         return bad_tensor(r, name, "its shape is too large or not whole bytes");
     if (info->begin > info->end || info->end > r->data.len)
-        return err_set(r->err, "%s: tensor %.*s: data_offsets %llu to %llu, but there are %zu bytes "
-                       "of data", r->path, STR_ARG(name), (unsigned long long)info->begin,
+        return err_set(r->err, "%s: tensor %.*s: data_offsets %llu to %llu, but there are %zu "
+                       "bytes of data", r->path, STR_ARG(name), (unsigned long long)info->begin,
                        (unsigned long long)info->end, r->data.len);
     if (info->end - info->begin != bytes)
         return err_set(r->err, "%s: tensor %.*s: its shape takes %zu bytes, its data_offsets %llu",
@@ -236,8 +241,8 @@ bool safetensors_read(struct str file, const char *path, struct tensor_list *lis
         return err_set(err, "%s: %zu bytes are no safetensors file", path, file.len);
     if (length > SAFETENSORS_HEADER_MAX || length > file.len - 8 || length < 2 ||
         file.at[8] != '{')
-        return err_set(err, "%s: not a safetensors file (header of %llu bytes, file of %zu)%s", path,
-                       (unsigned long long)length, file.len, hint(file));
+        return err_set(err, "%s: not a safetensors file (header of %llu bytes, file of %zu)%s",
+                       path, (unsigned long long)length, file.len, hint(file));
     struct reader r = { .file = file, .data = str_from(file, 8 + (size_t)length), .path = path,
                         .list = list, .err = err };
     r.j = pull_open(str_cut(file, 8, 8 + (size_t)length));

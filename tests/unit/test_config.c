@@ -94,7 +94,7 @@ static const struct { const char *json; enum read read; const char *path, *sente
     { "{}", READ_NUM, "a", "config.json: the key a is missing" },
     { "{\"a\": null}", READ_INT, "a", "config.json: the key a is missing" },
     { "{\"a\": 1.5}", READ_INT, "a", "config.json: a is 1.5, but" },
-    { "{\"a\": \"4096\"}", READ_INT, "a", "config.json: a is \"4096\", but must be a whole number" },
+    { "{\"a\": \"4096\"}", READ_INT, "a", "config.json: a is \"4096\", but must be a whole" },
     { "{\"a\": true}", READ_INT, "a", "config.json: a is true, but" },
     { "{\"a\": [1]}", READ_INT, "a", "config.json: a is [1], but" },
     { "{\"a\": -1}", READ_INT, "a", "config.json: a is -1, but" },

@@ -91,7 +91,8 @@ static void takes_any_order(void **state) {
     struct tensor_list list = { 0 };
     struct err err = { 0 };
     maker_file(&file, S("{\"z\":{\"data_offsets\":[1,2],\"dtype\":\"U8\",\"shape\":[1]},"
-                        "\"a\\n\\u00e9\":{\"shape\":[1],\"data_offsets\":[0,1],\"dtype\":\"U8\"}}  "),
+                        "\"a\\n\\u00e9\":{\"shape\":[1],\"data_offsets\":[0,1],"
+                        "\"dtype\":\"U8\"}}  "),
                S("xy"));
     if (!safetensors_read(buf_view(&file), "f", &list, &err)) fail_msg("%s", err.text);
     assert_int_equal(list.n, 2);
