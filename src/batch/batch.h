@@ -17,7 +17,7 @@ struct request {                     /* the scheduler's part of a request; the e
     int n_done;                      /* ids whose state is in the cache */
     int n_now;                       /* rows of the current batch */
     int n_max;                       /* ids this request may reach, prompt included */
-    int logits_from;                 /* first position whose logits are wanted; prompts: n_prompt - 1;
+    int logits_from;                 /* first position whose logits are wanted, n_prompt - 1 mostly;
                                         moves on with sched_commit, so nothing is given twice */
     int n_cached;                    /* ids found in the cache at its first start */
     int n_preempted;
@@ -41,7 +41,7 @@ struct batch {                       /* rows of the chosen requests, back to bac
 };
 
 struct sched_options {
-    int rows_max;                    /* rows of one batch */
+    int rows_max;                    /* rows of one batch, at most the cache's rows_max */
     int chunk_max;                   /* prefill rows one request may have in a batch; 0: rows_max */
     int requests_max;                /* running at a time */
     int waiting_max;                 /* the bound of the queue */

@@ -93,7 +93,7 @@ bool cache_begin(struct cache *c, struct cache_seq *seq, const int *ids, int n) 
 }
 
 bool cache_extend(struct cache *c, struct cache_seq *seq, int n) {
-    assert(seq->open && n > 0);
+    assert(seq->open && n > 0 && n <= c->options.rows_max);
     if (n > c->options.tokens_max - seq->n_tokens) return false;
     int pages = (seq->n_tokens + n + CACHE_PAGE_TOKENS - 1) / CACHE_PAGE_TOKENS;
     for (int g = 0; g < c->plan.n_groups; g++)
@@ -105,7 +105,8 @@ bool cache_extend(struct cache *c, struct cache_seq *seq, int n) {
     return true;
 }
 
-bool cache_fits(const struct cache *c, struct cache_seq *const *seq, const int *length, int n_seqs) {
+bool cache_fits(const struct cache *c, struct cache_seq *const *seq, const int *length,
+                int n_seqs) {
     for (int g = 0; g < c->plan.n_groups; g++) {
         int64_t more = 0;
         for (int i = 0; i < n_seqs; i++) {

@@ -38,7 +38,7 @@ struct cache_options {
 struct cache_seq {                   /* zeroed: holds nothing */
     int *page[CACHE_GROUPS_MAX];     /* [pages of tokens_max], owned by the cache; -1: let go */
     int n_pages, slot, n_tokens, n_reused;
-    uint64_t salt;                   /* set by the caller: sequences with other salts share nothing */
+    uint64_t salt;                   /* set by the caller; those of other salts share nothing */
     uint64_t hash[2];                /* of everything up to the last full page */
     bool open;
 };
@@ -74,7 +74,7 @@ struct state_view cache_state(const struct cache *, int layer);
 
 struct cache_stats {
     size_t bytes;                    /* device memory */
-    int pages, pages_held, pages_kept;    /* of the group with the most; held by sequences; findable */
+    int pages, pages_held, pages_kept;   /* of the largest group; held by sequences; findable */
     int snapshots, snapshots_kept;   /* of recurrent state */
     int tokens_max;                  /* longest sequence that fits alone */
     bool reuse;

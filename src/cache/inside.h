@@ -3,7 +3,7 @@
 #include "cache/pages.h"
 #include "cache/plan.h"
 
-struct seat {                        /* the cache's half of an open sequence; its number is the slot */
+struct seat {                        /* the cache's half of an open sequence; number: the slot */
     int *page[CACHE_GROUPS_MAX];     /* [pages_max] each */
     int gone[CACHE_GROUPS_MAX];      /* pages before this one were let go */
     int tail[CACHE_PAGE_TOKENS];     /* the ids of the page that is not full yet */

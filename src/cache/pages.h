@@ -37,7 +37,8 @@ void pages_close(struct pages *);
 /* A page with one holder; what it was kept for is forgotten. -1: none is free. */
 int  pages_take(struct pages *);
 void pages_hold(struct pages *, int page);   /* one more holder */
-/* One holder less. Without any, a kept page goes to the end of the free list, another to its head. */
+/* One holder less. Without any, a kept page goes to the end of the free list, another to its
+ * head. */
 void pages_drop(struct pages *, int page);
 
 /* The page kept for the key, compared in full; -1: none. Changes nothing. */

@@ -145,7 +145,7 @@ static struct sizes pool_sizes(struct plan *p, const struct cache_options *o) {
     return s;
 }
 
-/* The pages for a share of what is wanted; false: more than `budget` bytes, or too many to count. */
+/* The pages for a share of what is wanted; false: more than `budget` bytes, or overflow. */
 static bool try_share(struct plan *p, const struct sizes *s, int share,
                       const struct state_need *layer, int n_layers, size_t budget) {
     for (int g = 0; g < p->n_groups; g++) {

@@ -135,29 +135,21 @@ int cache_stop(struct cache *c, const struct cache_seq *seq, int n) {
     struct seat *seat = &c->seat[seq->slot];
     seat->due = 0;
     if (!c->snapshots.n) return n;
-    int at = seq->n_tokens, stop = n;
+    int at = seq->n_tokens, stop = n, due = 0;
     if (n == at + 1) {
         if (n % CACHE_PAGE_TOKENS) return n;
         seat->due_rolls = n % SNAPSHOT_EVERY || !is_lasting(n);
         return seat->due = n;
     }
-    int every = at / SNAPSHOT_EVERY * SNAPSHOT_EVERY + SNAPSHOT_EVERY;
     int last = (n - 1) / CACHE_PAGE_TOKENS * CACHE_PAGE_TOKENS;
-    bool rolls = false;
+    int every = at / SNAPSHOT_EVERY * SNAPSHOT_EVERY + SNAPSHOT_EVERY;
+    seat->due_rolls = false;
+    if (last > at) stop = due = last;
+    if (seat->branch > at && seat->branch < stop) stop = due = seat->branch;
     if (every < stop) {
-        stop = every;
-        rolls = !is_lasting(every);
+        stop = due = every;
+        seat->due_rolls = !is_lasting(every);
     }
-    if (seat->branch > at && seat->branch <= stop) {
-        stop = seat->branch;
-        rolls = false;
-    }
-    if (last > at && last <= stop) {
-        stop = last;
-        rolls = false;
-    }
-    if (stop % CACHE_PAGE_TOKENS) return stop;
-    seat->due = stop;
-    seat->due_rolls = rolls;
+    seat->due = due;
     return stop;
 }

@@ -87,8 +87,8 @@ static inline uint64_t ledger_recurrent(const struct cache *c, int layer, int se
 }
 
 /* Row `pos` of the sequence that was bound as `seq`, through all layers. */
-static inline uint64_t ledger_row(const struct cache *c, const struct state_need *layer, int n_layers,
-                                  int seq, const int *ids, int pos, int variant) {
+static inline uint64_t ledger_row(const struct cache *c, const struct state_need *layer,
+                                  int n_layers, int seq, const int *ids, int pos, int variant) {
     uint64_t all = 0;
     for (int l = 0; l < n_layers; l++) {
         if (layer[l].per_token)

@@ -15,7 +15,9 @@ struct rig {
     struct cache *cache;
     struct sched *sched;
     int token[256];
-    int rows_seen, steps;
+    int next_logit[REQUESTS + 1];    /* by id: nothing is given twice, nothing left out */
+    int restart_at, steps;
+    int rows, logits;                /* so far */
 };
 
 static void rig_open(struct rig *r, const struct model *m, const struct cache_options *co,
@@ -26,6 +28,7 @@ static void rig_open(struct rig *r, const struct model *m, const struct cache_op
     assert_string_equal(err.text, "");
     assert_non_null(r->cache);
     r->sched = sched_open(r->cache, so);
+    r->restart_at = so->restart_at;
 }
 
 static void rig_close(struct rig *r) {
@@ -35,12 +38,20 @@ static void rig_close(struct rig *r) {
     assert_int_equal(ledger_alloc_bytes, 0);
 }
 
-/* One step; the logits of inner positions are checked, too. False: nothing ran. */
+static bool rig_add(struct rig *r, struct request *q) {
+    if (!sched_add(r->sched, q)) return false;
+    assert_in_range(q->id, 1, REQUESTS);
+    r->next_logit[q->id] = q->logits_from;
+    return true;
+}
+
+/* One step, computed and committed. False: nothing ran. */
 static bool rig_step(struct rig *r, struct batch *b) {
     if (!sched_next(r->sched, b)) return false;
     int logit = 0;
     for (int i = 0; i < b->n_req; i++) {
         const struct request *q = b->req[i];
+        assert_int_equal(b->variant[i], r->restart_at && q->ids.len > r->restart_at);
         assert_int_equal(b->rows.first[i + 1] - b->rows.first[i], q->n_now);
         assert_int_equal(q->phase, RUNNING);
         for (int row = b->rows.first[i]; row < b->rows.first[i + 1]; row++) {
@@ -52,13 +63,15 @@ static bool rig_step(struct rig *r, struct batch *b) {
                                     b->variant[i]);
             if (logit < b->n_logits && b->logit_row[logit] == row) {
                 assert_int_equal(b->logit_req[logit], i);
+                assert_int_equal(pos, r->next_logit[q->id]++);
                 bool last = pos == q->ids.len - 1;
                 r->token[logit++] = last ? (int)(y % VOCAB) : -1;
             }
         }
     }
     assert_int_equal(logit, b->n_logits);
-    r->rows_seen += b->n_rows;
+    r->rows += b->n_rows;
+    r->logits += b->n_logits;
     r->steps++;
     sched_commit(r->sched, b, r->token);
     return true;
@@ -130,7 +143,8 @@ static const struct random_case cases[] = {
 };
 
 /* Prompts begin alike more often than not: with a part of an earlier request, answer included. */
-static struct request *random_request(uint64_t *seed, struct request *const *earlier, int n, int longest) {
+static struct request *random_request(uint64_t *seed, struct request *const *earlier, int n,
+                                      int longest) {
     int ids[512], len = 0, want = 1 + ledger_draw(seed, longest);
     if (n && ledger_draw(seed, 4)) {
         const struct request *from = earlier[ledger_draw(seed, n)];
@@ -165,10 +179,12 @@ static void random_run(const struct random_case *c, uint64_t seed, struct tally 
     while (n_done < REQUESTS) {
         while (n < REQUESTS && (n - n_done < c->seqs + 2 || !ledger_draw(&seed, 8))) {
             q[n] = random_request(&seed, q, n, 200);
-            assert_true(sched_add(r.sched, q[n++]));
+            assert_true(rig_add(&r, q[n++]));
         }
         if (!ledger_draw(&seed, 40)) sched_cancel(r.sched, 1 + (uint64_t)ledger_draw(&seed, n));
         if (!ledger_draw(&seed, 40)) sched_finish(r.sched, q[ledger_draw(&seed, n)]);
+        /* A step that the device lost: its rows come again. */
+        if (!ledger_draw(&seed, 30)) sched_next(r.sched, &b);
         rig_step(&r, &b);
         for (struct request *d; (d = sched_done(r.sched)); n_done++) {
             assert_false(done[d->id - 1]);
@@ -193,6 +209,313 @@ static void random_run(const struct random_case *c, uint64_t seed, struct tally 
     for (int i = 0; i < REQUESTS; i++) request_free(q[i]);
 }
 
+/* --- who runs when --- */
+
+static const struct cache_options roomy = { .bytes = 1 << 22, .seqs_max = 4, .tokens_max = 2048,
+                                            .rows_max = 64, .reuse = true };
+static const struct sched_options usual = { .rows_max = 64, .requests_max = 4, .waiting_max = 8 };
+
+/* A prompt of n ids, all its own but for the first `same`. */
+static struct request *prompt(uint64_t id, int n, int same, int n_new) {
+    int ids[2048];
+    for (int i = 0; i < n; i++) ids[i] = i < same ? i % 11 : (int)id * 100 + i % 13;
+    return request_new(id, ids, n, n + n_new, 0);
+}
+
+/* Steps until everyone is done; the ids in the order in which they left. */
+static int finish_all(struct rig *r, uint64_t *left) {
+    struct batch b;
+    int n = 0;
+    for (int idle = 0; idle < 2; idle += !rig_step(r, &b)) {
+        for (struct request *d; (d = sched_done(r->sched));) left[n++] = d->id;
+        assert_true(r->steps < 10000);
+    }
+    return n;
+}
+
+static int rows_of(const struct batch *b, const struct request *q) {
+    for (int i = 0; i < b->n_req; i++)
+        if (b->req[i] == q) return b->rows.first[i + 1] - b->rows.first[i];
+    return 0;
+}
+
+static void test_decode_first(void **state) {
+    (void)state;
+    struct rig r;
+    struct batch b;
+    uint64_t left[4];
+    struct sched_options so = usual;
+    so.rows_max = 20;
+    so.chunk_max = 12;
+    rig_open(&r, &full, &roomy, &so);
+    struct request *first = prompt(1, 100, 0, 30), *second = prompt(2, 10, 0, 30);
+    struct request *third = prompt(3, 100, 0, 30);
+    assert_true(rig_add(&r, first) && rig_add(&r, second));
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(rows_of(&b, first), 12);
+    assert_int_equal(rows_of(&b, second), 8);
+    assert_int_equal(first->phase, RUNNING);
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(rows_of(&b, first), 12);
+    assert_int_equal(rows_of(&b, second), 2);
+    assert_true(rig_add(&r, third));
+    assert_int_equal(third->phase, WAITING);
+    for (int i = 0; i < 6; i++) {
+        assert_true(rig_step(&r, &b));
+        assert_int_equal(rows_of(&b, second), 1);
+        assert_int_equal(rows_of(&b, first), 12);
+        assert_int_equal(rows_of(&b, third), 7);
+    }
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(rows_of(&b, first), 4);
+    assert_int_equal(rows_of(&b, third), 12);
+    assert_int_equal(finish_all(&r, left), 3);
+    assert_int_equal(first->n_preempted + second->n_preempted + third->n_preempted, 0);
+    check_outcome(&r, first, 0);
+    rig_close(&r);
+    request_free(first);
+    request_free(second);
+    request_free(third);
+}
+
+/* Equal prompts at once are computed once, but for what nobody can share. */
+static void test_equal_prompts(void **state) {
+    (void)state;
+    const struct model *const models[] = { &full, &windows, &hybrid, &recurrent };
+    for (size_t m = 0; m < COUNT(models); m++) {
+        struct rig r;
+        struct request *q[4];
+        uint64_t left[4];
+        rig_open(&r, models[m], &roomy, &usual);
+        for (int i = 0; i < 4; i++)
+            assert_true(rig_add(&r, q[i] = prompt(1 + (uint64_t)i, 300, 300, 5)));
+        assert_int_equal(finish_all(&r, left), 4);
+        /* 288 of 300 are shared; of 5 new ids 4 are computed. */
+        assert_int_equal(r.rows, 288 + 4 * (12 + 4));
+        assert_int_equal(q[0]->n_cached, 0);
+        for (int i = 1; i < 4; i++) {
+            assert_int_equal(q[i]->n_cached, 288);
+            assert_int_equal(q[i]->ids.len, 305);
+            assert_memory_equal(q[i]->ids.at, q[0]->ids.at, 305 * sizeof(int));
+        }
+        rig_close(&r);
+        for (int i = 0; i < 4; i++) request_free(q[i]);
+    }
+}
+
+/* Nobody waits for a prompt of another salt, nor where nothing is kept. */
+static void test_no_waiting_for_others(void **state) {
+    (void)state;
+    for (int reuse = 0; reuse < 2; reuse++) {
+        struct rig r;
+        struct batch b;
+        uint64_t left[2];
+        struct cache_options co = roomy;
+        struct sched_options so = usual;
+        co.reuse = reuse;
+        so.chunk_max = 32;
+        rig_open(&r, &full, &co, &so);
+        struct request *one = prompt(1, 100, 100, 5), *two = prompt(2, 100, 100, 5);
+        two->seq.salt = (uint64_t)reuse;
+        assert_true(rig_add(&r, one) && rig_add(&r, two));
+        assert_true(rig_step(&r, &b));
+        assert_int_equal(b.n_req, 2);
+        assert_int_equal(finish_all(&r, left), 2);
+        assert_int_equal(two->n_cached, 0);
+        rig_close(&r);
+        request_free(one);
+        request_free(two);
+    }
+}
+
+static void test_priority_and_order(void **state) {
+    (void)state;
+    struct rig r;
+    struct batch b;
+    struct request *q[5];
+    uint64_t left[5];
+    struct sched_options so = usual;
+    so.requests_max = 2;
+    so.waiting_max = 4;
+    rig_open(&r, &full, &roomy, &so);
+    const int priority[5] = { 0, 0, 0, 7, 7 };
+    for (int i = 0; i < 5; i++) {
+        q[i] = prompt(1 + (uint64_t)i, 40, 0, 10);
+        q[i]->priority = priority[i];
+        assert_int_equal(rig_add(&r, q[i]), i < 4);
+    }
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(b.n_req, 2);
+    assert_ptr_equal(b.req[0], q[3]);
+    assert_ptr_equal(b.req[1], q[0]);
+    assert_int_equal(sched_stats(r.sched).waiting, 2);
+    assert_true(rig_add(&r, q[4]));
+    assert_int_equal(finish_all(&r, left), 5);
+    const uint64_t want[5] = { 4, 1, 5, 2, 3 };
+    assert_memory_equal(left, want, sizeof want);
+    rig_close(&r);
+    for (int i = 0; i < 5; i++) request_free(q[i]);
+}
+
+/* Three that fit at first and then grow: the last to come gives way, the first never does. */
+static void test_preemption(void **state) {
+    (void)state;
+    struct rig r;
+    struct request *q[3];
+    uint64_t left[3];
+    struct cache_options co = { .seqs_max = 3, .tokens_max = 320, .rows_max = 64, .reuse = true };
+    co.bytes = ledger_bytes(full.layer, full.n_layers, co, 10);
+    rig_open(&r, &full, &co, &usual);
+    for (int i = 0; i < 3; i++)
+        assert_true(rig_add(&r, q[i] = prompt(1 + (uint64_t)i, 60, 0, 120)));
+    assert_int_equal(finish_all(&r, left), 3);
+    assert_int_equal(q[0]->n_preempted, 0);
+    assert_true(q[2]->n_preempted > 0);
+    assert_true(q[2]->n_preempted < 6);              /* no thrashing */
+    assert_int_equal(left[0], 1);
+    assert_int_equal(left[1], 2);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(q[i]->ids.len, 180);
+        assert_int_equal(q[i]->n_cached, 0);
+        check_outcome(&r, q[i], 0);
+    }
+    rig_close(&r);
+    for (int i = 0; i < 3; i++) request_free(q[i]);
+}
+
+/* What cannot fit even alone leaves as starved, without taking anyone's pages. */
+static void test_starved(void **state) {
+    (void)state;
+    struct rig r;
+    struct batch b;
+    uint64_t left[3];
+    struct cache_options co = { .seqs_max = 3, .tokens_max = 2048, .rows_max = 64, .reuse = true };
+    co.bytes = ledger_bytes(full.layer, full.n_layers, co, 10);
+    rig_open(&r, &full, &co, &usual);
+    assert_int_equal(cache_stats(r.cache).tokens_max, 320);
+    struct request *small = prompt(1, 100, 0, 100), *grows = prompt(2, 60, 0, 1000);
+    struct request *large = prompt(3, 321, 0, 5);
+    large->priority = 9;
+    assert_true(rig_add(&r, small) && rig_add(&r, grows) && rig_add(&r, large));
+    assert_true(rig_step(&r, &b));
+    assert_ptr_equal(sched_done(r.sched), large);
+    assert_int_equal(large->phase, FINISHED);
+    assert_true(large->starved);
+    assert_int_equal(finish_all(&r, left), 2);
+    assert_false(small->starved);
+    assert_int_equal(small->ids.len, 200);
+    assert_int_equal(small->n_preempted, 0);
+    assert_true(grows->starved);
+    assert_int_equal(grows->ids.len, 321);
+    check_outcome(&r, grows, 0);
+    rig_close(&r);
+    request_free(small);
+    request_free(grows);
+    request_free(large);
+}
+
+static void test_cancel(void **state) {
+    (void)state;
+    struct rig r;
+    struct batch b;
+    uint64_t left[2];
+    struct sched_options so = usual;
+    so.requests_max = 1;
+    rig_open(&r, &full, &roomy, &so);
+    struct request *runs = prompt(1, 200, 0, 100), *waits = prompt(2, 40, 0, 10);
+    struct request *last = prompt(3, 40, 0, 10);
+    assert_true(rig_add(&r, runs) && rig_add(&r, waits) && rig_add(&r, last));
+    assert_true(rig_step(&r, &b));
+    sched_cancel(r.sched, 1);
+    sched_cancel(r.sched, 2);
+    sched_cancel(r.sched, 77);
+    assert_null(sched_done(r.sched));
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(b.n_req, 1);
+    assert_ptr_equal(b.req[0], last);
+    assert_ptr_equal(sched_done(r.sched), waits);
+    assert_ptr_equal(sched_done(r.sched), runs);
+    assert_true(runs->cancelled && waits->cancelled && !last->cancelled);
+    assert_null(sched_done(r.sched));
+    sched_finish(r.sched, last);
+    assert_false(rig_step(&r, &b));
+    assert_ptr_equal(sched_done(r.sched), last);
+    assert_int_equal(finish_all(&r, left), 0);
+    rig_close(&r);
+    request_free(runs);
+    request_free(waits);
+    request_free(last);
+}
+
+/* Logits of a whole prompt: what the cache has is computed again as far as they are wanted. */
+static void test_scoring(void **state) {
+    (void)state;
+    struct rig r;
+    struct batch b;
+    uint64_t left[2];
+    struct sched_options so = usual;
+    so.logits_max = 10;
+    rig_open(&r, &full, &roomy, &so);
+    struct request *one = prompt(1, 100, 100, 1), *two = prompt(2, 100, 100, 1);
+    one->logits_from = 0;
+    two->logits_from = 70;
+    assert_true(rig_add(&r, one));
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(b.n_rows, 10);
+    assert_int_equal(finish_all(&r, left), 1);
+    assert_int_equal(r.logits, 100);
+    assert_true(rig_add(&r, two));
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(two->n_cached, 64);
+    assert_int_equal(b.n_rows, 16);
+    assert_int_equal(finish_all(&r, left), 1);
+    assert_int_equal(r.logits, 130);
+    rig_close(&r);
+    request_free(one);
+    request_free(two);
+}
+
+/* Past restart_at everything is computed again, once, and shares nothing with before. */
+static void test_restart(void **state) {
+    (void)state;
+    struct rig r;
+    struct request *q[2];
+    uint64_t left[2];
+    struct sched_options so = usual;
+    so.restart_at = 100;
+    rig_open(&r, &full, &roomy, &so);
+    assert_true(rig_add(&r, q[0] = prompt(1, 90, 90, 20)));
+    assert_int_equal(finish_all(&r, left), 1);
+    assert_int_equal(sched_stats(r.sched).restarted, 1);
+    assert_int_equal(q[0]->variant, 1);
+    assert_int_equal(r.rows, 100 + 109);
+    check_outcome(&r, q[0], 100);
+    /* A longer prompt begins with the second variant, and finds its pages. */
+    assert_true(rig_add(&r, q[1] = prompt(2, 101, 90, 5)));
+    assert_int_equal(finish_all(&r, left), 1);
+    assert_int_equal(q[1]->n_cached, 64);
+    assert_int_equal(sched_stats(r.sched).restarted, 1);
+    check_outcome(&r, q[1], 100);
+    rig_close(&r);
+    request_free(q[0]);
+    request_free(q[1]);
+}
+
+/* sched_close with requests under way leaves no pages behind. */
+static void test_close_early(void **state) {
+    (void)state;
+    struct rig r;
+    struct batch b;
+    rig_open(&r, &full, &roomy, &usual);
+    struct request *one = prompt(1, 100, 0, 5);
+    assert_true(rig_add(&r, one));
+    assert_true(rig_step(&r, &b));
+    sched_close(r.sched);
+    r.sched = NULL;
+    rig_close(&r);
+    request_free(one);
+}
+
 static void test_random(void **state) {
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -208,6 +531,16 @@ static void test_random(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decode_first),
+        cmocka_unit_test(test_equal_prompts),
+        cmocka_unit_test(test_no_waiting_for_others),
+        cmocka_unit_test(test_priority_and_order),
+        cmocka_unit_test(test_preemption),
+        cmocka_unit_test(test_starved),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_scoring),
+        cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_close_early),
         cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
