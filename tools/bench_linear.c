@@ -30,8 +30,7 @@ struct setup {
     float *x, *y;
 };
 
-static struct tensor matrix_at(struct setup *s, size_t f, int64_t outs, int64_t cols, size_t *bytes)
-{
+static struct tensor matrix_at(struct setup *s, size_t f, int64_t outs, int64_t cols, size_t *bytes) {
     struct tensor w = tensor_2d(s->bytes, formats[f].dtype, outs, cols);
     w.quant = (struct quant){ .scale_dtype = BF16, .group = (uint16_t)formats[f].group,
                               .bits = (uint8_t)formats[f].bits };
@@ -46,8 +45,7 @@ static struct tensor matrix_at(struct setup *s, size_t f, int64_t outs, int64_t 
 }
 
 /* Seconds for one matrix: the median of some passes over all of them. */
-static double measure(struct setup *s, struct tensor w, size_t bytes, int64_t rows)
-{
+static double measure(struct setup *s, struct tensor w, size_t bytes, int64_t rows) {
     double seconds[5];
     int64_t n = MAX(1, (int64_t)(WEIGHT_BYTES / bytes));
     if (rows > 16)
@@ -76,8 +74,7 @@ static double measure(struct setup *s, struct tensor w, size_t bytes, int64_t ro
     return seconds[COUNT(seconds) / 2];
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     static const int64_t rows[] = { 1, 2, 4, 16, ROWS_MAX };
     struct err e = { 0 };
     uint64_t threads = (uint64_t)threads_available();

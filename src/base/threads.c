@@ -48,8 +48,7 @@ struct pool {
     pthread_t *helpers;
 };
 
-static void relax(void)
-{
+static void relax(void) {
 #if defined __x86_64__ || defined __i386__
     __builtin_ia32_pause();
 #elif defined __aarch64__
@@ -58,8 +57,7 @@ static void relax(void)
 }
 
 /* Takes and runs pieces of the run that `ticket` belongs to until none is left. */
-static void work(struct pool *p)
-{
+static void work(struct pool *p) {
     uint64_t ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
     const uint64_t id = ticket >> 32;
     while (ticket >> 32 == id) {
@@ -80,8 +78,7 @@ static void work(struct pool *p)
 }
 
 /* Until there is a run later than `seen`. False: the pool closes. */
-static bool await_run(struct pool *p, uint64_t seen)
-{
+static bool await_run(struct pool *p, uint64_t seen) {
     for (int i = 0; i < SPINS; i++) {
         if (atomic_load_explicit(&p->stop, memory_order_acquire))
             return false;
@@ -100,8 +97,7 @@ static bool await_run(struct pool *p, uint64_t seen)
     return !atomic_load(&p->stop);
 }
 
-static void *helper(void *arg)
-{
+static void *helper(void *arg) {
     struct pool *p = arg;
     uint64_t seen = 0;
     while (await_run(p, seen)) {
@@ -111,8 +107,7 @@ static void *helper(void *arg)
     return NULL;
 }
 
-static void wake_sleepers(struct pool *p)
-{
+static void wake_sleepers(struct pool *p) {
     if (atomic_load(&p->sleeping) == 0)
         return;
     pthread_mutex_lock(&p->lock);
@@ -120,8 +115,7 @@ static void wake_sleepers(struct pool *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-struct pool *pool_open(int n_threads)
-{
+struct pool *pool_open(int n_threads) {
     n_threads = MAX(1, MIN(n_threads, THREADS_MAX));
     struct pool *p = aligned_alloc(64, sizeof *p);
     if (!p)
@@ -141,8 +135,7 @@ struct pool *pool_open(int n_threads)
     return p;
 }
 
-void pool_close(struct pool *p)
-{
+void pool_close(struct pool *p) {
     if (!p)
         return;
     atomic_store(&p->stop, true);
@@ -155,13 +148,11 @@ void pool_close(struct pool *p)
     free(p);
 }
 
-int pool_threads(const struct pool *p)
-{
+int pool_threads(const struct pool *p) {
     return p->n_helpers + 1;
 }
 
-void pool_run(struct pool *p, int64_t n, int64_t grain, run_fn *run, void *to)
-{
+void pool_run(struct pool *p, int64_t n, int64_t grain, run_fn *run, void *to) {
     assert(grain > 0 && n <= INT64_MAX - grain);
     if (n <= 0)
         return;
@@ -197,8 +188,7 @@ void pool_run(struct pool *p, int64_t n, int64_t grain, run_fn *run, void *to)
 }
 
 /* The first bytes of a small file of /proc or /sys, terminated; empty when there is none. */
-static void read_small(const char *path, char *text, size_t size)
-{
+static void read_small(const char *path, char *text, size_t size) {
     size_t len = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     for (ssize_t got; fd >= 0 && len < size - 1; len += (size_t)got)
@@ -211,8 +201,7 @@ static void read_small(const char *path, char *text, size_t size)
 
 /* Decimal digits at the front of *text, which moves past them and the white space after.
  * False: none ("max", "-1"). */
-static bool take_u64(struct str *text, uint64_t *value)
-{
+static bool take_u64(struct str *text, uint64_t *value) {
     size_t digits = 0, end;
     while (digits < text->len && text->at[digits] >= '0' && text->at[digits] <= '9')
         digits++;
@@ -224,8 +213,7 @@ static bool take_u64(struct str *text, uint64_t *value)
     return true;
 }
 
-static int cpus(uint64_t quota, uint64_t period)
-{
+static int cpus(uint64_t quota, uint64_t period) {
     if (quota == 0 || period == 0)
         return 0;
     uint64_t n = quota / period + (quota % period != 0);
@@ -233,8 +221,7 @@ static int cpus(uint64_t quota, uint64_t period)
 }
 
 /* Quota of one group, 0: none. v2 has "quota period" in one file, v1 a file for each. */
-static int group_quota(const char *dir, bool v2)
-{
+static int group_quota(const char *dir, bool v2) {
     char path[2 * PATH_MAX + 64], text[128];
     uint64_t quota, period;
     snprintf(path, sizeof path, "%s/%s", dir, v2 ? "cpu.max" : "cpu.cfs_quota_us");
@@ -252,8 +239,7 @@ static int group_quota(const char *dir, bool v2)
 
 /* The tightest quota of a group and all above it. In a container the path may name a group of
  * the host that is not mounted here; then the levels that are missing say nothing. */
-static int path_quota(const char *mount, struct str path, bool v2)
-{
+static int path_quota(const char *mount, struct str path, bool v2) {
     int least = 0;
     for (;;) {
         char dir[2 * PATH_MAX];
@@ -270,8 +256,7 @@ static int path_quota(const char *mount, struct str path, bool v2)
 }
 
 /* True when `name` is one of the comma-separated controllers. */
-static bool lists(struct str controllers, const char *name)
-{
+static bool lists(struct str controllers, const char *name) {
     while (controllers.len > 0) {
         const char *comma = memchr(controllers.at, ',', controllers.len);
         size_t len = comma ? (size_t)(comma - controllers.at) : controllers.len;
@@ -282,8 +267,7 @@ static bool lists(struct str controllers, const char *name)
     return false;
 }
 
-int threads_quota(const char *root, struct str groups)
-{
+int threads_quota(const char *root, struct str groups) {
     int least = 0;
     while (groups.len > 0) {
         const char *newline = memchr(groups.at, '\n', groups.len);
@@ -313,8 +297,7 @@ int threads_quota(const char *root, struct str groups)
     return least;
 }
 
-int threads_available(void)
-{
+int threads_available(void) {
     int n = 0;
     size_t size = CPU_ALLOC_SIZE(CPUS_MAX);
     cpu_set_t *set = CPU_ALLOC(CPUS_MAX);

@@ -15,8 +15,7 @@ enum { ROWS = 53, PAD = 16 };        /* more than a tile's rows; floats between 
 
 static uint64_t seed = 88172645463325252u;
 
-static uint32_t random_bits(void)
-{
+static uint32_t random_bits(void) {
     seed ^= seed << 13;
     seed ^= seed >> 7;
     seed ^= seed << 17;
@@ -40,8 +39,7 @@ struct matrix {
 };
 
 /* Rounds to what the dtype can hold, stores it at `to`, and says what was stored. */
-static double store(unsigned char *to, enum dtype dtype, float f)
-{
+static double store(unsigned char *to, enum dtype dtype, float f) {
     uint32_t bits;
     uint16_t half;
     memcpy(&bits, &f, sizeof bits);
@@ -66,15 +64,13 @@ static double store(unsigned char *to, enum dtype dtype, float f)
     return (double)f;
 }
 
-static unsigned char *block(struct matrix *m, int i, size_t bytes)
-{
+static unsigned char *block(struct matrix *m, int i, size_t bytes) {
     m->blocks[i] = malloc(bytes + 1);
     assert_non_null(m->blocks[i]);
     return m->blocks[i] + 1;
 }
 
-static void fill_affine(struct matrix *m, struct format f, int64_t n)
-{
+static void fill_affine(struct matrix *m, struct format f, int64_t n) {
     size_t scale_bytes = dtype_bytes(f.scales), groups = (size_t)(n / f.group);
     unsigned char *q = block(m, 0, (size_t)n / 8 * (size_t)f.bits);
     unsigned char *scales = block(m, 1, groups * scale_bytes);
@@ -100,8 +96,7 @@ static void fill_affine(struct matrix *m, struct format f, int64_t n)
 }
 
 /* [heads, outs, cols], or [outs, cols] when heads is 0. */
-static struct matrix matrix_new(struct format f, int64_t heads, int64_t outs, int64_t cols)
-{
+static struct matrix matrix_new(struct format f, int64_t heads, int64_t outs, int64_t cols) {
     struct matrix m = { 0 };
     int64_t n = MAX(1, heads) * outs * cols;
     m.value = calloc((size_t)n, sizeof *m.value);
@@ -128,8 +123,7 @@ static struct matrix matrix_new(struct format f, int64_t heads, int64_t outs, in
     return m;
 }
 
-static void matrix_free(struct matrix *m)
-{
+static void matrix_free(struct matrix *m) {
     for (int i = 0; i < 3; i++)
         free(m->blocks[i]);
     free(m->value);
@@ -137,8 +131,7 @@ static void matrix_free(struct matrix *m)
     free(m->bias);
 }
 
-static float *randoms(int64_t n)
-{
+static float *randoms(int64_t n) {
     float *x = calloc((size_t)n, sizeof *x);
     assert_non_null(x);
     for (int64_t i = 0; i < n; i++)
@@ -146,8 +139,7 @@ static float *randoms(int64_t n)
     return x;
 }
 
-static struct linear linear_of(struct matrix *m, bool with_bias)
-{
+static struct linear linear_of(struct matrix *m, bool with_bias) {
     struct linear l = { .w = m->t };
     if (with_bias)
         l.bias = tensor_1d(m->bias, F32, m->t.shape[m->t.rank - 2]);
@@ -156,8 +148,7 @@ static struct linear linear_of(struct matrix *m, bool with_bias)
 
 /* y [rows, outs] against doubles: the error may be some roundings of what was added up. */
 static void check_near(const struct matrix *m, bool with_bias, const float *y, const float *x,
-                       int64_t rows)
-{
+                       int64_t rows) {
     int64_t outs = m->t.shape[0], cols = m->t.shape[1];
     for (int64_t r = 0; r < rows; r++) {
         for (int64_t o = 0; o < outs; o++) {
@@ -174,16 +165,14 @@ static void check_near(const struct matrix *m, bool with_bias, const float *y, c
     }
 }
 
-static void check_bits(const float *a, const float *b, int64_t n, const char *what)
-{
+static void check_bits(const float *a, const float *b, int64_t n, const char *what) {
     if (memcmp(a, b, (size_t)n * sizeof *a) != 0)
         fail_msg("other bits: %s", what);
 }
 
 /* The same rows a few at a time, in strided memory, on `pool`. */
 static void check_rows(struct pool *pool, const struct cpu_kernels *k, const struct linear *l,
-                       const float *want, const float *x)
-{
+                       const float *want, const float *x) {
     static const int counts[] = { 1, 2, 3, 4, 5, 16, 33 };
     int64_t outs = l->w.shape[0], cols = l->w.shape[1];
     float *wide_x = randoms(ROWS * (cols + PAD)), *wide_y = randoms(ROWS * (outs + PAD));
@@ -209,8 +198,7 @@ static void check_rows(struct pool *pool, const struct cpu_kernels *k, const str
 
 /* Rows by an index list, a part of the columns at a time. */
 static void check_listed(struct pool *pool, const struct cpu_kernels *k, const struct linear *l,
-                         const float *want, const float *x)
-{
+                         const float *want, const float *x) {
     static const int32_t x_row[] = { 7, 0, 52, 7, 31, 30 }, y_row[] = { 1, 4, 0, 3, 5, 2 };
     int64_t outs = l->w.shape[0], cols = l->w.shape[1];
     for (int64_t n = 1; n <= (int64_t)COUNT(x_row); n += 5) {
@@ -227,8 +215,7 @@ static void check_listed(struct pool *pool, const struct cpu_kernels *k, const s
 }
 
 /* y of the best set seen so far whose bits this one must have as well, or NULL. */
-static float *check_set(const struct cpu_kernels *k, struct matrix *m, const float *x, bool bias)
-{
+static float *check_set(const struct cpu_kernels *k, struct matrix *m, const float *x, bool bias) {
     int64_t outs = m->t.shape[0], cols = m->t.shape[1];
     struct linear l = linear_of(m, bias);
     float *y = randoms(ROWS * outs);
@@ -245,8 +232,7 @@ static float *check_set(const struct cpu_kernels *k, struct matrix *m, const flo
     return y;
 }
 
-static void check_format(struct format f, int64_t outs, int64_t cols)
-{
+static void check_format(struct format f, int64_t outs, int64_t cols) {
     struct matrix m = matrix_new(f, 0, outs, cols);
     float *x = randoms(ROWS * cols), *wide = NULL;
     bool bias = outs % 2;
@@ -265,8 +251,7 @@ static void check_format(struct format f, int64_t outs, int64_t cols)
     matrix_free(&m);
 }
 
-static void plain_formats(void **state)
-{
+static void plain_formats(void **state) {
     (void)state;
     static const enum dtype dtypes[] = { F32, F16, BF16 };
     static const int64_t shapes[][2] = { { 1, 1 }, { 3, 7 }, { 16, 16 }, { 37, 17 }, { 5, 24 },
@@ -277,8 +262,7 @@ static void plain_formats(void **state)
             check_format((struct format){ .dtype = dtypes[d] }, shapes[i][0], shapes[i][1]);
 }
 
-static void affine_formats(void **state)
-{
+static void affine_formats(void **state) {
     (void)state;
     static const int bits[] = { 2, 3, 4, 5, 6, 8 }, groups[] = { 32, 64, 128 };
     static const enum dtype scales[] = { F32, F16, BF16 };
@@ -295,8 +279,7 @@ static void affine_formats(void **state)
 }
 
 /* A matrix for each head gives what the matrices give alone, also through views. */
-static void matrices_of_heads(void **state)
-{
+static void matrices_of_heads(void **state) {
     (void)state;
     enum { HEADS = 3, OUTS = 21, COLS = 192 };
     static const struct format formats[] = { { .dtype = BF16 }, { MLX_AFFINE, F16, 4, 64 },
@@ -336,8 +319,7 @@ static void matrices_of_heads(void **state)
 }
 
 /* Views of a matrix: some of its rows, every second one, a part of its columns. */
-static void views_of_a_matrix(void **state)
-{
+static void views_of_a_matrix(void **state) {
     (void)state;
     enum { OUTS = 40, COLS = 256 };
     static const struct format formats[] = { { .dtype = F32 }, { .dtype = F16 },
@@ -377,8 +359,7 @@ static void views_of_a_matrix(void **state)
     pool_close(pool);
 }
 
-static void rows_become_floats(void **state)
-{
+static void rows_become_floats(void **state) {
     (void)state;
     static const struct format formats[] = { { .dtype = F32 }, { .dtype = F16 }, { .dtype = BF16 },
                                              { MLX_AFFINE, BF16, 4, 64 },
@@ -405,8 +386,7 @@ static void rows_become_floats(void **state)
     }
 }
 
-static void sets_have_names(void **state)
-{
+static void sets_have_names(void **state) {
     (void)state;
     struct err e = { 0 };
     assert_ptr_equal(cpu_isa_find("generic", &e), &cpu_kernels_generic);
@@ -418,8 +398,7 @@ static void sets_have_names(void **state)
     assert_non_null(strstr(e.text, "generic"));
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_formats),
         cmocka_unit_test(affine_formats),

@@ -21,8 +21,7 @@ struct seen {
     _Atomic int bad_pieces;
 };
 
-static void mark(void *to, int64_t begin, int64_t end)
-{
+static void mark(void *to, int64_t begin, int64_t end) {
     struct seen *s = to;
     if (begin % s->grain != 0 || end <= begin || end > s->n
         || (end - begin != s->grain && end != s->n))
@@ -31,8 +30,7 @@ static void mark(void *to, int64_t begin, int64_t end)
         s->hits[i]++;
 }
 
-static void every_piece_runs_once(void **state)
-{
+static void every_piece_runs_once(void **state) {
     (void)state;
     static const int64_t ns[] = { 0, 1, 2, 7, 64, 999, N_MAX };
     static const int64_t grains[] = { 1, 3, 64, 5000 };
@@ -57,8 +55,7 @@ struct sum {
     int64_t factor;
 };
 
-static void fill(void *to, int64_t begin, int64_t end)
-{
+static void fill(void *to, int64_t begin, int64_t end) {
     struct sum *s = to;
     for (int64_t i = begin; i < end; i++)
         s->parts[i] = s->factor * i;
@@ -66,8 +63,7 @@ static void fill(void *to, int64_t begin, int64_t end)
 
 /* Runs follow each other with no pause, on plain memory: a helper that still works on the last
  * run, or takes a piece with the arguments of another, shows up here and under TSan. */
-static void runs_do_not_mix(void **state)
-{
+static void runs_do_not_mix(void **state) {
     (void)state;
     struct pool *p = pool_open(4);
     for (int64_t round = 1; round <= 20000; round++) {
@@ -84,8 +80,7 @@ static void runs_do_not_mix(void **state)
     pool_close(NULL);
 }
 
-static void put(const char *root, const char *name, const char *text)
-{
+static void put(const char *root, const char *name, const char *text) {
     char path[512];
     snprintf(path, sizeof path, "%s/%s", root, name);
     FILE *f = fopen(path, "w");
@@ -94,8 +89,7 @@ static void put(const char *root, const char *name, const char *text)
     fclose(f);
 }
 
-static void quotas_are_read(void **state)
-{
+static void quotas_are_read(void **state) {
     (void)state;
     char root[] = "/tmp/test_threads_XXXXXX", path[512];
     assert_non_null(mkdtemp(root));
@@ -150,8 +144,7 @@ static void quotas_are_read(void **state)
     assert_true(threads_available() >= 1);
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_piece_runs_once),
         cmocka_unit_test(runs_do_not_mix),

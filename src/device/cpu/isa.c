@@ -9,8 +9,7 @@ struct isa {
     bool (*here)(void);
 };
 
-static bool always(void)
-{
+static bool always(void) {
     return true;
 }
 
@@ -18,15 +17,13 @@ static bool always(void)
 #include <cpuid.h>
 
 /* F16C by hand: not every compiler knows its name. */
-static bool has_avx2(void)
-{
+static bool has_avx2(void) {
     unsigned a, b, c, d;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
         && __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
 }
 
-static bool has_avx512(void)
-{
+static bool has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
         && __builtin_cpu_supports("avx512vbmi");
@@ -43,16 +40,14 @@ static const struct isa isas[] = {
 };
 #endif
 
-const struct cpu_kernels *cpu_isa(int i)
-{
+const struct cpu_kernels *cpu_isa(int i) {
     for (size_t j = 0; j < COUNT(isas); j++)
         if (isas[j].here() && i-- == 0)
             return isas[j].kernels;
     return NULL;
 }
 
-const struct cpu_kernels *cpu_isa_find(const char *name, struct err *e)
-{
+const struct cpu_kernels *cpu_isa_find(const char *name, struct err *e) {
     if (!name)
         return cpu_isa(0);
     const struct cpu_kernels *k;

@@ -24,23 +24,20 @@ struct job {
     int64_t w_head, x_head, y_head, bias_head;   /* elements from head to head */
 };
 
-static int64_t packed_bytes(const struct tensor *t, int64_t elements)
-{
+static int64_t packed_bytes(const struct tensor *t, int64_t elements) {
     if (t->dtype != MLX_AFFINE)
         return elements * (int64_t)dtype_bytes(t->dtype);
     assert(elements % t->quant.group == 0);
     return elements / 8 * t->quant.bits;
 }
 
-static int64_t scale_bytes(const struct tensor *t, int64_t elements)
-{
+static int64_t scale_bytes(const struct tensor *t, int64_t elements) {
     if (t->dtype != MLX_AFFINE)
         return 0;
     return elements / t->quant.group * (int64_t)dtype_bytes(t->quant.scale_dtype);
 }
 
-static void check_dtype(const struct tensor *t)
-{
+static void check_dtype(const struct tensor *t) {
     assert(t->dtype == F32 || t->dtype == F16 || t->dtype == BF16 || t->dtype == MLX_AFFINE);
     if (t->dtype != MLX_AFFINE)
         return;
@@ -51,8 +48,7 @@ static void check_dtype(const struct tensor *t)
     assert(t->quant.scales && t->quant.biases && t->shape[t->rank - 1] % t->quant.group == 0);
 }
 
-static struct cpu_matrix matrix_of(const struct tensor *t, int64_t row_stride)
-{
+static struct cpu_matrix matrix_of(const struct tensor *t, int64_t row_stride) {
     check_dtype(t);
     return (struct cpu_matrix){
         .at = t->at,
@@ -67,8 +63,7 @@ static struct cpu_matrix matrix_of(const struct tensor *t, int64_t row_stride)
     };
 }
 
-static struct cpu_matrix of_head(const struct job *j, int64_t head)
-{
+static struct cpu_matrix of_head(const struct job *j, int64_t head) {
     struct cpu_matrix m = j->w;
     if (head == 0)
         return m;
@@ -82,20 +77,17 @@ static struct cpu_matrix of_head(const struct job *j, int64_t head)
     return m;
 }
 
-static const float *x_at(const struct job *j, int64_t head, int64_t r)
-{
+static const float *x_at(const struct job *j, int64_t head, int64_t r) {
     return j->rows.x + head * j->x_head
         + (j->rows.x_row ? j->rows.x_row[r] : r) * j->rows.x_stride;
 }
 
-static float *y_at(const struct job *j, int64_t head, int64_t r)
-{
+static float *y_at(const struct job *j, int64_t head, int64_t r) {
     return j->rows.y + head * j->y_head
         + (j->rows.y_row ? j->rows.y_row[r] : r) * j->rows.y_stride;
 }
 
-static void add_bias(const struct job *j, int64_t head, float *y, int64_t out, int64_t n)
-{
+static void add_bias(const struct job *j, int64_t head, float *y, int64_t out, int64_t n) {
     if (!j->bias)
         return;
     const float *bias = j->bias + head * j->bias_head + out;
@@ -105,8 +97,7 @@ static void add_bias(const struct job *j, int64_t head, float *y, int64_t out, i
 
 /* At most CPU_TILE_OUTS rows of w, from `out`, times rows [row, row + n_rows) of x. */
 static void run_tile(const struct job *j, const struct cpu_matrix *m, int64_t head, int64_t out,
-                     int n_outs, int64_t row, int n_rows)
-{
+                     int n_outs, int64_t row, int n_rows) {
     _Alignas(64) UNSET float w[CPU_TILE_OUTS * CPU_TILE_COLS];
     _Alignas(64) UNSET float acc[CPU_TILE_ROWS * CPU_TILE_OUTS * CPU_LANES];
     const float *x[CPU_TILE_ROWS];
@@ -133,8 +124,7 @@ static void run_tile(const struct job *j, const struct cpu_matrix *m, int64_t he
 }
 
 static bool run_few(const struct job *j, const struct cpu_matrix *m, int64_t head, int64_t out,
-                    int64_t end)
-{
+                    int64_t end) {
     const int n = (int)j->rows.n;
     const float *x[CPU_FEW_ROWS];
     float *y[CPU_FEW_ROWS];
@@ -149,8 +139,7 @@ static bool run_few(const struct job *j, const struct cpu_matrix *m, int64_t hea
     return true;
 }
 
-static void run_outs(const struct job *j, int64_t head, int64_t out, int64_t end)
-{
+static void run_outs(const struct job *j, int64_t head, int64_t out, int64_t end) {
     struct cpu_matrix m = of_head(j, head);
     if (j->rows.n <= CPU_FEW_ROWS && run_few(j, &m, head, out, end))
         return;
@@ -161,8 +150,7 @@ static void run_outs(const struct job *j, int64_t head, int64_t out, int64_t end
 }
 
 /* Blocks of all heads are numbered through. */
-static void run_blocks(void *to, int64_t begin, int64_t end)
-{
+static void run_blocks(void *to, int64_t begin, int64_t end) {
     const struct job *j = to;
     while (begin < end) {
         int64_t head = begin / j->blocks, block = begin % j->blocks;
@@ -173,8 +161,7 @@ static void run_blocks(void *to, int64_t begin, int64_t end)
     }
 }
 
-static void run_job(struct pool *pool, struct job *j)
-{
+static void run_job(struct pool *pool, struct job *j) {
     if (j->end <= j->begin || j->rows.n <= 0)
         return;
     j->blocks = (j->end - j->begin + CPU_TILE_OUTS - 1) / CPU_TILE_OUTS;
@@ -186,8 +173,7 @@ static void run_job(struct pool *pool, struct job *j)
 }
 
 void cpu_linear(struct pool *pool, const struct cpu_kernels *k, struct tensor *y,
-                const struct linear *l, const struct tensor *x)
-{
+                const struct linear *l, const struct tensor *x) {
     const struct tensor *w = &l->w;
     const int last = w->rank - 1;
     assert((w->rank == 2 || w->rank == 3) && x->rank == w->rank && y->rank == w->rank);
@@ -215,8 +201,7 @@ void cpu_linear(struct pool *pool, const struct cpu_kernels *k, struct tensor *y
 }
 
 void cpu_linear_rows(struct pool *pool, const struct cpu_kernels *k, const struct linear *l,
-                     const struct cpu_rows *rows, int64_t begin, int64_t end)
-{
+                     const struct cpu_rows *rows, int64_t begin, int64_t end) {
     assert(l->w.rank == 2 && begin >= 0 && end <= l->w.shape[0]);
     struct job j = {
         .kernels = k,
@@ -233,8 +218,7 @@ void cpu_linear_rows(struct pool *pool, const struct cpu_kernels *k, const struc
     run_job(pool, &j);
 }
 
-void cpu_dequantize_row(const struct tensor *t, int64_t row, float *out)
-{
+void cpu_dequantize_row(const struct tensor *t, int64_t row, float *out) {
     assert(t->rank == 2);
     struct cpu_matrix m = matrix_of(t, t->stride[0]);
     float w[CPU_TILE_COLS];

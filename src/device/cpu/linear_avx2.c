@@ -15,19 +15,16 @@ enum { HALF = CPU_LANES / 2, OUTS = 2, ROWS = 3, GEMV_OUTS = 4, SCALES = 16 };
 
 typedef unsigned char byte;
 
-INLINE __m256i lanes(void)
-{
+INLINE __m256i lanes(void) {
     return _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
 }
 
 /* The first n of 8 lanes; none when n <= 0. */
-INLINE __m256i first(int64_t n)
-{
+INLINE __m256i first(int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)MIN(n, HALF)), lanes());
 }
 
-INLINE __m256 load_plain(enum dtype dtype, const byte *at)
-{
+INLINE __m256 load_plain(enum dtype dtype, const byte *at) {
     if (dtype == F32) {
         return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)(const void *)at));
     }
@@ -38,8 +35,7 @@ INLINE __m256 load_plain(enum dtype dtype, const byte *at)
 }
 
 /* The first n values of a half, zeros after them; nothing past them is read. */
-static __m256 load_some(enum dtype dtype, const byte *at, int64_t n)
-{
+static __m256 load_some(enum dtype dtype, const byte *at, int64_t n) {
     byte copy[32] = { 0 };
     size_t size = dtype == F32 ? 4 : 2;
     if (n > 0)
@@ -50,8 +46,7 @@ static __m256 load_some(enum dtype dtype, const byte *at, int64_t n)
 }
 
 /* n <= 16 numbers of a scale dtype as floats. */
-static void load_scales(float *to, const byte *at, enum dtype dtype, int64_t n)
-{
+static void load_scales(float *to, const byte *at, enum dtype dtype, int64_t n) {
     const int size = dtype == F32 ? 4 : 2;
     if (n == SCALES && dtype == BF16) {
         _mm256_store_ps(to, load_plain(BF16, at));
@@ -66,15 +61,13 @@ static void load_scales(float *to, const byte *at, enum dtype dtype, int64_t n)
 }
 
 /* Bit position of each of 8 packed values. */
-INLINE __m256i positions(int bits)
-{
+INLINE __m256i positions(int bits) {
     return _mm256_mullo_epi32(lanes(), _mm256_set1_epi32(bits));
 }
 
 /* 8 packed values, one a lane; reads the `bits` bytes that hold them and no more. A value of 3,
  * 5 or 6 bits may cross a byte, so each lane gets the two bytes that it may lie in. */
-INLINE __m256i load_packed(int bits, const byte *at)
-{
+INLINE __m256i load_packed(int bits, const byte *at) {
     const __m256i mask = _mm256_set1_epi32((1 << bits) - 1);
     uint64_t words = 0;
     memcpy(&words, at, (size_t)bits);
@@ -94,13 +87,11 @@ INLINE __m256i load_packed(int bits, const byte *at)
     return _mm256_and_si256(_mm256_srlv_epi32(pairs, shift), mask);
 }
 
-INLINE __m256 load_weights(int bits, const byte *at, __m256 scale, __m256 bias)
-{
+INLINE __m256 load_weights(int bits, const byte *at, __m256 scale, __m256 bias) {
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(load_packed(bits, at)), scale, bias);
 }
 
-INLINE void unpack_plain(enum dtype dtype, int size, float *w, const byte *at, int n)
-{
+INLINE void unpack_plain(enum dtype dtype, int size, float *w, const byte *at, int n) {
     int i = 0;
     for (; i + HALF <= n; i += HALF)
         _mm256_storeu_ps(w + i, load_plain(dtype, at + i * size));
@@ -110,8 +101,7 @@ INLINE void unpack_plain(enum dtype dtype, int size, float *w, const byte *at, i
 
 /* n is a multiple of the group. */
 INLINE void unpack_affine(int bits, float *w, const byte *at, const float *scales,
-                          const float *biases, int group, int n)
-{
+                          const float *biases, int group, int n) {
     for (int i = 0, g = 0; i < n; g++) {
         __m256 scale = _mm256_set1_ps(scales[g]), bias = _mm256_set1_ps(biases[g]);
         for (int end = i + group; i < end; i += HALF, at += bits)
@@ -119,8 +109,7 @@ INLINE void unpack_affine(int bits, float *w, const byte *at, const float *scale
     }
 }
 
-static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n)
-{
+static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n) {
     const byte *at = m->at + row * m->row_bytes;
     if (m->dtype == F32) {
         unpack_plain(F32, 4, w, at + begin * 4, n);
@@ -147,8 +136,7 @@ static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t be
 }
 
 /* A micro tile: the lanes of `rows` x OUTS products stay in registers. */
-INLINE void tile_rows(int rows, float *acc, const float *w, const float *const *x, int n)
-{
+INLINE void tile_rows(int rows, float *acc, const float *w, const float *const *x, int n) {
     __m256 a[ROWS][OUTS][2], v[OUTS];
     const int whole = n - n % CPU_LANES;
 #pragma GCC unroll 3
@@ -197,8 +185,7 @@ INLINE void tile_rows(int rows, float *acc, const float *w, const float *const *
                 _mm256_storeu_ps(acc + (r * CPU_TILE_OUTS + o) * CPU_LANES + h * HALF, a[r][o][h]);
 }
 
-static void tile(float *acc, const float *w, const float *const *x, int rows, int outs, int n)
-{
+static void tile(float *acc, const float *w, const float *const *x, int rows, int outs, int n) {
     for (int r = 0; r < rows; r += ROWS) {
         for (int o = 0; o < outs; o += OUTS) {
             float *to = acc + (r * CPU_TILE_OUTS + o) * CPU_LANES;
@@ -213,26 +200,22 @@ static void tile(float *acc, const float *w, const float *const *x, int rows, in
 }
 
 /* Lanes 16 to 4, as the first two steps of the tree. */
-INLINE __m128 fold(__m256 lower, __m256 upper)
-{
+INLINE __m128 fold(__m256 lower, __m256 upper) {
     __m256 half = _mm256_add_ps(lower, upper);
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
 /* Four sums at once: transposed, the last two steps are two additions. */
-INLINE __m128 sum_4(__m128 t0, __m128 t1, __m128 t2, __m128 t3)
-{
+INLINE __m128 sum_4(__m128 t0, __m128 t1, __m128 t2, __m128 t3) {
     _MM_TRANSPOSE4_PS(t0, t1, t2, t3);
     return _mm_add_ps(_mm_add_ps(t0, t2), _mm_add_ps(t1, t3));
 }
 
-INLINE __m128 fold_at(const float *acc)
-{
+INLINE __m128 fold_at(const float *acc) {
     return fold(_mm256_loadu_ps(acc), _mm256_loadu_ps(acc + HALF));
 }
 
-static void sum(float *y, const float *acc, int n)
-{
+static void sum(float *y, const float *acc, int n) {
     for (int i = 0; i < n; i += 4, acc += 4 * CPU_LANES)
         _mm_storeu_ps(y + i, sum_4(fold_at(acc), fold_at(acc + CPU_LANES),
                                    fold_at(acc + 2 * CPU_LANES), fold_at(acc + 3 * CPU_LANES)));
@@ -240,8 +223,7 @@ static void sum(float *y, const float *acc, int n)
 
 /* GEMV_OUTS rows times x. */
 INLINE __m128 gemv_plain(enum dtype dtype, int size, const byte *const *at, const float *x,
-                         int64_t cols)
-{
+                         int64_t cols) {
     __m256 a[GEMV_OUTS], b[GEMV_OUTS];
 #pragma GCC unroll 4
     for (int o = 0; o < GEMV_OUTS; o++)
@@ -275,8 +257,7 @@ struct scale_rows {                  /* of GEMV_OUTS rows */
 };
 
 INLINE __m128 gemv_affine(int bits, const byte *const *rows, const struct scale_rows *s,
-                          const float *x, int64_t cols)
-{
+                          const float *x, int64_t cols) {
     const int64_t groups = cols / s->group, size = s->dtype == F32 ? 4 : 2;
     const byte *at[GEMV_OUTS] = { rows[0], rows[1], rows[2], rows[3] };
     __m256 a[GEMV_OUTS], b[GEMV_OUTS];
@@ -308,8 +289,7 @@ INLINE __m128 gemv_affine(int bits, const byte *const *rows, const struct scale_
 }
 
 static __m128 gemv_packed(const struct cpu_matrix *m, const byte *const *at, const int64_t *row,
-                          const float *x, int64_t cols)
-{
+                          const float *x, int64_t cols) {
     struct scale_rows s = { .dtype = m->scale_dtype, .group = m->group };
     for (int o = 0; o < GEMV_OUTS; o++) {
         s.scales[o] = m->scales + row[o] * m->scale_row_bytes;
@@ -327,8 +307,7 @@ static __m128 gemv_packed(const struct cpu_matrix *m, const byte *const *at, con
 
 /* One row of x only. A row past the end of a piece of w is the last one once more. */
 static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_t outs,
-                const float *const *x_rows, int n_rows, int64_t cols)
-{
+                const float *const *x_rows, int n_rows, int64_t cols) {
     const float *x = x_rows[0];
     if (n_rows > 1)
         return false;

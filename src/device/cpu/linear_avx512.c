@@ -17,13 +17,11 @@ enum { OUTS = 4, ROWS = 6, FEW = 4, SCALES = 16 };
 
 typedef unsigned char byte;
 
-INLINE __mmask16 first(int64_t n)
-{
+INLINE __mmask16 first(int64_t n) {
     return (__mmask16)((1u << n) - 1);
 }
 
-INLINE __m512 load_plain(enum dtype dtype, const byte *at, __mmask16 mask)
-{
+INLINE __m512 load_plain(enum dtype dtype, const byte *at, __mmask16 mask) {
     if (dtype == F32)
         return _mm512_maskz_loadu_ps(mask, at);
     __m256i h = _mm256_maskz_loadu_epi16(mask, at);
@@ -33,8 +31,7 @@ INLINE __m512 load_plain(enum dtype dtype, const byte *at, __mmask16 mask)
 }
 
 /* n <= 16 numbers of a scale dtype as floats. */
-INLINE void load_scales(float *to, const byte *at, enum dtype dtype, int64_t n)
-{
+INLINE void load_scales(float *to, const byte *at, enum dtype dtype, int64_t n) {
     __m512 s;
     if (dtype == BF16)
         s = load_plain(BF16, at, first(n));
@@ -45,16 +42,14 @@ INLINE void load_scales(float *to, const byte *at, enum dtype dtype, int64_t n)
     _mm512_store_ps(to, s);
 }
 
-INLINE __m512 ramp(int mask)
-{
+INLINE __m512 ramp(int mask) {
     __m512i i = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     return _mm512_cvtepi32_ps(_mm512_and_si512(i, _mm512_set1_epi32(mask)));
 }
 
 /* Where the 16 values of a 64-byte half or whole word begin: bit bits * lane for each lane, in
  * the low byte of the lane, counted from the 8 bytes that its quadword was given. */
-INLINE __m512i shifts(int bits)
-{
+INLINE __m512i shifts(int bits) {
     __m512i i = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     if (bits > 4)
         i = _mm512_and_si512(i, _mm512_set1_epi32(7));
@@ -63,8 +58,7 @@ INLINE __m512i shifts(int bits)
 
 /* 16 packed values, one a lane; above the value there may be bits of others. Reads the
  * 2 * bits bytes that hold them and no more. */
-INLINE __m512i load_packed(int bits, const byte *at)
-{
+INLINE __m512i load_packed(int bits, const byte *at) {
     const __m128i none = _mm_setzero_si128();
     uint32_t word;
     uint64_t words;
@@ -92,15 +86,13 @@ INLINE __m512i load_packed(int bits, const byte *at)
 }
 
 /* The weights of a group by value, where they fit a register; else unused. */
-INLINE __m512 table_of(int bits, float scale, float bias)
-{
+INLINE __m512 table_of(int bits, float scale, float bias) {
     if (bits > 4)
         return _mm512_setzero_ps();
     return _mm512_fmadd_ps(ramp((1 << bits) - 1), _mm512_set1_ps(scale), _mm512_set1_ps(bias));
 }
 
-INLINE __m512 load_weights(int bits, const byte *at, __m512 table, float scale, float bias)
-{
+INLINE __m512 load_weights(int bits, const byte *at, __m512 table, float scale, float bias) {
     __m512i q = load_packed(bits, at);
     if (bits <= 4)
         return _mm512_permutexvar_ps(q, table);
@@ -109,8 +101,7 @@ INLINE __m512 load_weights(int bits, const byte *at, __m512 table, float scale, 
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(scale), _mm512_set1_ps(bias));
 }
 
-INLINE void unpack_plain(enum dtype dtype, int size, float *w, const byte *at, int n)
-{
+INLINE void unpack_plain(enum dtype dtype, int size, float *w, const byte *at, int n) {
     int i = 0;
     for (; i + CPU_LANES <= n; i += CPU_LANES)
         _mm512_storeu_ps(w + i, load_plain(dtype, at + i * size, 0xffff));
@@ -120,8 +111,7 @@ INLINE void unpack_plain(enum dtype dtype, int size, float *w, const byte *at, i
 
 /* n is a multiple of the group. */
 INLINE void unpack_affine(int bits, float *w, const byte *at, const float *scales,
-                          const float *biases, int group, int n)
-{
+                          const float *biases, int group, int n) {
     for (int i = 0, g = 0; i < n; g++) {
         __m512 table = table_of(bits, scales[g], biases[g]);
         for (int end = i + group; i < end; i += CPU_LANES, at += 2 * bits)
@@ -129,8 +119,7 @@ INLINE void unpack_affine(int bits, float *w, const byte *at, const float *scale
     }
 }
 
-static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n)
-{
+static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n) {
     const byte *at = m->at + row * m->row_bytes;
     if (m->dtype == F32) {
         unpack_plain(F32, 4, w, at + begin * 4, n);
@@ -157,8 +146,7 @@ static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t be
 }
 
 /* A micro tile: the lanes of `rows` x OUTS products stay in registers. */
-INLINE void tile_rows(int rows, float *acc, const float *w, const float *const *x, int n)
-{
+INLINE void tile_rows(int rows, float *acc, const float *w, const float *const *x, int n) {
     const __mmask16 rest = first(n % CPU_LANES);
     __m512 a[ROWS][OUTS], v[OUTS];
 #pragma GCC unroll 6
@@ -195,8 +183,7 @@ INLINE void tile_rows(int rows, float *acc, const float *w, const float *const *
             _mm512_storeu_ps(acc + (r * CPU_TILE_OUTS + o) * CPU_LANES, a[r][o]);
 }
 
-static void tile(float *acc, const float *w, const float *const *x, int rows, int outs, int n)
-{
+static void tile(float *acc, const float *w, const float *const *x, int rows, int outs, int n) {
     for (int r = 0; r < rows; r += ROWS) {
         for (int o = 0; o < outs; o += OUTS) {
             float *to = acc + (r * CPU_TILE_OUTS + o) * CPU_LANES;
@@ -214,22 +201,19 @@ static void tile(float *acc, const float *w, const float *const *x, int rows, in
 }
 
 /* Lanes 16 to 4, as the first two steps of the tree. */
-INLINE __m128 fold(__m512 a)
-{
+INLINE __m128 fold(__m512 a) {
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
 /* Four sums at once: transposed, the last two steps are two additions. */
-INLINE __m128 sum_4(__m512 a0, __m512 a1, __m512 a2, __m512 a3)
-{
+INLINE __m128 sum_4(__m512 a0, __m512 a1, __m512 a2, __m512 a3) {
     __m128 t0 = fold(a0), t1 = fold(a1), t2 = fold(a2), t3 = fold(a3);
     _MM_TRANSPOSE4_PS(t0, t1, t2, t3);
     return _mm_add_ps(_mm_add_ps(t0, t2), _mm_add_ps(t1, t3));
 }
 
-static void sum(float *y, const float *acc, int n)
-{
+static void sum(float *y, const float *acc, int n) {
     for (int i = 0; i < n; i += 4, acc += 4 * CPU_LANES)
         _mm_storeu_ps(y + i, sum_4(_mm512_loadu_ps(acc), _mm512_loadu_ps(acc + CPU_LANES),
                                    _mm512_loadu_ps(acc + 2 * CPU_LANES),
@@ -246,8 +230,7 @@ struct few {
     int group;
 };
 
-INLINE void few_clear(int rows, __m512 a[FEW][OUTS])
-{
+INLINE void few_clear(int rows, __m512 a[FEW][OUTS]) {
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -255,15 +238,13 @@ INLINE void few_clear(int rows, __m512 a[FEW][OUTS])
             a[r][o] = _mm512_setzero_ps();
 }
 
-INLINE void few_store(int rows, __m512 a[FEW][OUTS], const struct few *f, __mmask8 mask)
-{
+INLINE void few_store(int rows, __m512 a[FEW][OUTS], const struct few *f, __mmask8 mask) {
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
         _mm_mask_storeu_ps(f->y[r], mask, sum_4(a[r][0], a[r][1], a[r][2], a[r][3]));
 }
 
-INLINE void few_plain(int rows, enum dtype dtype, int size, const struct few *f, __mmask8 mask)
-{
+INLINE void few_plain(int rows, enum dtype dtype, int size, const struct few *f, __mmask8 mask) {
     __m512 a[FEW][OUTS], x[FEW];
     few_clear(rows, a);
     for (int64_t i = 0; i < f->cols; i += CPU_LANES) {
@@ -284,8 +265,7 @@ INLINE void few_plain(int rows, enum dtype dtype, int size, const struct few *f,
 
 /* One group of each of the OUTS rows, from column i. */
 INLINE void few_group(int rows, int bits, __m512 a[FEW][OUTS], const struct few *f, int64_t i,
-                      float (*scale)[SCALES], float (*bias)[SCALES], int64_t g)
-{
+                      float (*scale)[SCALES], float (*bias)[SCALES], int64_t g) {
     __m512 table[OUTS], x[FEW];
 #pragma GCC unroll 4
     for (int o = 0; o < OUTS; o++) {
@@ -308,8 +288,7 @@ INLINE void few_group(int rows, int bits, __m512 a[FEW][OUTS], const struct few 
     }
 }
 
-INLINE void few_affine(int rows, int bits, const struct few *f, __mmask8 mask)
-{
+INLINE void few_affine(int rows, int bits, const struct few *f, __mmask8 mask) {
     const int64_t groups = f->cols / f->group, size = f->scale_dtype == F32 ? 4 : 2;
     __m512 a[FEW][OUTS];
     few_clear(rows, a);
@@ -327,8 +306,7 @@ INLINE void few_affine(int rows, int bits, const struct few *f, __mmask8 mask)
     few_store(rows, a, f, mask);
 }
 
-INLINE void few_rows(int rows, const struct cpu_matrix *m, const struct few *f, __mmask8 mask)
-{
+INLINE void few_rows(int rows, const struct cpu_matrix *m, const struct few *f, __mmask8 mask) {
     switch (m->dtype == MLX_AFFINE ? m->bits : -(int)m->dtype) {
     case 2: few_affine(rows, 2, f, mask); break;
     case 3: few_affine(rows, 3, f, mask); break;
@@ -342,26 +320,22 @@ INLINE void few_rows(int rows, const struct cpu_matrix *m, const struct few *f, 
     }
 }
 
-static void few_1(const struct cpu_matrix *m, const struct few *f, __mmask8 mask)
-{
+static void few_1(const struct cpu_matrix *m, const struct few *f, __mmask8 mask) {
     few_rows(1, m, f, mask);
 }
 
-static void few_2(const struct cpu_matrix *m, const struct few *f, __mmask8 mask)
-{
+static void few_2(const struct cpu_matrix *m, const struct few *f, __mmask8 mask) {
     few_rows(2, m, f, mask);
 }
 
-static void few_4(const struct cpu_matrix *m, const struct few *f, __mmask8 mask)
-{
+static void few_4(const struct cpu_matrix *m, const struct few *f, __mmask8 mask) {
     few_rows(4, m, f, mask);
 }
 
 /* Past the last row of a piece of w, and past the last of three rows of x, that row is taken
  * once more: a product to nobody's use is cheaper than another loop. */
 static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_t outs,
-                const float *const *x, int rows, int64_t cols)
-{
+                const float *const *x, int rows, int64_t cols) {
     if (rows > FEW)
         return false;
     struct few f = { .cols = cols, .ahead = OUTS * m->row_bytes, .scale_dtype = m->scale_dtype,

@@ -4,16 +4,14 @@
 
 #include <string.h>
 
-static float from_bf16(uint16_t h)
-{
+static float from_bf16(uint16_t h) {
     uint32_t bits = (uint32_t)h << 16;
     float f;
     memcpy(&f, &bits, sizeof f);
     return f;
 }
 
-static float from_f16(uint16_t h)
-{
+static float from_f16(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff, bits;
     float f;
     if (rest < 0x0400) {             /* subnormal: a count of 2^-24 */
@@ -27,8 +25,7 @@ static float from_f16(uint16_t h)
     return f;
 }
 
-static float number_at(const unsigned char *at, enum dtype dtype, int64_t i)
-{
+static float number_at(const unsigned char *at, enum dtype dtype, int64_t i) {
     uint16_t h;
     float f;
     if (dtype == F32) {
@@ -40,8 +37,7 @@ static float number_at(const unsigned char *at, enum dtype dtype, int64_t i)
 }
 
 /* Eight values are `bits` bytes, a little-endian number. */
-static void unpack_8(float *w, const unsigned char *at, int bits, float scale, float bias)
-{
+static void unpack_8(float *w, const unsigned char *at, int bits, float scale, float bias) {
     uint64_t word = 0;
     for (int i = 0; i < bits; i++)
         word |= (uint64_t)at[i] << (8 * i);
@@ -49,8 +45,7 @@ static void unpack_8(float *w, const unsigned char *at, int bits, float scale, f
         w[i] = (float)(word & ((1u << bits) - 1)) * scale + bias;
 }
 
-static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n)
-{
+static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n) {
     const unsigned char *at = m->at + row * m->row_bytes;
     if (m->dtype == MLX_AFFINE) {
         const unsigned char *scales = m->scales + row * m->scale_row_bytes;
@@ -68,8 +63,7 @@ static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t be
         w[i] = 0;
 }
 
-static void multiply(float *acc, const float *w, const float *x, int n)
-{
+static void multiply(float *acc, const float *w, const float *x, int n) {
     float sum[CPU_LANES];
     memcpy(sum, acc, sizeof sum);
     int i = 0;
@@ -81,15 +75,13 @@ static void multiply(float *acc, const float *w, const float *x, int n)
     memcpy(acc, sum, sizeof sum);
 }
 
-static void tile(float *acc, const float *w, const float *const *x, int rows, int outs, int n)
-{
+static void tile(float *acc, const float *w, const float *const *x, int rows, int outs, int n) {
     for (int r = 0; r < rows; r++)
         for (int o = 0; o < outs; o++)
             multiply(acc + (r * CPU_TILE_OUTS + o) * CPU_LANES, w + o * CPU_TILE_COLS, x[r], n);
 }
 
-static void sum(float *y, const float *acc, int n)
-{
+static void sum(float *y, const float *acc, int n) {
     for (int i = 0; i < n; i++, acc += CPU_LANES) {
         float lane[CPU_LANES];
         memcpy(lane, acc, sizeof lane);
