@@ -7,6 +7,7 @@
 #include "cli/options.h"
 #include "tokens/tokens.h"
 #include <json-c/json_object.h>
+#include <stdio.h>
 
 struct command {
     const char *name;
@@ -66,7 +67,7 @@ void new_file_drop(struct new_file *);                   /* nothing after a comm
 
 struct term { bool in, out, err; bool out_color, err_color; };   /* which are terminals */
 struct term term_of(const char *color);                  /* --color */
-void term_text(bool terminal, struct str text);          /* to stdout; flushed */
+void term_text(FILE *, bool terminal, struct str text);  /* flushed; harmless to a terminal */
 const char *dim_on(bool color), *dim_off(bool color);
 
 /* Ctrl-C and SIGTERM: the first is noted here, the third kills. */

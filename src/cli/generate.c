@@ -10,7 +10,7 @@ struct showing { bool terminal; bool ends_line; };
 static void show(void *to, enum chat_kind kind, struct str piece) {
     struct showing *s = to;
     if (kind != CHAT_TEXT || !piece.len) return;
-    term_text(s->terminal, piece);
+    term_text(stdout, s->terminal, piece);
     s->ends_line = piece.at[piece.len - 1] == '\n';
 }
 

@@ -37,30 +37,30 @@ const char *dim_off(bool color) { return color ? "\033[0m" : ""; }
 
 /* A model's words must not drive the terminal: escape sequences could retitle the window, move
  * over earlier lines or fill the clipboard. A pipe gets the bytes as they are. */
-static void put_harmless(struct str text) {
+static void put_harmless(FILE *out, struct str text) {
     for (size_t i = 0; i < text.len;) {
         uint32_t cp;
         int n = utf8_next(str_from(text, i), &cp);
         if (!n) {
-            fputs("\xef\xbf\xbd", stdout);
+            fputs("\xef\xbf\xbd", out);
             i++;
             continue;
         }
         if (cp == '\n' || cp == '\t' || (cp >= 0x20 && cp != 0x7f && !(cp >= 0x80 && cp < 0xa0)))
-            fwrite(text.at + i, 1, (size_t)n, stdout);
+            fwrite(text.at + i, 1, (size_t)n, out);
         else if (cp != '\r')
-            printf("\\x%02x", (unsigned)cp);
+            fprintf(out, "\\x%02x", (unsigned)cp);
         i += (size_t)n;
     }
 }
 
-void term_text(bool terminal, struct str text) {
+void term_text(FILE *out, bool terminal, struct str text) {
     if (!text.len) return;
     if (terminal)
-        put_harmless(text);
+        put_harmless(out, text);
     else
-        fwrite(text.at, 1, text.len, stdout);
-    fflush(stdout);
+        fwrite(text.at, 1, text.len, out);
+    fflush(out);
 }
 
 bool new_file_open(struct new_file *f, const char *path, struct err *err) {

@@ -118,10 +118,19 @@ bool session_open(struct session *s, const struct args *a, bool no_tokenizer, in
     return set_sampling(s, a, err);
 }
 
+void session_no_stops(struct session *s) {
+    for (int i = 0; i < s->n_stop; i++) {
+        if (s->stop_owned[i]) free((void *)(uintptr_t)s->stop[i].at);
+        s->stop_owned[i] = false;
+    }
+    s->n_stop = 0;
+}
+
 void session_close(struct session *s) {
     engine_close(s->engine);
     buf_free(&s->dir);
     buf_free(&s->template_text);
+    session_no_stops(s);
     *s = (struct session){ 0 };
 }
 

@@ -11,6 +11,7 @@ struct session {
     struct logit_bias bias[TEXT_LIST_MAX];
     int breaker[DRY_BREAKERS_MAX];
     struct str stop[TEXT_LIST_MAX]; int n_stop;
+    bool stop_owned[TEXT_LIST_MAX];  /* else a word of argv */
     struct buf dir, template_text;
     double load_s, started_s;        /* the second: of the process, nearly */
     bool bar;                        /* the progress bar is on the terminal */
@@ -22,6 +23,7 @@ struct session {
 bool session_open(struct session *, const struct args *, bool no_tokenizer, int bench_parallel,
                   struct err *);
 void session_close(struct session *);
+void session_no_stops(struct session *);                 /* drops the stop texts */
 
 /* One tool call that the model made. */
 struct call { struct buf name, arguments; };
