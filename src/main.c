@@ -3,8 +3,8 @@
 
 static const struct command commands[] = {
     { "tokenize", CMD_TOKENIZE, "[MODEL]", "text to token ids and back",
-      "Reads text from standard input, or takes it with -p, and prints a line per token: the id and "
-      "its text. With --decode it reads ids, as a list or as JSON, and prints the text.", 1,
+      "Reads text from standard input, or takes it with -p, and prints a line per token: the id "
+      "and its text. With --decode it reads ids, as a list or as JSON, and prints the text.", 1,
       cli_tokenize },
     { "help", CMD_HELP, "[COMMAND]", "help on a command, or its manual page",
       "Lists the commands, or the options of one. With --man it writes the manual page of the "

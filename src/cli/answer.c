@@ -120,9 +120,10 @@ static double rate(double n, double seconds) { return n > 0 && seconds > 0 ? n /
 
 static const char *finish_name(const struct answer *a) {
     if (a->finish == FINISH_STOP && a->n_calls) return "tool_calls";
-    static const char *const name[] = { [FINISH_NONE] = "none", [FINISH_STOP] = "stop",
-                                        [FINISH_LENGTH] = "length", [FINISH_CANCELLED] = "cancelled",
-                                        [FINISH_ERROR] = "error" };
+    static const char *const name[] = {
+        [FINISH_NONE] = "none", [FINISH_STOP] = "stop", [FINISH_LENGTH] = "length",
+        [FINISH_CANCELLED] = "cancelled", [FINISH_ERROR] = "error",
+    };
     return name[a->finish];
 }
 
@@ -156,8 +157,8 @@ void answer_json(struct buf *out, const struct session *s, const struct answer *
 
 void answer_timings(const struct session *s, const struct args *args, const struct answer *a) {
     if (s->quiet || (!s->term.err && !args->verbose)) return;
-    fprintf(stderr, "%s%d tokens in, %d cached, %.1f tok/s; %d out, %.1f tok/s; first after %.2f s%s%s\n",
-            dim_on(s->term.err_color), a->n_prompt, a->n_cached,
+    fprintf(stderr, "%s%d tokens in, %d cached, %.1f tok/s; %d out, %.1f tok/s; first after %.2f s"
+            "%s%s\n", dim_on(s->term.err_color), a->n_prompt, a->n_cached,
             rate(a->n_prompt - a->n_cached, a->prefill_s), a->n_generated,
             rate(a->n_generated - 1, a->decode_s), a->first_token_s,
             a->finish == FINISH_LENGTH ? "; cut at the limit"

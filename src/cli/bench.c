@@ -65,7 +65,7 @@ static bool race(struct session *s, const struct args *a, int n, int turn, struc
     ok = ok && stepping;
     if (signal_seen()) ok = err_code(err, (enum err_code)(128 + signal_seen()), "stopped");
     if (ok && r.error[0]) ok = err_set(err, "%s", r.error);
-    double end = clock_s(), prefill_s = r.all_started_s - r.begin_s, decode_s = end - r.all_started_s;
+    double prefill_s = r.all_started_s - r.begin_s, decode_s = clock_s() - r.all_started_s;
     out->prefill = prefill_s > 0 ? (double)n * r.prompt / prefill_s : 0;
     out->decode = decode_s > 0 && r.late_tokens ? r.late_tokens / decode_s : 0;
     out->first_s = r.first_s;
@@ -113,7 +113,8 @@ static bool parse_batches(const char *list, int batch[BATCHES_MAX], int *n, stru
         ok = err_code(err, ERR_USAGE, "--batch takes 1 to %d sizes", BATCHES_MAX);
     for (int i = 0; ok && i < ids.len; i++) {
         if (ids.at[i] < 1 || ids.at[i] > BATCH_MAX)
-            ok = err_code(err, ERR_USAGE, "--batch: sizes are 1 to %d, not %d", BATCH_MAX, ids.at[i]);
+            ok = err_code(err, ERR_USAGE, "--batch: sizes are 1 to %d, not %d", BATCH_MAX,
+                          ids.at[i]);
         batch[i] = ids.at[i];
     }
     *n = ids.len;
@@ -164,7 +165,8 @@ static bool run(const struct args *a, struct session *s, const int *batch, int n
         if (!measure(s, a, batch[i], &r, err)) return false;
         if (a->json)
             printf("%s{\"batch\":%d,\"prefill_tokens_per_s\":%.3f,\"decode_tokens_per_s\":%.3f,"
-                   "\"first_token_s\":%.6f}", i ? "," : "", batch[i], r.prefill, r.decode, r.first_s);
+                   "\"first_token_s\":%.6f}", i ? "," : "", batch[i], r.prefill, r.decode,
+                   r.first_s);
         else
             printf("%6d %8d %8d %14.1f %14.1f %14.3f\n", batch[i], a->bench_prompt,
                    a->bench_generate, r.prefill, r.decode, r.first_s);

@@ -72,9 +72,9 @@ static struct json_object *calls_of(const struct answer *a) {
     struct json_object *list = json_object_new_array();
     for (int i = 0; i < a->n_calls; i++) {
         struct json_object *call = json_object_new_object(), *function = json_object_new_object();
+        struct str text = buf_view(&a->call[i].arguments);
         struct err ignored = { 0 };
-        struct json_object *arguments = input_json_text(buf_view(&a->call[i].arguments), "arguments",
-                                                        &ignored);
+        struct json_object *arguments = input_json_text(text, "arguments", &ignored);
         char id[32];
         snprintf(id, sizeof id, "call_%d", i);
         json_object_object_add(function, "name", string_of(&a->call[i].name));

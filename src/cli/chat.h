@@ -20,6 +20,8 @@ struct conversation {
     bool quit, speeds;                       /* speeds: a line after each answer */
 };
 
+/* Reads what the options say of it: system message, tools, variables. False: close it all the
+ * same. The session and the args stay the caller's. */
 bool conversation_open(struct conversation *, struct session *, struct args *, struct err *);
 void conversation_close(struct conversation *);
 

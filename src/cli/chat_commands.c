@@ -31,8 +31,8 @@ static void help(struct conversation *c, struct str rest) {
     for (int i = 0; i < n; i++)
         if (*v[i].text)
             fprintf(stderr, "  %-9s%-14s%s\n", v[i].name, v[i].words, v[i].text);
-    fputs("A backslash at the end of a line, or \"\"\" before and after, makes a message of several\n"
-          "lines. Ctrl-C stops an answer, Ctrl-D leaves.\n", stderr);
+    fputs("A backslash at the end of a line, or \"\"\" before and after, makes a message of\n"
+          "several lines. Ctrl-C stops an answer, Ctrl-D leaves.\n", stderr);
 }
 
 static void clear(struct conversation *c, struct str rest) {
@@ -178,7 +178,8 @@ static bool are_messages(struct json_object *list) {
     if (!json_object_is_type(list, json_type_array)) return false;
     for (size_t i = 0; i < json_object_array_length(list); i++) {
         struct json_object *m = json_object_array_get_idx(list, i), *role;
-        if (!json_object_is_type(m, json_type_object) || !json_object_object_get_ex(m, "role", &role)
+        if (!json_object_is_type(m, json_type_object)
+            || !json_object_object_get_ex(m, "role", &role)
             || !json_object_is_type(role, json_type_string)) return false;
     }
     return true;
@@ -357,7 +358,7 @@ static const struct chat_verb table[] = {
     { "/load", "FILE", "go on with a conversation that /save wrote", true, load },
     { "/read", "FILE", "put a file's text before the next message", true, read_file },
     { "/set", "PARAM VALUE", "change how answers are made: /set temperature 0.7", false, set },
-    { "/system", "TEXT", "set the system message; without a text there is none", false, set_system },
+    { "/system", "TEXT", "set the system message; without a text, none", false, set_system },
     { "/show", "[WHAT]", "info, parameters, system, messages", false, show },
     { "/exit", "", "leave; /quit, /bye and Ctrl-D do too", false, quit },
     { "/retry", "", "", false, regen },

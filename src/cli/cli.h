@@ -19,10 +19,12 @@ struct command {
     int (*run)(struct args *);       /* the exit code */
 };
 
+/* The whole program: what argv asks for, and the exit code. */
 int cli_main(const struct command *, int n, int argc, char **argv);
 const struct command *cli_commands(int *n);              /* the table cli_main was given */
 const struct command *cli_command(const char *name);     /* NULL: none */
 
+/* The commands, each in its file. They return the exit code. */
 int cli_run(struct args *);
 int cli_generate(struct args *);
 int cli_inspect(struct args *);

@@ -85,7 +85,7 @@ static void bash(struct buf *out, const struct command *c, int n) {
                    "complete -F _mlxcel mlxcel\n"));
 }
 
-/* '(-m --model)'{-m,--model}'[help]:VALUE:action', with what _arguments takes as its own escaped. */
+/* '(-m --model)'{-m,--model}'[help]:VALUE:action', escaped for _arguments. */
 static void zsh_option(struct buf *out, const struct option *o) {
     struct str second = name_at(o->names, 1);
     buf_str(out, S("                "));

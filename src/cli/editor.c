@@ -60,7 +60,8 @@ static int read_char(EditLine *el, wchar_t *out) {
     for (size_t n = 0; n < need; n++) {
         int got = read_byte(el, &byte[n]);
         if (got <= 0) return got;
-        if (!n) need = byte[0] < 0xc2 ? 1 : byte[0] < 0xe0 ? 2 : byte[0] < 0xf0 ? 3 : byte[0] < 0xf5 ? 4 : 1;
+        if (!n && byte[0] >= 0xc2 && byte[0] < 0xf5)
+            need = byte[0] < 0xe0 ? 2 : byte[0] < 0xf0 ? 3 : 4;
     }
     uint32_t cp;
     *out = utf8_next((struct str){ (const char *)byte, need }, &cp) ? (wchar_t)cp : 0xfffd;

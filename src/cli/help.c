@@ -61,8 +61,8 @@ void help_command(const struct command *c) {
 void help_all(void) {
     int n;
     const struct command *c = cli_commands(&n);
-    printf("mlxcel %s - runs language models on this machine\n\nusage: mlxcel COMMAND [OPTION]...\n\n",
-           MLXCEL_VERSION);
+    printf("mlxcel %s - runs language models on this machine\n\n"
+           "usage: mlxcel COMMAND [OPTION]...\n\n", MLXCEL_VERSION);
     for (int i = 0; i < n; i++) printf("  %-16s%s\n", c[i].name, c[i].summary);
     printf("\n'mlxcel COMMAND --help' lists the options of a command. Without -m the built-in\n"
            "model answers: 'mlxcel run' chats with it.\n");
@@ -145,7 +145,8 @@ static void man_one(struct buf *out, const struct command *c) {
 void man_page(struct buf *out, const struct command *c) {
     buf_str(out, S(".TH MLXCEL"));
     if (c) buf_char(out, '-');
-    for (const char *at = c ? c->name : ""; *at; at++) buf_char(out, (char)toupper((unsigned char)*at));
+    for (const char *at = c ? c->name : ""; *at; at++)
+        buf_char(out, (char)toupper((unsigned char)*at));
     buf_format(out, " 1 \"\" \"mlxcel %s\" \"User Commands\"\n.SH NAME\n", MLXCEL_VERSION);
     buf_format(out, "mlxcel%s%s \\- ", c ? "-" : "", c ? c->name : "");
     roff(out, c ? c->summary : "runs language models on this machine");

@@ -89,7 +89,8 @@ bool parse_float(struct str s, double *out) {
         *out = minus ? -HUGE_VAL : HUGE_VAL;
         return true;
     }
-    if (!s.len || s.at[0] == '-') return false;
+    /* The reader of JSON would take white space around it, and a second sign. */
+    if (!s.len || s.at[0] == '-' || s.at[0] <= ' ' || s.at[s.len - 1] <= ' ') return false;
     struct buf text = { .max = 80 };
     if (s.at[0] == '.') buf_char(&text, '0');
     buf_str(&text, s);
@@ -265,8 +266,8 @@ static int parse_option(struct args *a, unsigned command, int i, int n, char **a
     if (o->value && !equals) {
         /* A missing value must not swallow the next option. A prompt that is spelt like
          * one can still be given with an equals sign. */
-        bool missing = i + 1 >= n
-                    || (str_starts(str_of(argv[i + 1]), "--") && find(CMD_ALL, str_of(argv[i + 1])));
+        struct str next = str_of(i + 1 < n ? argv[i + 1] : NULL);
+        bool missing = i + 1 >= n || (str_starts(next, "--") && find(CMD_ALL, next));
         if (missing) {
             err_code(err, ERR_USAGE, "option %.*s needs a value: %s", STR_ARG(name), o->value);
             return 0;

@@ -49,7 +49,8 @@ static bool set_breakers(struct session *s, const struct text_list *texts, struc
     for (int i = 0; t && i < texts->n; i++) {
         if (!strcmp(texts->at[i], "none")) continue;
         if (n == DRY_BREAKERS_MAX)
-            return err_code(err, ERR_USAGE, "more than %d --dry-sequence-breaker", DRY_BREAKERS_MAX);
+            return err_code(err, ERR_USAGE, "more than %d --dry-sequence-breaker",
+                            DRY_BREAKERS_MAX);
         struct ids ids = { 0 };
         tok_encode(t, str_of(texts->at[i]), 0, NULL, 0, &ids);
         if (ids.len) s->breaker[n++] = ids.at[ids.len - 1];

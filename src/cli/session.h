@@ -56,7 +56,7 @@ struct question {
 bool session_ask(struct session *, const struct question *, struct answer *, struct err *);
 struct generate_options session_options(const struct session *, const struct args *);
 
-/* {"text":..., "reasoning":..., "tool_calls":[...], "finish_reason":..., "usage":..., "timings":...} */
+/* One object: text, reasoning, tool_calls, finish_reason, usage, timings, seed. */
 void answer_json(struct buf *, const struct session *, const struct answer *);
 /* One line of speeds, dimmed on a terminal; nothing when quiet or standard error is a file. */
 void answer_timings(const struct session *, const struct args *, const struct answer *);
