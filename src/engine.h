@@ -13,7 +13,7 @@ struct engine_options {              /* zeroed: defaults */
     const char *isa;                 /* NULL: the best; "generic", "avx2", "avx512" */
     const char *chat_template;       /* text; NULL: the checkpoint's own */
     int threads;                     /* 0: as many as this process may use */
-    int context;                     /* tokens of the longest sequence; 0: the model's, if it fits */
+    int context;                     /* of the longest sequence; 0: the model's, if it fits */
     int rows_max, chunk_max, requests_max, waiting_max;
     size_t cache_bytes;              /* 0: fitting context and requests_max */
     bool f32;                        /* parity mode: f32 activations, arithmetic and KV */
@@ -58,6 +58,7 @@ struct engine_event {                /* valid during the call only */
 };
 typedef void engine_emit(void *to, const struct engine_event *);
 
+/* Loads the checkpoint; options are copied, the device opened. engine_close frees all of it. */
 struct engine *engine_open(const struct engine_options *, struct err *);
 void engine_close(struct engine *);
 
@@ -74,7 +75,8 @@ void engine_wait(struct engine *, double seconds);
 bool engine_finish(struct engine *, uint64_t id, struct err *);
 
 const struct tokenizer *engine_tokenizer(const struct engine *);     /* NULL with no_tokenizer */
-const struct chat *engine_chat(const struct engine *, struct err *); /* NULL: no template; sentence */
+/* NULL: the checkpoint has no template; the err says where it was looked for. */
+const struct chat *engine_chat(const struct engine *, struct err *);
 /* generation_config.json over our defaults. */
 struct sample_params engine_sampling(const struct engine *);
 bool engine_is_eos(const struct engine *, int token);
@@ -94,5 +96,6 @@ bool engine_inspect(const char *dir, int context, struct buf *json, struct err *
 void engine_families(struct buf *json);
 /* The exactness contract on a real checkpoint: runs each check, reports it by line(name, ok,
  * detail). False when one failed. */
-bool engine_selftest(const struct engine_options *, void (*line)(void *to, const char *name, bool ok,
-                     const char *detail), void *to, struct err *);
+bool engine_selftest(const struct engine_options *,
+                     void (*line)(void *to, const char *name, bool ok, const char *detail),
+                     void *to, struct err *);

@@ -117,7 +117,8 @@ bool buf_read_file(struct buf *b, const char *path, size_t max, struct err *err)
     if (fstat(fd, &st) < 0) err_set(err, "%s: %s", path, strerror(errno));
     else if (!S_ISREG(st.st_mode)) err_set(err, "%s: not a regular file", path);
     else if ((uint64_t)st.st_size > max)
-        err_set(err, "%s: %lld bytes, more than the limit of %zu", path, (long long)st.st_size, max);
+        err_set(err, "%s: %lld bytes, more than the limit of %zu", path, (long long)st.st_size,
+                max);
     else ok = read_all(b, fd, path, (size_t)st.st_size, err);
     close(fd);
     return ok;

@@ -57,7 +57,8 @@ struct attend {                      /* arguments of the attention ops */
     struct kv_view kv;
     int heads, kv_heads, k_dim, v_dim;
     bool v_in_k;                     /* MLA: a cached row is one latent, v its first v_dim values */
-    bool tiled;                      /* head h reads kv head h % kv_heads, else h / (heads/kv_heads) */
+    bool tiled;                      /* head h reads kv head h % kv_heads; else
+                                        h / (heads/kv_heads) */
     int window;                      /* a position sees the last `window` ones; 0: all */
     int chunk;                       /* sees only its own chunk of this many; 0: none */
     const float *sinks;              /* [heads] one more logit in each softmax; NULL: none */
@@ -120,12 +121,14 @@ struct device_ops {
     /* life and memory */
     bool (*open)(struct device *, const struct device_options *, struct err *);
     void (*close)(struct device *);
-    void (*describe)(const struct device *, char *text, size_t size);  /* "cpu, avx512, 2 threads" */
+    /* "cpu, avx512, 2 threads" */
+    void (*describe)(const struct device *, char *text, size_t size);
     void *(*alloc)(struct device *, size_t bytes);        /* NULL: no device memory left */
     void (*free)(struct device *, void *, size_t bytes);
     void (*copy_in)(struct device *, void *to, const void *from, size_t bytes);
     void (*copy_out)(struct device *, void *to, const void *from, size_t bytes);
-    void (*move)(struct device *, void *to, const void *from, size_t bytes);  /* inside the device */
+    /* Inside the device. */
+    void (*move)(struct device *, void *to, const void *from, size_t bytes);
     bool (*sync)(struct device *, struct err *);
 
     /* dense */
@@ -134,17 +137,20 @@ struct device_ops {
                   const struct tensor *ids, float scale);
     /* y[r] = w x[r] + bias. w [out, in]; or w [heads, out, in] with x [rows, heads, in] and
      * y [rows, heads, out], a matrix for each head. */
-    void (*linear)(struct device *, struct tensor *y, const struct linear *, const struct tensor *x);
-    /* Over the last axis, in place allowed. w: NULL, [cols], or [heads, cols]; b: NULL or [cols]. */
+    void (*linear)(struct device *, struct tensor *y, const struct linear *,
+                   const struct tensor *x);
+    /* Over the last axis, in place allowed. w: NULL, [cols], or [heads, cols]; b: NULL or
+     * [cols]. */
     void (*norm)(struct device *, struct tensor *y, const struct tensor *w, const struct tensor *b,
                  const struct tensor *x, enum norm kind, float eps);
     /* In place on [rows, heads, dims], dims being the part that rotates. */
     void (*rope)(struct device *, struct tensor *x, const struct rope_args *);
-    /* y = act(gate) * up, or act(gate) without up; in place on either. gate may be [rows, heads, 1]:
-     * one for all columns of a head. */
+    /* y = act(gate) * up, or act(gate) without up; in place on either. gate may be
+     * [rows, heads, 1]: one for all columns of a head. */
     void (*gate)(struct device *, struct tensor *y, const struct tensor *gate,
                  const struct tensor *up, const struct gate_args *);
-    void (*add)(struct device *, struct tensor *y, const struct tensor *x, float scale); /* y += s x */
+    /* y += scale * x */
+    void (*add)(struct device *, struct tensor *y, const struct tensor *x, float scale);
     void (*copy)(struct device *, struct tensor *y, const struct tensor *x);  /* between views */
     /* In place: x = x * scale, then limit to +-clip, then cap * tanh(x / cap); 0 skips a step. */
     void (*scale)(struct device *, struct tensor *x, float scale, float clip, float cap);
@@ -159,8 +165,9 @@ struct device_ops {
     void (*attention)(struct device *, struct tensor *y, const struct tensor *q,
                       const struct attend *);             /* y [rows, heads, v_dim] */
     /* Causal depthwise convolution; the slot holds the last kernel-1 inputs, F32. y not x. */
-    void (*conv)(struct device *, struct tensor *y, const struct tensor *w, const struct tensor *bias,
-                 const struct tensor *x, const struct rows *, const struct state_view *, enum act);
+    void (*conv)(struct device *, struct tensor *y, const struct tensor *w,
+                 const struct tensor *bias, const struct tensor *x, const struct rows *,
+                 const struct state_view *, enum act);
     void (*ssm)(struct device *, struct tensor *y, const struct ssm_args *);
     void (*delta)(struct device *, struct tensor *y, const struct delta_args *);
 

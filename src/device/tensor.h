@@ -30,6 +30,7 @@ size_t dtype_bytes(enum dtype);                  /* of one plain element; 0 for 
 int64_t tensor_count(const struct tensor *);
 size_t tensor_bytes(const struct tensor *);      /* of a contiguous one, scales included */
 
+/* Contiguous views of memory that is there already. */
 struct tensor tensor_1d(void *, enum dtype, int64_t n);
 struct tensor tensor_2d(void *, enum dtype, int64_t rows, int64_t cols);
 struct tensor tensor_3d(void *, enum dtype, int64_t rows, int64_t heads, int64_t cols);

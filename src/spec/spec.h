@@ -25,7 +25,7 @@ struct rope_spec {
     int dims, original_context;
     float base, factor, low, high;           /* low and high: YaRN's betas, Llama 3's factors */
     float magnitude;                         /* of cos and sin; 1 for almost everyone */
-    bool truncate, reverse;                  /* YaRN rounds its range; NanoChat turns the other way */
+    bool truncate, reverse;                  /* YaRN rounds its range; turns the other way */
     const float *short_factor, *long_factor; /* [dims/2] each; STRETCH_LONG */
 };
 

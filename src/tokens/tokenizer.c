@@ -1,7 +1,8 @@
 /* tokenizer.c - opening by directory, and the path from text to ids and back.
  *
  * Encoding: added tokens that are looked for in the text as it is cut it into segments; each
- * segment is normalized, cut at the other added tokens, pre-tokenized, and its words go to the model. */
+ * segment is normalized, cut at the other added tokens, pre-tokenized, and its words go to the
+ * model. */
 #include "tokens/tokenizer.h"
 #include <stdlib.h>
 #include <string.h>

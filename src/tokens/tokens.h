@@ -2,6 +2,7 @@
 #pragma once
 #include "base/buf.h"
 
+/* A growing list; a zeroed one is empty. */
 struct ids { int *at; int len, cap; };
 void ids_put(struct ids *, int id);
 void ids_free(struct ids *);
@@ -18,7 +19,7 @@ void tok_close(struct tokenizer *);
 struct literal_span { size_t begin, end; };
 
 enum tok_flags {
-    TOK_SPECIALS = 1,                /* control tokens in the text are recognised (outside of spans) */
+    TOK_SPECIALS = 1,                /* control tokens in the text are found (outside of spans) */
     TOK_ADD_BOS = 2                  /* what the post-processor adds: bos, perhaps eos */
 };
 /* Any bytes are taken: invalid UTF-8 counts as U+FFFD. */
@@ -26,8 +27,9 @@ void tok_encode(const struct tokenizer *, struct str text, unsigned flags,
                 const struct literal_span *, int n_spans, struct ids *out);
 
 int  tok_vocab(const struct tokenizer *);            /* ids are below this */
-int  tok_find(const struct tokenizer *, struct str token);       /* as spelt in the file; -1: none */
-struct str tok_text(const struct tokenizer *, int id);           /* as spelt in the file; empty: none */
+/* As spelt in the file; -1, or the empty view: none. */
+int  tok_find(const struct tokenizer *, struct str token);
+struct str tok_text(const struct tokenizer *, int id);
 bool tok_is_control(const struct tokenizer *, int id);           /* a special added token */
 int  tok_bos(const struct tokenizer *);              /* -1: none */
 int  tok_eos(const struct tokenizer *);              /* tokenizer_config's eos_token; -1: none */
