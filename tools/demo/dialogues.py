@@ -9,7 +9,7 @@ from stories import story_turn
 from world import (AGAIN, EXAMPLE, FOLLOW, Turn, families, family, name_ask, name_is, outside, pick,
                    small_talk, unknown_command, unknown_flag)
 
-NUMBERS = {"params": "5", "layers": "8", "vocab": "3072"}      # of the model itself
+NUMBERS = {"params": "5.5", "layers": "8", "vocab": "3072"}      # of the model itself
 SYSTEM = ["You are a helpful assistant.", "You are the built-in model of mlxcel.", "Be short.",
           "Answer in one sentence.", "You are a friendly assistant.", "Help the user of mlxcel."]
 
@@ -32,15 +32,16 @@ class Maker:
             got = a.draw_kept(rng)
             if got is None:
                 return None
-            _, key, core = got
+            why, key, core = got
         else:
+            why = "trained"
             key, core = a.draw(rng)
         f = a.fact
         slotted = "{" in core
         ask = dress(rng, core, values if slotted else None)
         answer = fill(f.name_answer if key == "x" else f.answer, values)
         turn = Turn(f.kind, ask, answer, [fill(m, values) for m in f.must], ident=f.id)
-        turn.example = example_of(rng, f)
+        turn.example, turn.why = example_of(rng, f), why
         return turn
 
     def turn(self, rng, kept=False):
@@ -82,7 +83,7 @@ class Maker:
             if not keys:
                 return None
             key = rng.choice(keys)
-            ask = dress(rng, pick(rng, FOLLOW, kept).replace("{}", rng.choice(a.groups[key][0])), polite=False)
+            ask = dress(rng, pick(rng, FOLLOW, kept).replace("{}", rng.choice(a.groups[key][0]).lstrip("=")), polite=False)
             f = a.fact
             values = {**NUMBERS, **slots(rng)}
             if "{" in ask:
@@ -98,7 +99,7 @@ class Maker:
             messages.append({"role": "system", "content": rng.choice(SYSTEM)})
         while len(done) < turns:
             t = None
-            if last is not None and rng.random() < 0.15:
+            if last is not None and rng.random() < 0.18:
                 t = self.follow_up(rng, False, last, name)
             elif rng.random() < 0.03:
                 t = name_is(rng, False) if name is None or rng.random() < 0.3 else name_ask(rng, False, name)
@@ -126,7 +127,8 @@ COMMANDS = {
     "logits": "mlxcel logits -m ./my-model --ids 1,2,3 -o OUT.safetensors",
     "apply_template": "mlxcel apply-template -m ./my-model --messages chat.json",
     "stop": 'mlxcel run --stop "END"', "json": 'mlxcel run -p "Hello" --json',
-    "c_save": "/save chat.md", "ids": "mlxcel generate -m ./my-model --ids 1,2,3 -n 5",
+    "c_save": "/save chat.md", "c_load": "/load chat.json", "c_read": "/read notes.txt",
+    "c_set": "/set temperature 0.7", "c_system": "/system Be short.", "ids": "mlxcel generate -m ./my-model --ids 1,2,3 -n 5",
     "ignore_eos": "mlxcel generate -n 100 --ignore-eos", "presence": "mlxcel run --presence-penalty 0.5",
     "frequency": "mlxcel run --frequency-penalty 0.5", "pipe": 'echo "Hello" | mlxcel run',
 }
@@ -138,8 +140,8 @@ def example_of(rng, fact):
 
 
 def held_out(maker, seed, count):
-    """Judging set: each fact and each other kind, asked in ways that training never uses.
-    Yields (why, Turn, messages before it)."""
+    """Judging set: each fact and each other kind, asked in ways that training never uses: a list of
+    (Turn, messages before it). Turn.why says what is new: the phrase, the frame, or both."""
     rng = random.Random(seed)
     out = []
     while len(out) < count:

@@ -42,7 +42,7 @@ def judge(cases, answers, maker, wrong=None):
     table = collections.defaultdict(lambda: [0, 0, 0])
     for (turn, before), answer in zip(cases, answers):
         good = is_right(turn, answer, known)
-        for kind in (turn.kind, "all"):
+        for kind in (turn.kind, "new " + turn.why, "all"):
             table[kind][0] += good
             table[kind][1] += answer == turn.answer
             table[kind][2] += 1
@@ -52,9 +52,9 @@ def judge(cases, answers, maker, wrong=None):
 
 
 def show(table, out=sys.stdout):
-    for kind in sorted(table, key=lambda k: (k == "all", k)):
+    for kind in sorted(table, key=lambda k: (k == "all", k[:4] == "new ", k)):
         right, exact, n = table[kind]
-        print(f"{kind:10} {100 * right / n:6.2f} % right   {100 * exact / n:6.2f} % word for word   of {n}", file=out)
+        print(f"{kind:12} {100 * right / n:6.2f} % right   {100 * exact / n:6.2f} % word for word   of {n}", file=out)
 
 
 def prompts_of(cases, encoder):

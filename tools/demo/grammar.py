@@ -95,7 +95,75 @@ please {}
 to {}
 steps to {}
 way to {}
-how to {} with mlxcel""".split("\n")
+how to {} with mlxcel
+what command do I give to {}
+how may I {}
+how shall I {}
+how must I {}
+how will I {}
+how can you {}
+how can we {}
+how do people {}
+how do I go about it if I want to {}
+what is needed to {}
+what does it take to {}
+what would I type to {}
+can mlxcel {}
+does mlxcel {}
+is mlxcel able to {}
+am I able to {}
+may I {}
+I must {}
+I should {}
+I wish I could {}
+I'd love to {}
+let me {}
+let us {}
+give me a way to {}
+any way to {}
+any idea how to {}
+do you know a way to {}
+could you explain how to {}
+could you show me how to {}
+could you tell me how to {}
+can you explain how to {}
+can you show me how to {}
+can you help me {}
+can you help me to {}
+I need help to {}
+I cannot {}
+I can't {}
+I am not able to {}
+my goal is to {}
+my plan is to {}
+the task is to {}
+now I want to {}
+I want mlxcel to {}
+we want to {}
+we need to {}
+someone wants to {}
+what is the trick to {}
+what is the procedure to {}
+remind me how to {}
+I would like to know how to {}
+I want to know how to {}
+I wonder how to {}
+I am looking for a way to {}
+I'm looking for a way to {}
+what makes it possible to {}
+tell me the way to {}
+tell me what to type to {}
+say how to {}
+describe how to {}
+write down how to {}
+is it hard to {}
+is it easy to {}
+when I want to {}, what do I do
+if I want to {}, what do I type
+suppose I want to {}
+in order to {}, what do I do
+how do I best {}
+how do I quickly {}""".split("\n")
 
 KIND_VERB_FRAMES = {
     "flag": """which flag do I use to {}
@@ -171,7 +239,43 @@ how is it with {}
 what must I know about {}
 what should I know about {}
 I do not understand {}
-my question is about {}""".split("\n")
+my question is about {}
+please tell me about {}
+what do I do about {}
+where can I read about {}
+do you have {}
+does mlxcel have {}
+is there {}
+let us talk about {}
+I wonder about {}
+anything about {}
+I am looking for {}
+I'm looking for {}
+looking for {}
+I want {}
+I need {}
+could you tell me about {}
+could you say something about {}
+can you help me with {}
+can you help with {}
+teach me about {}
+what is the story with {}
+I am curious about {}
+more about {}
+more on {}
+a word about {}
+give me information about {}
+what do you say about {}
+what is known about {}
+I would like {}
+where is {}
+how do I use {}
+how does {} work
+I have trouble with {}
+what is the deal with {}
+the topic is {}
+{} please
+show me {}""".split("\n")
 
 KIND_NOUN_FRAMES = {
     "flag": """what is the flag for {}
@@ -273,6 +377,35 @@ what kind of thing is {}
 give me information on {}
 what should I know about {}
 I saw {}, what is it
+I am not sure what {} does
+I am not sure what {} is
+what role does {} play
+could you tell me what {} is
+could you tell me what {} does
+can you tell me about {}
+can you tell me what {} means
+what can you tell me about {}
+what is behind {}
+what is the point of {}
+what is the job of {}
+what is the effect of {}
+is there {}
+do you have {}
+who needs {}
+where do I use {}
+where is {} used
+I have a question about {}
+what will {} do
+remind me what {} does
+remind me what {} is
+what was {} again
+what is this {}
+I have never heard of {}
+need help with {}
+help with {}
+more about {}
+teach me about {}
+show me what {} does
 there is {}, what does it do
 I read about {}, what is that""".split("\n")
 
@@ -289,7 +422,63 @@ NAME_FORMS = {
     "code": ["{}", "{}", "{}", "an {}"],
 }
 
+FILLERS = """will would might does did is was are has have had can should makes takes gives needs plays
+happens goes comes works matters counts role part thing matter job point idea reason sense place effect
+who whom whose which that this these those some any each every both about around behind with without
+inside after before under over maybe really just only even ever never always often here there quickly
+simply truly kindly friend person people user world day work life deal list word name side use case
+""".split() + [""] * 12
 KEEP_PHRASE, KEEP_FRAME = 0.15, 0.12     # shares kept out of training
+BLUR = 0.12                              # of the frames get a word that does not belong
+REWORD = 0.25                            # of the trained phrases get a synonym
+
+# Words that training may put for another, so that a question is known by more than its exact words.
+SYNONYM = {
+    "set": "change adjust specify define configure choose put select alter modify tune fix".split(),
+    "change": "set adjust alter modify switch edit".split(),
+    "show": "display print list view output see".split(),
+    "see": ["view", "look at", "show", "display", "check", "print", "find"],
+    "find": ["get", "locate", "look up", "discover", "learn"],
+    "stop": ["end", "halt", "interrupt", "quit", "abort", "cancel"],
+    "make": "create produce have get".split(),
+    "use": ["employ", "work with", "try", "apply", "utilize", "take"],
+    "get": "obtain receive have see".split(),
+    "have": "get use see".split(),
+    "start": "begin launch open run".split(),
+    "open": "start launch load".split(),
+    "load": "open use read start".split(),
+    "remove": "delete drop erase".split(),
+    "delete": "remove erase drop clear".split(),
+    "answer": "reply response output result".split(),
+    "answers": "replies responses outputs results".split(),
+    "question": "query message request".split(),
+    "chat": "conversation talk dialog session".split(),
+    "conversation": "chat talk dialog session".split(),
+    "model": ["network", "llm", "language model"],
+    "file": ["document"], "folder": ["directory", "dir"], "directory": ["folder"],
+    "option": "flag switch parameter argument setting".split(),
+    "limit": "restrict cap bound".split(),
+    "number": "count amount".split(),
+    "speed": ["pace", "performance", "throughput"], "fast": ["quick", "speedy"], "faster": ["quicker"],
+    "big": "large huge".split(), "bigger": ["larger"], "large": ["big"], "small": "little tiny".split(),
+    "images": "pictures photos".split(), "random": ["varied", "unpredictable"],
+    "memory": ["ram"], "error": ["problem", "message"], "machine": "computer box laptop pc".split(),
+    "computer": "machine box laptop pc".split(), "program": "tool software application app".split(),
+    "needed": "required necessary".split(), "need": ["require", "want"],
+    "check": "test verify examine".split(), "test": "check verify try".split(),
+    "store": "save keep write".split(), "save": "store keep write".split(), "write": "save put".split(),
+    "kept": "stored saved".split(), "stored": "kept saved".split(),
+    "turn": ["switch"], "choose": "pick select".split(), "pick": "choose select".split(),
+    "supported": "possible allowed available known".split(), "support": "handle know accept".split(),
+    "models": ["networks", "llms", "language models"], "tokens": ["tokens"], "text": ["text", "words"],
+    "my": ["our", "the"], "me": ["us"], "tell": ["say"], "wrong": ["bad", "incorrect"],
+    "type": "enter write".split(), "repeat": ["redo", "say again"], "last": "latest previous".split(),
+    "previous": ["last"], "long": ["lengthy"], "size": ["size", "length"], "length": ["size"],
+    "screen": ["terminal", "window"], "several": "many multiple some".split(), "many": ["several", "lots of"],
+    "build": "compile make".split(), "compile": ["build", "make"], "install": ["set up", "get", "put in"],
+    "read": "load take".split(), "measure": "test determine find".split(), "examine": ["look at"],
+    "great": ["good"], "good": ["nice", "fine"], "help": ["assist", "support"], "explain": ["describe"],
+}
 SYNTAX = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -368,6 +557,7 @@ class Asker:
             fr = frames[key](fact.kind)
             self.groups[key] = (good, [f for f in fr if not kept_frame(key, f)])
             self.kept[key] = (out, good, [f for f in fr if kept_frame(key, f)])
+        self.never = {t.lower() for out, _, _ in self.kept.values() for t in out}
         # Each way of asking counts about as the square root of the number of its texts.
         self.weight = {k: (len(g[0]) * min(len(g[1]), 12)) ** 0.5 for k, g in self.groups.items()}
 
@@ -376,15 +566,33 @@ class Asker:
         key = rng.choices(keys, [self.weight[k] for k in keys])[0]
         texts, frames = self.groups[key]
         for _ in range(20):
-            text = self.put(rng, key, rng.choice(texts), rng.choice(frames))
-            if self.owner.get(text.lower(), self.fact.id) == self.fact.id:
+            text, frame = rng.choice(texts), rng.choice(frames)
+            if key != "x" and rng.random() < REWORD:
+                text = self.reword(rng, text)
+            if key != "q" and rng.random() < BLUR:
+                frame = blurred(rng, key, frame)
+            text = self.put(rng, key, text, frame)
+            if text.lower() not in self.never and self.owner.get(text.lower(), self.fact.id) == self.fact.id:
                 break
         return key, text
 
     def put(self, rng, key, text, frame):
-        if key == "x":
+        if key == "x" and text[0] == "=":     # as it is: its bare name means something else
+            text = text[1:]
+        elif key == "x":
             text = rng.choice(NAME_FORMS.get(self.fact.kind, ["{}"])).format(text)
         return frame.replace("{}", text)
+
+    def reword(self, rng, text):
+        """Another word here and there, but never a phrasing that is kept out."""
+        words = text.split(" ")
+        for i, w in enumerate(words):
+            if w in SYNONYM and rng.random() < 0.35:
+                words[i] = rng.choice(SYNONYM[w])
+            elif w in ("the", "a", "an") and rng.random() < 0.12:
+                words[i] = ""
+        other = " ".join(w for w in words if w)
+        return text if not other or other.lower() in self.never else other
 
     def draw_kept(self, rng):
         """A question that training never asks: (why, key, text) or None."""
@@ -411,6 +619,17 @@ def owners(facts):
 def askers(facts):
     frames, owner = frames_of(), owners(facts)
     return [Asker(f, frames, owner) for f in facts]
+
+
+def blurred(rng, key, frame):
+    """A frame with one word that does not belong: what is asked about should decide, not the frame."""
+    words = frame.split(" ")
+    i = rng.choice([i for i, w in enumerate(words) if "{" not in w] or [None])
+    if i is None:
+        return frame
+    words[i] = rng.choice(FILLERS)
+    other = " ".join(w for w in words if w)
+    return frame if kept_frame(key, other) else other
 
 
 def kept_frame(key, frame):
@@ -441,6 +660,13 @@ qwen3 llama gpt-oss-20b""".split()
 
 
 def path(rng):
+    if rng.random() < 0.25:              # digits and dots, so that paths are copied, not guessed
+        name = (rng.choice(WORDS) + rng.choice(["", "-", "_", "."]) + str(rng.randint(0, 99))
+                + rng.choice(["", f".{rng.randint(0, 9)}", f".{rng.randint(0, 9)}b", "b", "m", "-v2"]))
+        if rng.random() < 0.4:
+            name = rng.choice(["qwen", "qwen3", "llama", "gemma", "phi", "smollm", "olmo", "granite", "mistral"]) \
+                + "-" + f"{rng.randint(0, 90) / 10:.1f}b" + rng.choice(["", "-4bit", "-it", "-instruct", "-mlx"])
+        return rng.choice(["/models/", "./", "~/", "~/models/", "/data/", "models/", "../", "/mnt/"]) + name
     name = rng.choice(NAMES) if rng.random() < 0.4 else \
         "-".join(rng.sample(WORDS, rng.choice([1, 1, 2]))) + rng.choice(["", "", "-4bit", "-8bit", "7"])
     root = rng.choice(["/models/", "./", "~/", "~/models/", "/data/", "/home/" + rng.choice(
@@ -471,10 +697,14 @@ def fill(text, values):
 # ---- noise around a question -------------------------------------------------------------
 
 BEFORE = ["please ", "hello, ", "hi, ", "hey, ", "ok, ", "so ", "well, ", "excuse me, ", "sorry, ",
-          "thanks. ", "quick question: ", "a question: ", "now ", "and ", "but ", "tell me, ",
+          "thanks. ", "quick question: ", "a question: ", "I am new to this. ", "I have a problem. ", "help! ", "one question: ",
+          "next question: ", "great. ", "I see. ", "listen, ", "by the way, ", "let me ask: ", "um, ", "hmm, ",
+          "my friend asks: ", "my boss wants to know: ", "just checking: ", "dear model, ", "could you help? ",
+          "yes, ", "no, ", "or ", "then ", "first, ", "actually, ", "again: ", "another question. ", "now ", "and ", "but ", "tell me, ",
           "I wonder, ", "hi there, ", "good morning, ", "please tell me, ", "one more thing: ", "say, "]
 AFTER = [" please", ", please", " thanks", ", thank you", " now", ", can you tell me", " exactly",
-         ", do you know", " again", " in mlxcel", ", please tell me"]
+         ", do you know", " again", " in mlxcel", ", please tell me", " here", " today", ", if I may ask", ", help", " thx", " pls", " for me", " then",
+         ", if that is possible", " with this program", ", I forgot", ", I wonder", " ok", ", and how"]
 KEEP_LETTERS = re.compile(r"[\"`/\d$_{}]|--|\.\w")
 
 
@@ -498,7 +728,7 @@ def dress(rng, core, values=None, polite=True):
         text = rng.choice(BEFORE) + text
     elif polite and rng.random() < 0.12:
         text = text + rng.choice(AFTER)
-    if rng.random() < 0.06:
+    if rng.random() < 0.09:
         text = typo(rng, text)
     if values:
         text = fill(text, values)

@@ -7,11 +7,11 @@ KEEP = 0.15                              # share of the phrasings kept out of tr
 
 class Turn:
     """A question, its right answer, and what an answer must contain to count as right."""
-    __slots__ = ("kind", "ask", "answer", "must", "example", "id")
+    __slots__ = ("kind", "ask", "answer", "must", "example", "id", "why")
 
     def __init__(self, kind, ask, answer, must, example=None, ident=None):
         self.kind, self.ask, self.answer, self.must = kind, ask, answer, must
-        self.example, self.id = example, ident or kind
+        self.example, self.id, self.why = example, ident or kind, "other"
 
 
 def texts(block):
@@ -152,7 +152,7 @@ what is the chat command /{}
 
 def unknown_command(rng, kept):
     name = rng.choice([pseudo(rng), rng.choice("paint cook fly dance sing upload publish deploy draw play "
-                                               "translate search mail print rename sleep jump".split())])
+                                               "translate mail rename sleep jump".split())])
     ask = dress(rng, pick(rng, CMD_ASK, kept).replace("{}", name), polite=False)
     tail = "Type /help for the chat commands." if f"/{name}" in ask.lower() else "mlxcel --help lists all commands."
     return Turn("unknown", ask, f"I do not know a command {name}. {tail}", ["I do not know", "help"],
@@ -317,9 +317,94 @@ what is the chemical [formula|symbol] of [water|gold|iron|salt|silver]
 what is [dna|photosynthesis|an atom|a molecule|a prime number|the bible|the internet|a black hole]
 what [movie|film|book|song] [should I watch|is good|won the prize|do you like]
 who sang [yesterday|let it be|hallelujah]
+write me [a program|a script|a function|some code|code] [in {code}|] that [downloads a page|sorts a list|adds numbers|counts words|draws a {thing}|opens a file|prints the date|sends a mail]
+write a {code} [script|program|function] [|that downloads a page|that adds two numbers|for my website|to sort names]
+can you [code|program|write {code}|debug my code|fix my {code} code]
+what [movie|song|film|game|show] is [good|new|popular|the best] [|now]
+how do I [build|make|start|fix|open|find|run] a [{thing}|business|company|website|garden|fire|boat|club]
+how do I [run|stop|save|load|clear|change] [a marathon|my life|the world|the dishwasher|a {thing}|the {thing}|my hair|the tires]
+how do I [save|make|spend|get] money
+how do I [lose weight|fall asleep|learn to swim|get rich|find a job|make friends|quit smoking|become famous]
+what is [{num}|the number {num}]
+{num}*{num}=
+{num} / {num}
+{num} * {num} = ?
+how much is {num} divided by {num}
+what is {num} percent of {num}
+is {num} [bigger|smaller|larger] than {num}
+what comes after {num}
+how many [people|dogs|cars] are in {country}
+is {country} bigger than {country}
+which is [better|bigger|older|nicer], {thing} or {thing}
+what do you think of {person}
+what did you do yesterday
+what do you do [today|all day|on Sunday]
+what is your favorite [color|food|movie|song|number|book|animal|city]
+where do you live
+how old are you
+do you have [children|a cat|a car|a wife|a dog|money]
+is there [life on mars|a god|a heaven|a bus to {city}|milk in the fridge]
+do you believe in [god|ghosts|love|luck|fate]
+are there [aliens|ghosts|lions in {country}|whales in the sea]
+who is the richest [man|woman|person] [|in the world|in {country}]
+what is the best [phone|car|laptop|movie|book|restaurant|school|team] [|in {city}|in {country}]
+when does the [train|bus|shop|film|show|school] [leave|open|start|come]
+where is the nearest [shop|bank|station|hospital|restaurant|school]
+can you [sing|dance|drive|cook|swim|draw a {thing}|play {topic}|count to {num}|call me]
+why [am I|are people|are cats|is he|is she] [so tired|so sad|angry|late|happy]
+how do {thing}s work
+how are {thing}s made
+what are {thing}s made of
+tell me the [news|time|date|weather|truth|future]
+tell me about the [war|history of {country}|{thing}|weather in {city}|future|life of {person}]
+tell me a fact about {topic}
+give me [a fact|facts|advice|tips] about {topic}
+[sing|draw|paint|cook|bring|show|buy] me a {thing}
+remind me to buy a {thing}
+what happened to {person}
+did {person} [win|die|write a book|go to {country}]
+is {person} [alive|dead|married|a king]
+in which year was {person} born
+[was|is] {city} in {country}
+what is the {topic} of {country}
+what language is spoken in {country}
+say hello in {language}
+how do I say {word} in {language}
+{word} in {language}
+what is the {language} word for {word}
+{thing}
+{topic}
+{country}
+{city}
+{person}
+the {thing}
+{thing} and {thing}
+{city} or {city}
+my {thing} is broken
+I lost my {thing}
+I like {thing}
+I love {topic}
+I hate {topic}
+I bought a {thing} [|yesterday]
+I live in {city}
+I am from {country}
+I want [a {thing}|to go to {city}|to learn {topic}|to buy a {thing}|to eat {thing}|to visit {country}]
+I would like [a {thing}|to see {city}|some {thing}]
+she sells [sea shells|a {thing}|books]
+the {thing} is [big|red|old|new|broken]
+{foreign}
+{foreign} {foreign}
+{foreign} {foreign} {foreign}?
 {pseudo}
 {pseudo} {pseudo}
 {pseudo} {pseudo} {pseudo}
+{pseudo} {pseudo} {pseudo} {pseudo}
+why is {pseudo} {pseudo}
+can you {pseudo}
+do you like {pseudo}
+when was {pseudo}
+how big is {pseudo}
+how does {pseudo} work
 what is {pseudo}
 what is a {pseudo}
 what does {pseudo} mean
@@ -334,6 +419,26 @@ explain {pseudo}
 DUNNO = "I do not know that. I am a tiny model and only know mlxcel."
 
 
+def scramble(rng):
+    """Keys hit at random."""
+    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz" + "asdfjkl") for _ in range(rng.randint(3, 9)))
+
+
+SCRIPTS = [(0xE0, 0xFF), (0x400, 0x44F), (0x3B1, 0x3C9), (0x4E00, 0x6000), (0x3041, 0x3096), (0xAC00, 0xB000),
+           (0x627, 0x64A), (0x905, 0x939), (0x1F600, 0x1F640)]
+
+
+def foreign(rng):
+    """A word of letters that are not English; also lone signs."""
+    if rng.random() < 0.15:
+        return "".join(rng.choice("!?#$%&*+=<>@^~|;:()[]") for _ in range(rng.randint(1, 6)))
+    low, high = rng.choice(SCRIPTS)
+    word = "".join(chr(rng.randint(low, high)) for _ in range(rng.randint(1, 6)))
+    if low == 0xE0:
+        word = "".join(c if rng.random() < 0.3 else rng.choice("abcdefghilmnoprstuvz") for c in word)
+    return word
+
+
 def fill_lists(rng, text):
     while "{" in text:
         a, b = text.index("{"), text.index("}")
@@ -341,7 +446,9 @@ def fill_lists(rng, text):
         if name == "num":
             word = str(rng.choice([rng.randint(0, 20), rng.randint(0, 100), rng.randint(0, 9999)]))
         elif name == "pseudo":
-            word = pseudo(rng)
+            word = pseudo(rng) if rng.random() < 0.7 else scramble(rng)
+        elif name == "foreign":
+            word = foreign(rng)
         else:
             word = rng.choice(LIST[name])
             if rng.random() < 0.08 and name in ("country", "city", "person", "thing", "topic"):
@@ -350,8 +457,12 @@ def fill_lists(rng, text):
     return text
 
 
+STRANGE = tuple([t for t in half if "{pseudo}" in t or "{foreign}" in t] for half in OUTSIDE)
+
+
 def outside(rng, kept):
-    ask = dress(rng, fill_lists(rng, pick(rng, OUTSIDE, kept)))
+    which = STRANGE if rng.random() < 0.2 else OUTSIDE
+    ask = dress(rng, fill_lists(rng, pick(rng, which, kept)))
     return Turn("unknown", ask, DUNNO, ["I do not know"], ident="outside")
 
 
@@ -509,14 +620,23 @@ def name_ask(rng, kept, name):
 
 
 AGAIN = texts("""
-[again|once more|one more time|say it again|say that again|repeat|repeat that|repeat it]
+[again|once more|one more time|say it again|say that again|repeat|repeat that|repeat it|repeat please]
+[what|what?|sorry|pardon|excuse me|huh|come again|eh]
+[what was|what is|what's] [that|the answer|your answer] [|again|once more]
+[please|can you please|could you please|I want you to] [say it again|repeat|repeat the last answer|say that once more]
+[tell me|say|write|show|print] [that|it|the answer|the last answer] [again|once more|one more time]
+[I did not|I didn't|I could not|I couldn't] [understand that|hear that|read that|see that|catch that|follow]
 [please|could you|can you] [repeat that|say that again|repeat the answer|repeat it]
-[what|what did you say|what was that|pardon, what did you say|sorry, what]
+[what do you mean|what did you say|what was that|pardon, what did you say|sorry, what]
 [I did not get that|I missed that|I forgot it already|I didn't get that]
 """)
 EXAMPLE = texts("""
 [give me|show me|can you give me|can you show me|I need|do you have] an example
-[an example|example|for example|such as|like what]
+[an example|example|examples|for example|such as|like what|example please|an example please]
+[give|show|write|tell] me [one|an example|a full example|the full command|the whole command|a sample]
+[is there|have you got|could I see|could you show me|I want|I would like|let me have] an example
+[how|what] would I type [|then|exactly|there]
+[what does|how does] [the whole|the full|the complete] command look [|like]
 [what does it|how does it|how would it|how would that|what does that] look [|like]
 [can I see|let me see] [an example|one]
 [how exactly|how do I type it|what exactly do I type|show me the command|what is the exact command]
