@@ -101,9 +101,11 @@ struct route_args {
 
 struct expert_args {
     const struct linear *gate, *up, *down;       /* [experts] each; gate NULL: not gated */
+    int experts;
     const struct tensor *ids;        /* [rows, active] I32 */
     const struct tensor *share;      /* [rows, active] F32 */
-    struct tensor hidden;            /* scratch, F32 [rows*active, 2*expert hidden + dim] */
+    float *hidden;                   /* scratch [rows*active, 2*expert hidden + dim] */
+    int *order;                      /* scratch [2*rows*active + experts + 1] */
     struct gate_args act;
 };
 
@@ -117,6 +119,7 @@ struct device_options { int ordinal, threads; const char *isa; };   /* threads 0
 
 struct device_ops {
     const char *name;
+    bool host_memory;                /* the host reads its memory: results need no copy_out */
 
     /* life and memory */
     bool (*open)(struct device *, const struct device_options *, struct err *);

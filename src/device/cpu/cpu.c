@@ -1,0 +1,69 @@
+/* cpu.c - the CPU as a device: its threads, its memory, and the table of its ops. */
+#include "device/cpu/cpu.h"
+#include "device/cpu/isa.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+static bool open_cpu(struct device *dev, const struct device_options *o, struct err *err) {
+    const struct cpu_kernels *kernels = cpu_isa_find(o->isa, err);
+    if (!kernels) return false;
+    struct cpu *cpu = mem_new(sizeof *cpu);
+    cpu->kernels = kernels;
+    cpu->pool = pool_open(o->threads ? o->threads : threads_available());
+    dev->impl = cpu;
+    return true;
+}
+
+static void close_cpu(struct device *dev) {
+    struct cpu *cpu = cpu_of(dev);
+    if (!cpu) return;
+    pool_close(cpu->pool);
+    free(cpu);
+    dev->impl = NULL;
+}
+
+static void describe(const struct device *dev, char *text, size_t size) {
+    int n = pool_threads(cpu_of(dev)->pool);
+    snprintf(text, size, "cpu, %s, %d thread%s", cpu_of(dev)->kernels->name, n, n == 1 ? "" : "s");
+}
+
+/* Mapped, not allocated: pages that are never touched cost nothing, and come zeroed. */
+static void *alloc(struct device *dev, size_t bytes) {
+    (void)dev;
+    void *p = mmap(NULL, MAX(bytes, (size_t)1), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void release(struct device *dev, void *p, size_t bytes) {
+    (void)dev;
+    if (p) munmap(p, MAX(bytes, (size_t)1));
+}
+
+static void copy(struct device *dev, void *to, const void *from, size_t bytes) {
+    (void)dev;
+    if (bytes) memmove(to, from, bytes);
+}
+
+static bool sync(struct device *dev, struct err *err) {
+    (void)dev;
+    (void)err;
+    return true;
+}
+
+static void linear(struct device *dev, struct tensor *y, const struct linear *w,
+                   const struct tensor *x) {
+    cpu_linear(cpu_of(dev)->pool, cpu_of(dev)->kernels, y, w, x);
+}
+
+const struct device_ops device_cpu = {
+    .name = "cpu", .host_memory = true,
+    .open = open_cpu, .close = close_cpu, .describe = describe,
+    .alloc = alloc, .free = release, .copy_in = copy, .copy_out = copy, .move = copy, .sync = sync,
+    .embed = cpu_embed, .linear = linear, .norm = cpu_norm, .rope = cpu_rope, .gate = cpu_gate,
+    .add = cpu_add, .copy = cpu_copy, .scale = cpu_scale, .temperature = cpu_temperature,
+    .kv_store = cpu_kv_store, .attention = cpu_attention, .conv = cpu_conv, .ssm = cpu_ssm,
+    .delta = cpu_delta, .route = cpu_route, .experts = cpu_experts,
+};
