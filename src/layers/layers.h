@@ -45,9 +45,6 @@ struct ffn {
                 struct tensor *y, const struct tensor *x);
 };
 
-extern const struct mixer mixer_attention, mixer_mla, mixer_mamba2, mixer_delta;
-extern const struct ffn   ffn_mlp, ffn_moe;
-
 struct norm_weights { struct tensor w, b; };             /* [n] F32 each; at NULL: none */
 struct block_weights { struct norm_weights norm[4]; void *mixer, *ffn; };
 
@@ -58,6 +55,10 @@ void block_run(struct pass *, const struct layer_spec *, const struct block_weig
 /* The spec's norm with these weights over the last axis of x. */
 void norm_bind(struct binder *, const struct decoder_spec *, struct norm_weights *, enum slot);
 void norm_run(struct pass *, const struct norm_weights *, struct tensor *y, const struct tensor *x);
+
+/* The layer's view of the cache; an empty one in a pass without cache, which only measures. */
+struct kv_view pass_kv(const struct pass *, int layer);
+struct state_view pass_state(const struct pass *, int layer);
 
 /* [rows of the pass, cols] of the scratch; gone when the block ends. */
 struct tensor scratch_rows(struct pass *, enum dtype, int64_t cols);

@@ -393,6 +393,12 @@ float cfg_num_at(struct config *c, const char *path, int index) {
     return value ? to_float(c, f.path, value, false) : (cfg_fail(c, "%s is null", f.path), 0);
 }
 
+float cfg_inf_at(struct config *c, const char *path, int index) {
+    struct found f;
+    struct json_object *value = entry(c, path, index, &f);
+    return value ? to_float(c, f.path, value, true) : (cfg_fail(c, "%s is null", f.path), 0);
+}
+
 struct str cfg_str_at(struct config *c, const char *path, int index) {
     struct found f;
     struct json_object *value = entry(c, path, index, &f);

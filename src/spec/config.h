@@ -34,6 +34,7 @@ struct str cfg_str (struct config *, const char *path, const char *otherwise);
 int        cfg_len (struct config *, const char *path);          /* of a list; -1: no list there */
 int        cfg_int_at(struct config *, const char *path, int index);
 float      cfg_num_at(struct config *, const char *path, int index);
+float      cfg_inf_at(struct config *, const char *path, int index);         /* may be infinite */
 struct str cfg_str_at(struct config *, const char *path, int index);
 void       cfg_only(struct config *, const char *path, const char *value);   /* refuse others */
 

@@ -56,6 +56,10 @@ struct moe_spec   { struct route_spec route; struct mlp_spec expert, shared; boo
 
 struct mixer; struct ffn; struct pass; struct block_weights;
 
+/* The parts to choose from, each a file in layers/. Here they are only names. */
+extern const struct mixer mixer_attention, mixer_mla, mixer_mamba2, mixer_delta;
+extern const struct ffn   ffn_mlp, ffn_moe;
+
 struct layer_spec {
     const struct mixer *mixer;               /* NULL: this block does not mix */
     const struct ffn *ffn;                   /* NULL: this block has no ffn */
@@ -74,6 +78,7 @@ struct decoder_spec {
     enum norm norm;
     bool norm_bias, norm_bare;               /* LayerNorm with bias; norms without weights */
     float eps, embed_scale, logit_scale, logit_softcap;
+    float rope_share;                        /* of a head, when the config is silent; 0: all */
     bool tied_head, head_bias, embed_norm;
     int positions;                           /* rows of a learned position table; 0: none */
     int restart_at;                          /* beyond this many tokens the rope factors of the
@@ -86,12 +91,21 @@ struct decoder_spec {
  * RMS norm before each, rope_parameters or rope_scaling, layer_types with
  * sliding_window, tie_word_embeddings. Allocates d->layer. */
 void spec_defaults(struct decoder_spec *, struct config *);
+/* Only what is not attention or ffn: sizes, eps, tying, and layers with a gated MLP, an RMS norm
+ * before each half and no mixer yet. */
+void spec_base(struct decoder_spec *, struct config *);
 /* A rope of `dims` turning dimensions. c: the object with rope_theta and the rest. */
 struct rope_spec spec_rope(struct decoder_spec *, struct config *c, int dims, enum rope pairing);
 struct moe_spec  spec_moe(struct config *);
 enum act         spec_act(struct config *, const char *path, const char *otherwise);
 /* Whether layer_types[i] is `word`; `otherwise` when there is no list. */
 bool spec_layer_is(struct config *, int i, const char *word, bool otherwise);
+
+/* Qwen's rule: sliding_window counts only with use_sliding_window, and without layer_types from
+ * max_window_layers on. */
+void spec_optional_window(struct decoder_spec *, struct config *);
+/* Qwen's rule for experts: decoder_sparse_step and mlp_only_layers. */
+bool spec_layer_is_sparse(struct config *, int i);
 
 /* Bounds everything that a division, an allocation or an index depends on. The
  * sentence goes into the config's error. */
