@@ -30,9 +30,11 @@ struct generate_options {            /* everything is copied by engine_submit */
     struct sample_params sample;
     int n_max;                       /* tokens to generate; -1: until end of text or context */
     const struct str *stop; int n_stop;
-    bool ignore_eos, specials;       /* specials: control tokens appear in the text */
+    bool ignore_eos;                 /* end-of-text ids are tokens like others */
+    bool specials;                   /* control tokens appear in the text */
     int logprobs;                    /* alternatives per token; 0: none */
-    int logits_last;                 /* EVENT_LOGITS for so many last positions of the prompt */
+    int logits_last;                 /* EVENT_LOGITS for so many last positions of the prompt, and
+                                        for every position after it; 0: none */
     int priority;
     uint64_t salt;                   /* requests of other salts share no prefixes */
 };
@@ -71,6 +73,9 @@ void engine_cancel(struct engine *, uint64_t id);          /* any thread */
 int  engine_step(struct engine *, struct err *);
 /* Waits until there is work, engine_stop was called, or so many seconds passed. */
 void engine_wait(struct engine *, double seconds);
+/* Makes a running request give up its memory and wait to be resumed, as happens when memory
+ * runs out. On the thread that steps. False: it does not run. */
+bool engine_preempt(struct engine *, uint64_t id);
 /* Steps until request `id` is done. */
 bool engine_finish(struct engine *, uint64_t id, struct err *);
 

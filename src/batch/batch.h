@@ -59,6 +59,10 @@ bool sched_add(struct sched *, struct request *);
 /* Marks it; it comes out of sched_done at the next sched_next. */
 void sched_cancel(struct sched *, uint64_t id);
 
+/* Takes a running request's pages as if they were needed: it waits and resumes. Between a
+ * commit and the next batch. False: it does not run. For selftest, and for sharing memory. */
+bool sched_preempt(struct sched *, uint64_t id);
+
 /* The next batch: a row for every request that decodes, then prefill chunks while rows are
  * left; when pages run out the least worthy running request gives up its pages and waits again,
  * in its old place in the queue. A request whose prompt another one is computing right now waits

@@ -143,6 +143,15 @@ static void preempt(struct sched *s, struct request *r) {
     s->preempted++;
 }
 
+bool sched_preempt(struct sched *s, uint64_t id) {
+    for (int i = 0; i < s->n_running; i++)
+        if (s->running[i]->id == id) {
+            preempt(s, s->running[i]);
+            return true;
+        }
+    return false;
+}
+
 /* The rope factors of the whole sequence depend on its length. */
 static int variant_of(const struct sched *s, const struct request *r) {
     return s->options.restart_at > 0 && r->ids.len > s->options.restart_at;

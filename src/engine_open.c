@@ -1,0 +1,191 @@
+/* engine_open.c - putting the engine together from a folder, taking it apart, and what
+ * can be asked of it. */
+#include "engine_inside.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { ROWS_MAX = 256, REQUESTS_MAX = 16, WAITING_MAX = 512, CONTEXT_USUAL = 32768 };
+
+static bool dir_exists(const char *dir, struct err *err) {
+    struct stat st;
+    if (!dir) return err_code(err, ERR_USAGE, "no model was named");
+    if (stat(dir, &st))
+        return err_code(err, ERR_NOT_FOUND, "%s: %s", dir, strerror(errno));
+    if (!S_ISDIR(st.st_mode)) return err_set(err, "%s: not a folder with a checkpoint", dir);
+    return true;
+}
+
+/* 0 asks for the model's own context, or for as much of it as the cache can be given. */
+static bool open_cache(struct engine *e, const struct engine_options *o, int requests, int rows,
+                       struct err *err) {
+    const struct decoder_spec *d = model_spec(e->model);
+    struct state_need *need = mem_array((size_t)d->n_layers, sizeof *need);
+    struct cache_options want = {
+        .bytes = o->cache_bytes, .seqs_max = requests, .rows_max = rows,
+        .kv_dtype = o->f32 ? F32 : BF16, .reuse = !o->no_reuse,
+        .tokens_max = o->context ? MIN(o->context, d->context) : MIN(d->context, CONTEXT_USUAL),
+    };
+    if (o->context > d->context)
+        err_set(err, "context: %d asked for, but the model goes to %d", o->context, d->context);
+    model_need(e->model, need, want.kv_dtype == F32 ? 4 : 2);
+    struct err tried = { 0 };
+    while (!err->code) {
+        tried = (struct err){ 0 };
+        e->cache = cache_open(&e->dev, need, d->n_layers, &want, &tried);
+        if (e->cache || o->context || want.tokens_max <= 512) break;
+        want.tokens_max /= 2;          /* only what the user did not ask for may shrink */
+    }
+    if (!e->cache && !err->code) err_code(err, tried.code, "%s", tried.text);
+    e->context = want.tokens_max;
+    free(need);
+    return e->cache != NULL;
+}
+
+static bool open_sched(struct engine *e, const struct engine_options *o, int requests, int rows) {
+    struct sched_options s = {
+        .rows_max = rows, .chunk_max = o->chunk_max, .requests_max = requests,
+        .waiting_max = e->waiting_max, .restart_at = model_spec(e->model)->restart_at,
+        .logits_max = rows,
+    };
+    e->sched = sched_open(e->cache, &s);
+    return e->sched != NULL;
+}
+
+static bool open_texts(struct engine *e, const struct engine_options *o, struct err *err) {
+    if (o->no_tokenizer) return true;
+    e->tokenizer = tok_open(o->dir, err);
+    if (!e->tokenizer) return false;
+    e->chat = chat_open(o->dir, o->chat_template, &e->chat_err);
+    if (!e->chat && o->chat_template) return err_set(err, "%s", e->chat_err.text);
+    if (!e->generation.n_eos && tok_eos(e->tokenizer) >= 0)
+        e->generation.eos[e->generation.n_eos++] = tok_eos(e->tokenizer);
+    return true;
+}
+
+static bool open_all(struct engine *e, const struct engine_options *o, struct err *err) {
+    int rows = o->rows_max ? o->rows_max : ROWS_MAX;
+    int requests = o->requests_max ? o->requests_max : REQUESTS_MAX;
+    rows = MAX(rows, requests);        /* every running request can have its row */
+    e->waiting_max = o->waiting_max ? o->waiting_max : WAITING_MAX;
+    e->dev.op = device_find(o->device, err);
+    if (!e->dev.op ||
+        !e->dev.op->open(&e->dev, &(struct device_options){ .threads = o->threads, .isa = o->isa },
+                         err)) return false;
+    struct model_options m = { .device = &e->dev, .rows_max = rows, .seqs_max = requests,
+                               .logits_max = rows, .progress = o->progress, .to = o->to };
+    e->model = model_open(o->dir, &m, err);
+    if (!e->model) return false;
+    e->vocab = model_spec(e->model)->vocab;
+    model_format(e->model, e->format, sizeof e->format);
+    if (!generation_read(&e->generation, o->dir, e->vocab, err) || !open_texts(e, o, err) ||
+        !open_cache(e, o, requests, rows, err) || !open_sched(e, o, requests, rows)) return false;
+    e->cache_bytes = cache_stats(e->cache).bytes;
+    e->sampler = sampler_open(e->vocab);
+    e->picked = mem_array((size_t)rows, sizeof *e->picked);
+    e->row = mem_array((size_t)e->vocab, sizeof *e->row);
+    return true;
+}
+
+struct engine *engine_open(const struct engine_options *o, struct err *err) {
+    struct err own = { 0 };
+    if (!err) err = &own;
+    if (!dir_exists(o->dir, err)) return NULL;
+    struct engine *e = mem_new(sizeof *e);
+    double begin = clock_s();
+    e->submitted_end = &e->submitted;
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->wake, NULL);
+    if (o->layer) {
+        e->probe_is = (struct probe){ o->layer, o->to };
+        e->probe = &e->probe_is;
+    }
+    if (!open_all(e, o, err)) {
+        engine_close(e);
+        return NULL;
+    }
+    e->load_s = clock_s() - begin;
+    return e;
+}
+
+/* Requests that are still here end as cancelled: their owners get their last event. */
+static void cancel_all(struct engine *e) {
+    if (!e->sched) return;
+    for (uint64_t id = 1; id <= e->last_id && e->queued; id++) engine_cancel(e, id);
+    engine_step(e, NULL);
+}
+
+void engine_close(struct engine *e) {
+    if (!e) return;
+    cancel_all(e);
+    sched_close(e->sched);
+    cache_close(e->cache);
+    model_close(e->model);
+    if (e->dev.op) e->dev.op->close(&e->dev);
+    sampler_close(e->sampler);
+    chat_close(e->chat);
+    tok_close(e->tokenizer);
+    free(e->picked);
+    free(e->row);
+    free(e->cancelled);
+    pthread_cond_destroy(&e->wake);
+    pthread_mutex_destroy(&e->lock);
+    free(e);
+}
+
+const struct tokenizer *engine_tokenizer(const struct engine *e) {
+    return e->tokenizer;
+}
+
+const struct chat *engine_chat(const struct engine *e, struct err *err) {
+    if (!e->chat)
+        err_set(err, "%s", e->chat_err.text[0] ? e->chat_err.text : "the model has no chat template");
+    return e->chat;
+}
+
+struct sample_params engine_sampling(const struct engine *e) {
+    return e->generation.sample;
+}
+
+bool engine_is_eos(const struct engine *e, int token) {
+    for (int i = 0; i < e->generation.n_eos; i++)
+        if (e->generation.eos[i] == token) return true;
+    return false;
+}
+
+struct engine_info engine_info(const struct engine *e) {
+    const struct decoder_spec *d = model_spec(e->model);
+    struct sched_stats s = sched_stats(e->sched);
+    struct engine_info info = {
+        .family = model_family(e->model)->name, .quantization = e->format,
+        .context = e->context, .vocab = e->vocab, .n_layers = d->n_layers, .dim = d->dim,
+        .weights_bytes = model_weights_bytes(e->model), .cache_bytes = e->cache_bytes,
+        .load_s = e->load_s, .waiting = s.waiting, .running = s.running, .preempted = s.preempted,
+        .tokens_reused = cache_stats(e->cache).tokens_reused,
+    };
+    e->dev.op->describe(&e->dev, info.device, sizeof info.device);
+    return info;
+}
+
+bool engine_inspect(const char *dir, int context, struct buf *json, struct err *err) {
+    return dir_exists(dir, err) && model_inspect(dir, context, json, err);
+}
+
+void engine_families(struct buf *json) {
+    buf_char(json, '[');
+    for (const struct family *f = family_next(NULL); f; f = family_next(f)) {
+        buf_str(json, json->len > 1 ? S(",\n{\"name\":") : S("\n{\"name\":"));
+        buf_json(json, str_of(f->name));
+        buf_str(json, S(",\"model_types\":["));
+        for (const char *const *t = f->model_types; *t; t++) {
+            if (t != f->model_types) buf_char(json, ',');
+            buf_json(json, str_of(*t));
+        }
+        buf_str(json, S("],\"evidence\":"));
+        buf_json(json, str_of(f->evidence));
+        buf_char(json, '}');
+    }
+    buf_str(json, S("\n]\n"));
+}

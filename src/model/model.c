@@ -1,0 +1,158 @@
+/* model.c - a loaded model, and the pass of a batch through it: embedding, blocks, norm,
+ * head. What a block does is in layers/; which blocks there are is in the spec. */
+#include "model/load.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+struct model {
+    struct loaded is;
+    struct device *dev;
+    struct scratch scratch;
+    float *logits, *host_logits;     /* [logits_max, vocab]; the same memory on a host device */
+    int rows_max, seqs_max, logits_max;
+};
+
+/* Rows of x whose logits are wanted, normed and through the head. */
+static void run_head(const struct model *m, struct pass *p, const struct tensor *x,
+                     const int *logit_row, int n) {
+    const struct decoder_spec *d = &m->is.spec;
+    const struct device_ops *op = p->dev->op;
+    if (!n) return;
+    size_t bytes = (size_t)n * (size_t)d->dim * sizeof(float);
+    struct tensor last = tensor_2d(scratch_bytes(p->scratch, bytes), F32, n, d->dim);
+    struct tensor rows = tensor_1d((void *)(uintptr_t)logit_row, I32, n);
+    struct tensor y = tensor_2d(m->logits, F32, n, d->vocab);
+    op->embed(p->dev, &last, x, &rows, 1);
+    norm_run(p, &m->is.final_norm, &last, &last);
+    op->linear(p->dev, &y, &m->is.head, &last);
+    if (d->logit_scale != 1 || d->logit_softcap != 0)
+        op->scale(p->dev, &y, d->logit_scale, 0, d->logit_softcap);
+}
+
+static struct tensor run_embed(const struct model *m, struct pass *p, const int *ids) {
+    const struct decoder_spec *d = &m->is.spec;
+    struct device *dev = p->dev;
+    struct tensor x = scratch_rows(p, F32, d->dim);
+    struct tensor id = tensor_1d((void *)(uintptr_t)ids, I32, p->rows.n_rows);
+    dev->op->embed(dev, &x, &m->is.embed, &id, d->embed_scale);
+    if (d->positions) {
+        struct tensor at = scratch_rows(p, F32, d->dim);
+        struct tensor pos = tensor_1d((void *)(uintptr_t)p->rows.pos, I32, p->rows.n_rows);
+        dev->op->embed(dev, &at, &m->is.positions, &pos, 1);
+        dev->op->add(dev, &x, &at, 1);
+    }
+    if (d->embed_norm) norm_run(p, &m->is.embed_norm, &x, &x);
+    return x;
+}
+
+static void run_pass(const struct model *m, struct pass *p, const struct batch *b,
+                     const struct probe *probe) {
+    const struct decoder_spec *d = &m->is.spec;
+    struct tensor x = run_embed(m, p, b->ids);
+    if (probe) probe->layer(probe->to, -1, &x);
+    size_t mark = p->scratch->used_bytes;
+    for (p->layer = 0; p->layer < d->n_layers; p->layer++) {
+        const struct layer_spec *l = &d->layer[p->layer];
+        const struct block_weights *w = &m->is.block[p->layer];
+        if (l->block) l->block(p, l, w, &x);
+        else block_run(p, l, w, &x);
+        p->scratch->used_bytes = mark;
+        if (probe) probe->layer(probe->to, p->layer, &x);
+    }
+    run_head(m, p, &x, b->logit_row, b->n_logits);
+}
+
+float *model_run(struct model *m, struct cache *cache, const struct batch *b,
+                 const struct probe *probe, struct err *err) {
+    struct pass p = {
+        .dev = m->dev, .cache = cache, .spec = &m->is.spec, .scratch = &m->scratch,
+        .rows = b->rows, .variant = b->variant,
+    };
+    m->scratch.used_bytes = 0;
+    run_pass(m, &p, b, probe);
+    if (!m->dev->op->host_memory)
+        m->dev->op->copy_out(m->dev, m->host_logits, m->logits,
+                             (size_t)b->n_logits * (size_t)m->is.spec.vocab * sizeof(float));
+    return m->dev->op->sync(m->dev, err) ? m->host_logits : NULL;
+}
+
+/* The largest batch on the device that does nothing tells how much scratch it takes. */
+static size_t measure_scratch(struct model *m) {
+    struct device null = { .op = &device_null };
+    struct scratch scratch = { 0 };
+    struct batch b = { .n_rows = m->rows_max, .n_logits = m->logits_max };
+    struct pass p = { .dev = &null, .spec = &m->is.spec, .scratch = &scratch,
+                      .rows = { .n_rows = m->rows_max, .n_seqs = m->seqs_max } };
+    run_pass(m, &p, &b, NULL);
+    return scratch.peak_bytes;
+}
+
+static bool allocate(struct model *m, struct err *err) {
+    struct device *dev = m->dev;
+    size_t logits = (size_t)m->logits_max * (size_t)m->is.spec.vocab * sizeof(float);
+    m->scratch.cap_bytes = measure_scratch(m);
+    m->scratch.at = dev->op->alloc(dev, m->scratch.cap_bytes);
+    m->logits = dev->op->alloc(dev, logits);
+    if (!m->scratch.at || !m->logits)
+        return err_code(err, ERR_MEMORY, "no memory for %zu MiB of activations and %zu MiB of logits",
+                        m->scratch.cap_bytes >> 20, logits >> 20);
+    m->host_logits = dev->op->host_memory ? m->logits : mem_new(logits);
+    return true;
+}
+
+struct model *model_open(const char *dir, const struct model_options *o, struct err *err) {
+    struct model *m = mem_new(sizeof *m);
+    m->dev = o->device;
+    m->rows_max = o->rows_max;
+    m->seqs_max = o->seqs_max;
+    m->logits_max = o->logits_max;
+    if (load_spec(&m->is, dir, err) && load_bind(&m->is, dir, m->dev, o->progress, o->to, err) &&
+        load_finish(&m->is, err) && allocate(m, err))
+        return m;
+    model_close(m);
+    return NULL;
+}
+
+void model_close(struct model *m) {
+    if (!m) return;
+    if (m->host_logits != m->logits) free(m->host_logits);
+    if (m->logits)
+        m->dev->op->free(m->dev, m->logits,
+                         (size_t)m->logits_max * (size_t)m->is.spec.vocab * sizeof(float));
+    if (m->scratch.at) m->dev->op->free(m->dev, m->scratch.at, m->scratch.cap_bytes);
+    load_close(&m->is);
+    free(m);
+}
+
+const struct decoder_spec *model_spec(const struct model *m) {
+    return &m->is.spec;
+}
+
+const struct family *model_family(const struct model *m) {
+    return m->is.family;
+}
+
+size_t model_weights_bytes(const struct model *m) {
+    return weights_bytes(m->is.weights);
+}
+
+void model_format(const struct model *m, char *text, size_t size) {
+    const struct tensor *w = &m->is.embed;
+    if (w->dtype == MLX_AFFINE)
+        snprintf(text, size, "affine %d-bit g%d", w->quant.bits, w->quant.group);
+    else snprintf(text, size, "%s", dtype_name(w->dtype));
+}
+
+void load_need(const struct loaded *is, struct state_need *need, size_t kv_bytes) {
+    const struct decoder_spec *d = &is->spec;
+    for (int i = 0; i < d->n_layers; i++) {
+        const struct layer_spec *l = &d->layer[i];
+        need[i] = l->mixer && l->mixer->need ? l->mixer->need(d, l, kv_bytes)
+                                             : (struct state_need){ 0 };
+    }
+}
+
+void model_need(const struct model *m, struct state_need *need, size_t kv_bytes) {
+    load_need(&m->is, need, kv_bytes);
+}
