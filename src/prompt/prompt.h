@@ -6,7 +6,7 @@
 
 struct chat;                         /* a compiled template and the parsers that match it */
 
-/* Finds the template of DIR (chat_template.jinja, chat_template.json, tokenizer_config.json)
+/* Finds the template of DIR (chat_template.jinja, tokenizer_config.json, chat_template.json)
  * unless `override` (NULL: none) gives its text. A checkpoint without a template opens as NULL with
  * a sentence in err. */
 struct chat *chat_open(const char *dir, const char *override, struct err *);
@@ -18,6 +18,7 @@ struct dialog {                      /* all borrowed for the call */
     struct json_object *documents;   /* NULL or a list */
     struct json_object *vars;        /* NULL or more variables: enable_thinking, date_string, ... */
     bool no_generation_prompt;       /* else the answer's opening is added */
+    int64_t now_s;                   /* the time that a template sees, Unix seconds; 0: the clock's */
 };
 
 struct prompt {
@@ -28,7 +29,10 @@ struct prompt {
 };
 void prompt_free(struct prompt *);
 
-/* A trailing assistant message is continued. False: the err has the template's line. */
+/* A trailing assistant message is continued (its turn is left open), unless
+ * no_generation_prompt asks for the dialog as it is. Arguments of tool calls may be JSON text,
+ * as the API sends them, or objects; lists of text parts become one text where the template
+ * knows no parts. False: the err names the message or the template's line. */
 bool chat_render(const struct chat *, const struct dialog *, struct prompt *, struct err *);
 
 enum chat_kind { CHAT_TEXT, CHAT_REASONING, CHAT_TOOL_NAME, CHAT_TOOL_ARGS, CHAT_END };

@@ -1,0 +1,148 @@
+/* chat.c - a checkpoint's chat template, opened once and rendered per request.
+ * What a template may see is set here and nowhere else. */
+#include "prompt/chat.h"
+#include "prompt/dialog.h"
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct named_text *named(const struct found *f, const char *name) {
+    for (int i = 0; i < f->n_templates; i++)
+        if (str_is(f->templates[i].name, name)) return &f->templates[i];
+    return NULL;
+}
+
+static bool open_templates(struct chat *chat, const char *dir, const char *override, struct err *err) {
+    const struct named_text *plain = named(&chat->found, "default");
+    const struct named_text *tools = named(&chat->found, "tool_use");
+    if (override) {
+        chat->plain = template_open(str_of(override), err);
+        return chat->plain != NULL;
+    }
+    if (!chat->found.n_templates)
+        return err_code(err, ERR_UNSUPPORTED, "%s: this checkpoint has no chat template, so it can "
+                        "complete text but not chat; give one with --chat-template", dir ? dir : "");
+    if (!plain && !tools)
+        return err_code(err, ERR_UNSUPPORTED, "%s: of its %d chat templates none is called default "
+                        "(there is \"%.*s\")", dir ? dir : "", chat->found.n_templates,
+                        STR_ARG(chat->found.templates[0].name));
+    if (plain && !(chat->plain = template_open(plain->text, err))) return false;
+    if (tools && !(chat->with_tools = template_open(tools->text, err))) return false;
+    return true;
+}
+
+struct chat *chat_open(const char *dir, const char *override, struct err *err) {
+    struct chat *chat = mem_new(sizeof *chat);
+    if (find_chat(dir, &chat->found, err) && open_templates(chat, dir, override, err)) return chat;
+    chat_close(chat);
+    return NULL;
+}
+
+void chat_close(struct chat *chat) {
+    if (!chat) return;
+    template_close(chat->plain);
+    template_close(chat->with_tools);
+    found_free(&chat->found);
+    free(chat);
+}
+
+void prompt_free(struct prompt *p) {
+    buf_free(&p->text);
+    free(p->span);
+    *p = (struct prompt){ 0 };
+}
+
+static void set(struct vm *vm, struct str name, struct value v) {
+    uint32_t symbol;
+    if (map_get(&vm->t->symbols, name, &symbol)) vm->root[symbol] = v;
+}
+
+static struct value list_or_none(struct vm *vm, struct json_object *list) {
+    bool empty = !list || json_object_array_length(list) == 0;
+    return empty ? v_none() : v_json(&vm->box, list, true);
+}
+
+static void set_variables(struct vm *vm, const struct chat *chat, const struct dialog *d,
+                          struct list *messages, bool generation) {
+    vm->root = box_array(&vm->box, vm->t->n_symbols, sizeof *vm->root);
+    for (uint32_t i = 0; i < vm->t->n_symbols; i++) vm->root[i].kind = V_ABSENT;
+    for (int i = 0; i < chat->found.n_tokens; i++)
+        set(vm, chat->found.tokens[i].name,
+            v_text(text_view(&vm->box, chat->found.tokens[i].text, false)));
+    if (d->vars) {
+        json_object_object_foreach(d->vars, key, value)
+            set(vm, str_of(key), v_json(&vm->box, value, true));
+    }
+    set(vm, S("messages"), v_list(messages));
+    set(vm, S("tools"), list_or_none(vm, d->tools));
+    set(vm, S("documents"), list_or_none(vm, d->documents));
+    set(vm, S("add_generation_prompt"), v_bool(generation));
+}
+
+static void give(struct prompt *out, const struct text *t) {
+    buf_clear(&out->text);
+    buf_put(&out->text, t->at, t->len);
+    out->n_spans = 0;
+    for (uint32_t i = 0; i < t->n_spans; i++) {
+        if (out->n_spans == out->cap_spans) {
+            out->cap_spans = MAX(2 * out->cap_spans, 16);
+            out->span = mem_grow(out->span, (size_t)out->cap_spans, sizeof *out->span);
+        }
+        out->span[out->n_spans++] = (struct literal_span){ t->span[i].begin,
+                                                           MIN(t->span[i].end, t->len) };
+    }
+}
+
+static void set_clock(struct vm *vm, int64_t now_s) {
+    time_t now = now_s ? (time_t)now_s : time(NULL);
+    if (!localtime_r(&now, &vm->now)) vm->now = (struct tm){ .tm_year = 70, .tm_mday = 1 };
+}
+
+/* *again: another way of giving the arguments of tool calls may work. */
+static bool render(const struct chat *chat, const struct template *t, const struct dialog *d,
+                   const struct arguments *arguments, struct prompt *out, bool *again, struct err *err) {
+    struct vm *vm = mem_new(sizeof *vm);
+    vm->t = t;
+    box_open(&vm->box, &t->source, err);
+    if (setjmp(vm->box.exit)) {
+        *again = !vm->box.over;
+        box_close(&vm->box);
+        free(vm);
+        return false;
+    }
+    struct builder text = { .box = &vm->box };
+    vm->out = &text;
+    set_clock(vm, d->now_s);
+    struct list *messages = dialog_messages(vm, d, arguments);
+    bool open = dialog_mark_end(vm, d, messages);
+    set_variables(vm, chat, d, messages, !open && !d->no_generation_prompt);
+    vm_run(vm);
+    struct text *made = built(&text);
+    if (open) made = dialog_cut_at_mark(vm, made);
+    if (!made) box_fail(&vm->box, "the template leaves out the message that is to be continued");
+    give(out, made);
+    box_close(&vm->box);
+    free(vm);
+    return true;
+}
+
+bool chat_render(const struct chat *chat, const struct dialog *d, struct prompt *out, struct err *err) {
+    if (!dialog_check(d, err)) return false;
+    bool has_tools = d->tools && json_object_array_length(d->tools) > 0;
+    const struct template *t = has_tools && chat->with_tools ? chat->with_tools : chat->plain;
+    if (!t) return err_set(err, "the chat template is for requests with tools only");
+    struct arguments arguments = { 0 };
+    arguments_parse(&arguments, d);
+    /* Most templates want the arguments of tool calls as objects, a few paste their text. Those
+     * fail on an object, and get what was sent. */
+    bool again = false, ok;
+    struct err first = { 0 };
+    ok = render(chat, t, d, &arguments, out, &again, &first);
+    if (!ok && again && arguments.objects) {
+        struct err second = { 0 };
+        ok = render(chat, t, d, NULL, out, &again, &second);
+    }
+    if (!ok) err_code(err, first.code, "%s", first.text);
+    arguments_free(&arguments);
+    return ok;
+}

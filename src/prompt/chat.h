@@ -1,0 +1,11 @@
+/* chat.h - an open chat template, shared by rendering (chat.c) and by the
+ * reading of what the model says (stream.c). */
+#pragma once
+#include "prompt/find.h"
+#include "prompt/prompt.h"
+#include "prompt/template.h"
+
+struct chat {
+    struct found found;
+    struct template *plain, *with_tools;         /* either may be NULL, not both */
+};

@@ -1,0 +1,23 @@
+/* dialog.h - a request's messages as the values that a template sees. */
+#pragma once
+#include "prompt/prompt.h"
+#include "prompt/vm.h"
+
+/* Names the first message that is not one: false with its index in err. */
+bool dialog_check(const struct dialog *, struct err *);
+
+struct arguments {                   /* JSON texts of tool calls, parsed, in order; NULL: not an object */
+    struct json_object **at;
+    size_t n, cap;
+    size_t objects;                  /* how many are not NULL */
+};
+void arguments_parse(struct arguments *, const struct dialog *);
+void arguments_free(struct arguments *);
+
+/* The list of messages. `arguments` may be NULL: texts stay texts. */
+struct list *dialog_messages(struct vm *, const struct dialog *, const struct arguments *);
+
+/* Whether the last message is to be continued, and if so, marks the place where it ends. */
+bool dialog_mark_end(struct vm *, const struct dialog *, struct list *messages);
+/* Cuts a rendered dialog at the mark; NULL: the mark is not there. */
+struct text *dialog_cut_at_mark(struct vm *, struct text *);

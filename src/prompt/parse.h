@@ -1,0 +1,32 @@
+/* parse.h - what the two halves of the parser share: expressions in parse.c,
+ * statements in statements.c. */
+#pragma once
+#include "prompt/template.h"
+
+enum { NESTING_MAX = 120, CHAIN_MAX = 400 };
+
+struct parser {
+    struct box *box;
+    struct template *t;
+    const struct token *token;       /* the next one; never past T_END */
+    int nesting;
+    int loops;                       /* open for loops, for break and continue */
+    bool saw_caller, saw_varargs, saw_kwargs;
+};
+
+struct node *node_new(struct parser *, int kind);                  /* at the next token */
+_Noreturn void parse_fail(struct parser *, const char *expected);  /* at the next token */
+bool next_is(const struct parser *, int op);
+bool next_word(const struct parser *, const char *name);
+bool take(struct parser *, int op);
+bool take_word(struct parser *, const char *name);
+void expect(struct parser *, int op, const char *what);
+struct node *name_node(struct parser *);                           /* takes a name */
+void parse_enter(struct parser *);                                 /* parser->nesting-- leaves */
+
+struct node *parse_expression(struct parser *);
+struct node *parse_conditionless(struct parser *);                 /* no "x if y" at the top */
+struct node *parse_tuple(struct parser *, bool conditions);        /* "a, b" without brackets */
+struct node *parse_target(struct parser *, bool spaces);           /* of set and for */
+struct node *parse_filters(struct parser *, struct node *on, bool first);
+struct node *parse_body(struct parser *);                          /* until the end of the template */

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Expected outputs for the tests of the chat templates, from Jinja2 as the
+package transformers sets it up.
+
+    make_template_vectors.py                 refresh tests/prompt/*.json (in place)
+    make_template_vectors.py --over DIR      render all of DIR/*.jinja with the dialogs of
+                                             tests/prompt/dialogs.json; JSON on standard output
+
+Needs: pip install jinja2 transformers. Never needed to build, run or test.
+"""
+import copy
+import datetime
+import glob
+import json
+import os
+import re
+import sys
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+import transformers.utils.chat_template_utils as hf  # noqa: E402
+
+HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "prompt")
+NOW = datetime.datetime(2024, 7, 4, 15, 6, 9)  # the tests pass this time, as UTC
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+class FixedClock(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return NOW
+
+
+hf.datetime = FixedClock
+
+
+def flat(content):
+    """A list of text parts as one text, for templates that know no parts."""
+    if isinstance(content, list) and all(
+        isinstance(p.get("text"), str) and p.get("type", "text") == "text" for p in content
+    ):
+        return "\n".join(p["text"] for p in content)
+    return content
+
+
+def with_objects(messages):
+    """Arguments of tool calls that are JSON text, as objects."""
+    messages = copy.deepcopy(messages)
+    for message in messages:
+        for call in message.get("tool_calls") or []:
+            function = call.get("function", call)
+            if isinstance(function.get("arguments"), str):
+                try:
+                    parsed = json.loads(function["arguments"])
+                except ValueError:
+                    continue
+                if isinstance(parsed, dict):
+                    function["arguments"] = parsed
+    return messages
+
+
+READS_PARTS = re.compile(
+    r"""\bin\s+(?:[^%]*?(?:\.|\[['"]))?content(?:['"]\])?\s*(?:if\b[^%]*|recursive\s*)?-?%}""")
+
+
+def render(template, dialog):
+    """The text, or None where the oracle raises."""
+    messages = dialog["messages"]
+    if not READS_PARTS.search(template):
+        messages = [dict(m, content=flat(m["content"])) if "content" in m else m for m in messages]
+    last = messages[-1] if messages else {}
+    generation = not dialog.get("no_generation_prompt", False)
+    proceed = (generation and last.get("role") == "assistant" and last.get("content") is not None
+               and not last.get("tool_calls"))
+    for attempt in (with_objects(messages), messages):
+        try:
+            out, _ = hf.render_jinja_template(
+                [attempt], tools=dialog.get("tools") or None,
+                documents=dialog.get("documents") or None, chat_template=template,
+                continue_final_message=proceed, add_generation_prompt=generation and not proceed,
+                **{**TOKENS, **dialog.get("vars", {})})
+            return out[0]
+        except Exception:
+            pass
+    return None
+
+
+def read(name):
+    with open(os.path.join(HERE, name), encoding="utf-8") as f:
+        return json.load(f)
+
+
+def over(folder, dialogs):
+    results = {}
+    for path in sorted(glob.glob(os.path.join(folder, "*.jinja"))):
+        with open(path, encoding="utf-8", newline="") as f:
+            template = f.read()
+        results[os.path.basename(path)] = [render(template, d) for d in dialogs]
+    return results
+
+
+def refresh_features():
+    """features.json: [{"t": template, "v": variables}], "want" is filled in, or "fails"."""
+    cases = read("features.json")
+    for case in cases:
+        case.pop("want", None)
+        case.pop("fails", None)
+        try:
+            case["want"] = hf._compile_jinja_template(case["t"]).render(
+                **{**TOKENS, **case.get("v", {}), "messages": [], "tools": None,
+                   "documents": None, "add_generation_prompt": True})
+        except Exception as e:
+            case["fails"] = type(e).__name__
+    with open(os.path.join(HERE, "features.json"), "w", encoding="utf-8") as f:
+        rows = (json.dumps(case, ensure_ascii=False) for case in cases)
+        f.write("[\n" + ",\n".join(rows) + "\n]\n")
+
+
+def main():
+    dialogs = read("dialogs.json")
+    if len(sys.argv) == 3 and sys.argv[1] == "--over":
+        json.dump(over(sys.argv[2], dialogs), sys.stdout)
+        return
+    refresh_features()
+    with open(os.path.join(HERE, "expected.json"), "w", encoding="utf-8") as f:
+        json.dump(over(HERE, dialogs), f, ensure_ascii=False, indent=0)
+
+
+main()
