@@ -51,6 +51,7 @@ struct sched_options {
 
 struct sched;
 struct sched *sched_open(struct cache *, const struct sched_options *);
+/* Those that run lose their pages; the requests stay their owners'. NULL: nothing to do. */
 void sched_close(struct sched *);
 
 /* Takes it (WAITING): the caller filled id, priority, ids (one at least), n_prompt, n_max,
@@ -79,4 +80,5 @@ void sched_finish(struct sched *, struct request *);
 struct request *sched_done(struct sched *);
 
 struct sched_stats { int waiting, running; uint64_t preempted, restarted; };
+/* Counts of now, and since open. */
 struct sched_stats sched_stats(const struct sched *);

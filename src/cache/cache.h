@@ -46,7 +46,7 @@ struct cache_seq {                   /* zeroed: holds nothing */
 struct cache;
 struct cache *cache_open(struct device *, const struct state_need *layer, int n_layers,
                          const struct cache_options *, struct err *);
-void cache_close(struct cache *);
+void cache_close(struct cache *);    /* NULL: nothing to do. No sequence may be open */
 
 /* Takes a sequence's place and attaches the longest kept prefix of ids, at most n - 1
  * tokens. Sets n_tokens and n_reused to it. False: no place free. */

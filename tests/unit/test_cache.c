@@ -346,12 +346,145 @@ static void test_snapshots_are_bounded(void **state) {
     /* One long prompt takes few of them: lengths that double, a rolling one, its end. */
     prompt(ids, 4000, 0, 99);
     visit(&r, 0, ids, 4000);
-    int left = 0;
     for (int i = n; i < 2 * n; i++) {
         prompt(ids, 40, 0, i);
-        left += peek(&r, 0, ids, 40) > 0;
+        assert_int_equal(peek(&r, 0, ids, 40), i < 2 * n - 5 ? 32 : 0);
     }
-    assert_int_equal(left, n - 5);
+    rig_close(&r);
+}
+
+/* A sequence replaces its own last rolling snapshot, not what others put in its place, nor what
+ * the one before it in its seat has left. */
+static void test_rolling_snapshots(void **state) {
+    (void)state;
+    struct rig r;
+    struct cache_seq seq = { 0 };
+    int a[200], ids[40];
+    prompt(a, 200, 0, 500);
+    rig_open(&r, recurrent, 1, &roomy);
+    int n = cache_stats(r.cache).snapshots;
+    assert_true(cache_begin(r.cache, &seq, a, 20));
+    for (int i = 20; i <= 64; i++) assert_true(feed(&r, &seq, a, i, ROWS));
+    assert_int_equal(cache_stats(r.cache).snapshots_kept, 1);         /* that at 32 went */
+    for (int i = 0; i < n; i++) {
+        prompt(ids, 40, 0, i);
+        assert_int_equal(visit(&r, 0, ids, 40), 0);
+    }
+    /* The last one sits where a's was. */
+    assert_int_equal(peek(&r, 0, ids, 40), 32);
+    for (int i = 65; i <= 100; i++) assert_true(feed(&r, &seq, a, i, ROWS));
+    assert_int_equal(peek(&r, 0, ids, 40), 32);
+    cache_release(r.cache, &seq);
+    assert_int_equal(peek(&r, 0, a, 100), 96);
+    prompt(ids, 40, 0, 1000);
+    assert_true(cache_begin(r.cache, &seq, ids, 20));
+    assert_int_equal(seq.slot, 0);
+    for (int i = 20; i <= 40; i++) assert_true(feed(&r, &seq, ids, i, ROWS));
+    cache_release(r.cache, &seq);
+    assert_int_equal(peek(&r, 0, a, 100), 96);
+    assert_int_equal(peek(&r, 0, ids, 40), 32);
+    rig_close(&r);
+}
+
+/* A hash stands for nothing alone: salt, parent and ids must be the same. */
+static void test_forged_hash(void **state) {
+    (void)state;
+    struct pages p;
+    struct page_key key = { .salt = 1, .parent = { 2, 3 }, .hash = { 4, 5 }, .ids = { 6 } }, other;
+    pages_open(&p, 2);
+    int page = pages_take(&p);
+    pages_keep(&p, page, &key);
+    assert_int_equal(pages_find(&p, &key), page);
+    other = key;
+    other.salt++;
+    assert_int_equal(pages_find(&p, &other), -1);
+    other = key;
+    other.parent[1]++;
+    assert_int_equal(pages_find(&p, &other), -1);
+    other = key;
+    other.hash[1]++;
+    assert_int_equal(pages_find(&p, &other), -1);
+    other = key;
+    other.ids[31]++;
+    assert_int_equal(pages_find(&p, &other), -1);
+    pages_drop(&p, page);
+    ledger_check_pool(&p, 0);
+    pages_close(&p);
+    pages_open(&p, 0);
+    assert_int_equal(pages_find(&p, &key), -1);
+    assert_int_equal(pages_take(&p), -1);
+    pages_close(&p);
+}
+
+/* Two caches hash the same prompt differently: nobody can prepare collisions. */
+static void test_secret(void **state) {
+    (void)state;
+    struct rig a, b;
+    struct page_key x, y, z;
+    const int ids[CACHE_PAGE_TOKENS] = { 1, 2, 3 };
+    const uint64_t root[2] = { 0 };
+    rig_open(&a, full, 3, &roomy);
+    rig_open(&b, full, 3, &roomy);
+    prefix_key(a.cache, &x, 0, root, ids);
+    prefix_key(b.cache, &y, 0, root, ids);
+    prefix_key(a.cache, &z, 1, root, ids);
+    assert_memory_not_equal(x.hash, y.hash, sizeof x.hash);
+    assert_memory_not_equal(x.hash, z.hash, sizeof x.hash);
+    cache_close(a.cache);
+    cache_close(b.cache);
+}
+
+/* The least that a plan gives a window lets one sequence of any length move. */
+static void test_least_window(void **state) {
+    (void)state;
+    int ids[400];
+    uint64_t seed = 3;
+    prompt(ids, 400, 0, 1);
+    for (int window = 31; window <= 65; window++) {
+        for (int rows = 1; rows <= 64; rows += 21) {
+            const struct state_need layer = { .per_token = 8, .window = window };
+            struct cache_options o = { .bytes = 1, .seqs_max = 1, .tokens_max = 400,
+                                       .rows_max = rows };
+            struct cache_seq seq = { 0 };
+            struct rig r;
+            o.bytes = cache_bytes(&layer, 1, &o);
+            rig_open(&r, &layer, 1, &o);
+            assert_true(cache_begin(r.cache, &seq, ids, 400));
+            struct cache_seq *one = &seq;
+            assert_true(cache_fits(r.cache, &one, (int[]){ 400 }, 1));
+            while (seq.n_tokens < 400) {
+                int to = seq.n_tokens + 1 + ledger_draw(&seed, 100);
+                assert_true(feed(&r, &seq, ids, MIN(to, 400), rows));
+            }
+            cache_release(r.cache, &seq);
+            rig_close(&r);
+        }
+    }
+}
+
+/* Beyond a sequence's pages the table names none. */
+static void test_tables(void **state) {
+    (void)state;
+    struct rig r;
+    struct cache_seq a = { 0 }, b = { 0 }, *both[] = { &a, &b };
+    int ids[300];
+    prompt(ids, 300, 0, 1);
+    rig_open(&r, window40, 2, &roomy);
+    assert_true(cache_begin(r.cache, &a, ids, 300));
+    assert_true(cache_begin(r.cache, &b, ids, 300));
+    assert_true(feed(&r, &a, ids, 150, ROWS) && feed(&r, &b, ids, 40, ROWS));
+    cache_bind(r.cache, both, 2);
+    struct kv_view full_view = cache_kv(r.cache, 0), window_view = cache_kv(r.cache, 1);
+    assert_in_range(full_view.pages_max, 5, 8);
+    assert_int_equal(full_view.page_tokens, 32);
+    for (int p = 0; p < full_view.pages_max; p++) {
+        const int *second = full_view.table + full_view.pages_max;
+        assert_int_equal(full_view.table[p] >= 0, p < 5);
+        assert_int_equal(second[p] >= 0, p < 2);
+        assert_int_equal(window_view.table[p] >= 0, p >= 3 && p < 5);
+    }
+    cache_release(r.cache, &a);
+    cache_release(r.cache, &b);
     rig_close(&r);
 }
 
@@ -476,11 +609,10 @@ static void random_lives(const struct state_need *layer, int n_layers, int pages
             s->salt = (uint64_t)ledger_draw(&seed, 2);
             assert_true(cache_begin(r.cache, s, ids[i], n[i]));
         }
-        bool ok = s->n_tokens >= n[i] ||
-                  feed(&r, s, ids[i], MIN(n[i], s->n_tokens + 1 + ledger_draw(&seed, 60)),
-                       1 + ledger_draw(&seed, 48));
-        if (ok && s->n_tokens >= n[i] && n[i] < LENGTH && ledger_draw(&seed, 20))
-            n[i] = MIN(LENGTH, n[i] + ledger_draw(&seed, 3));
+        int to = s->n_tokens + 1 + ledger_draw(&seed, 60), step = 1 + ledger_draw(&seed, 48);
+        bool ok = s->n_tokens >= n[i] || feed(&r, s, ids[i], MIN(n[i], to), step);
+        int more = ledger_draw(&seed, 3);
+        if (ok && s->n_tokens >= n[i]) n[i] = MIN(LENGTH, n[i] + more);
         if (!ok || s->n_tokens >= LENGTH || !ledger_draw(&seed, 12)) cache_release(r.cache, s);
     }
     for (int i = 0; i < SEQS; i++) cache_release(r.cache, &seq[i]);
@@ -516,6 +648,11 @@ int main(void) {
         cmocka_unit_test(test_window_lets_go),
         cmocka_unit_test(test_window_page_lost),
         cmocka_unit_test(test_snapshots_are_bounded),
+        cmocka_unit_test(test_rolling_snapshots),
+        cmocka_unit_test(test_forged_hash),
+        cmocka_unit_test(test_secret),
+        cmocka_unit_test(test_least_window),
+        cmocka_unit_test(test_tables),
         cmocka_unit_test(test_groups),
         cmocka_unit_test(test_bad_options),
         cmocka_unit_test(test_budget),

@@ -278,6 +278,31 @@ static void test_decode_first(void **state) {
     request_free(third);
 }
 
+/* A long prompt, however important, leaves the others their next token. */
+static void test_decode_beside_priority(void **state) {
+    (void)state;
+    struct rig r;
+    struct batch b;
+    uint64_t left[2];
+    struct sched_options so = usual;
+    so.rows_max = 20;
+    rig_open(&r, &full, &roomy, &so);
+    struct request *talks = prompt(1, 10, 0, 30), *reads = prompt(2, 200, 0, 5);
+    reads->priority = 1;
+    assert_true(rig_add(&r, talks));
+    assert_true(rig_step(&r, &b));
+    assert_true(rig_add(&r, reads));
+    for (int i = 0; i < 10; i++) {
+        assert_true(rig_step(&r, &b));
+        assert_int_equal(rows_of(&b, talks), 1);
+        assert_int_equal(rows_of(&b, reads), 19);
+    }
+    assert_int_equal(finish_all(&r, left), 2);
+    rig_close(&r);
+    request_free(talks);
+    request_free(reads);
+}
+
 /* Equal prompts at once are computed once, but for what nobody can share. */
 static void test_equal_prompts(void **state) {
     (void)state;
@@ -303,20 +328,22 @@ static void test_equal_prompts(void **state) {
     }
 }
 
-/* Nobody waits for a prompt of another salt, nor where nothing is kept. */
+/* Nobody waits for a prompt of another salt, nor where nothing is kept, nor for less than a
+ * page. */
 static void test_no_waiting_for_others(void **state) {
     (void)state;
-    for (int reuse = 0; reuse < 2; reuse++) {
+    for (int i = 0; i < 3; i++) {
         struct rig r;
         struct batch b;
         uint64_t left[2];
         struct cache_options co = roomy;
         struct sched_options so = usual;
-        co.reuse = reuse;
+        co.reuse = i != 0;
         so.chunk_max = 32;
         rig_open(&r, &full, &co, &so);
-        struct request *one = prompt(1, 100, 100, 5), *two = prompt(2, 100, 100, 5);
-        two->seq.salt = (uint64_t)reuse;
+        int same = i == 2 ? 31 : 100;
+        struct request *one = prompt(1, 100, same, 5), *two = prompt(2, 100, same, 5);
+        two->seq.salt = i == 1;
         assert_true(rig_add(&r, one) && rig_add(&r, two));
         assert_true(rig_step(&r, &b));
         assert_int_equal(b.n_req, 2);
@@ -532,6 +559,7 @@ static void test_random(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decode_first),
+        cmocka_unit_test(test_decode_beside_priority),
         cmocka_unit_test(test_equal_prompts),
         cmocka_unit_test(test_no_waiting_for_others),
         cmocka_unit_test(test_priority_and_order),
