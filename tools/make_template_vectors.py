@@ -17,6 +17,7 @@ import re
 import sys
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+import jinja2.defaults  # noqa: E402
 import transformers.utils.chat_template_utils as hf  # noqa: E402
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "prompt")
@@ -31,6 +32,8 @@ class FixedClock(datetime.datetime):
 
 
 hf.datetime = FixedClock
+# Some templates use it and other runners have it.
+jinja2.defaults.DEFAULT_FILTERS["from_json"] = json.loads
 
 
 def flat(content):
@@ -59,7 +62,8 @@ def with_objects(messages):
 
 
 READS_PARTS = re.compile(
-    r"""\bin\s+(?:[^%]*?(?:\.|\[['"]))?content(?:['"]\])?\s*(?:if\b[^%]*|recursive\s*)?-?%}""")
+    r"""\{%[-+]?\s*for\s+[\w\s,()]+?\s+in\s+(?:[^%]*?(?:\.|\[['"]))?content(?:['"]\])?"""
+    r"""\s*(?:if\b[^%]*|recursive\s*)?[-+]?%\}""")
 
 
 def render(template, dialog):

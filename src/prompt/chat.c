@@ -98,6 +98,12 @@ static void set_clock(struct vm *vm, int64_t now_s) {
     if (!localtime_r(&now, &vm->now)) vm->now = (struct tm){ .tm_year = 70, .tm_mday = 1 };
 }
 
+static void vm_close(struct vm *vm) {
+    for (struct held *h = vm->held; h; h = h->next) json_object_put(h->json);
+    box_close(&vm->box);
+    free(vm);
+}
+
 /* *again: another way of giving the arguments of tool calls may work. */
 static bool render(const struct chat *chat, const struct template *t, const struct dialog *d,
                    const struct arguments *arguments, struct prompt *out, bool *again, struct err *err) {
@@ -106,8 +112,7 @@ static bool render(const struct chat *chat, const struct template *t, const stru
     box_open(&vm->box, &t->source, err);
     if (setjmp(vm->box.exit)) {
         *again = !vm->box.over;
-        box_close(&vm->box);
-        free(vm);
+        vm_close(vm);
         return false;
     }
     struct builder text = { .box = &vm->box };
@@ -121,8 +126,7 @@ static bool render(const struct chat *chat, const struct template *t, const stru
     if (open) made = dialog_cut_at_mark(vm, made);
     if (!made) box_fail(&vm->box, "the template leaves out the message that is to be continued");
     give(out, made);
-    box_close(&vm->box);
-    free(vm);
+    vm_close(vm);
     return true;
 }
 

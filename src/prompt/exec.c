@@ -92,6 +92,7 @@ static enum flow loop_over(struct vm *vm, const struct node *n, struct value ove
     *loop = (struct loop){ .source = v_items(&vm->box, over), .node = n, .outside = outside,
                            .depth = depth, .changed = { .kind = V_ABSENT } };
     loop->items = n->e ? list_new(&vm->box, L_LIST, 0) : loop->source;
+    if (!n->e) loop->taken = loop->source->n;
     uint32_t symbol = UINT32_MAX;
     map_get(&vm->t->symbols, S(name), &symbol);
     struct scope *outer = vm->scope, *scope = scope_new(vm, outside);

@@ -1,6 +1,7 @@
 /* filters.c - the tables of filters, tests and functions, with the small ones
  * among them; larger ones are in filters_text.c and filters_list.c. */
 #include "prompt/builtins.h"
+#include <json-c/json.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,7 +60,7 @@ static double round_to(double f, int64_t places) {
         return isfinite(unit) ? nearbyint(f / unit) * unit : copysign(0, f);
     }
     snprintf(digits, sizeof digits, "%.*f", (int)places, f);
-    return strtod(digits, NULL);
+    return text_double(digits);
 }
 
 static BUILTIN(filter_round) {
@@ -86,6 +87,23 @@ static BUILTIN(filter_attr) {
     return vm_attr(vm, self, name);
 }
 
+static BUILTIN(filter_from_json) {
+    enum { JSON_DEPTH_MAX = 128 };
+    struct text *t = vm_text(vm, self, "what from_json reads");
+    struct held *held = box_new(&vm->box, sizeof *held);
+    struct json_tokener *tokener = json_tokener_new_ex(JSON_DEPTH_MAX);
+    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
+    /* A NUL ends the text for the parser, which a bare number needs to know. */
+    held->json = json_tokener_parse_ex(tokener, arena_str(&vm->box.arena, text_str(t)), (int)t->len + 1);
+    bool good = json_tokener_get_error(tokener) == json_tokener_success &&
+                json_tokener_get_parse_end(tokener) >= t->len;
+    json_tokener_free(tokener);
+    held->next = vm->held;
+    vm->held = held;
+    if (!good) box_fail(&vm->box, "from_json: the string is not JSON");
+    return v_json(&vm->box, held->json, text_from_input(t));
+}
+
 const struct builtin filters[] = {
     { "abs", "", filter_abs },
     { "attr", "name", filter_attr },
@@ -103,6 +121,7 @@ const struct builtin filters[] = {
     { "float", "default?", filter_float },
     { "forceescape", "", filter_forceescape },
     { "format", "* **", filter_format },
+    { "from_json", "", filter_from_json },
     { "groupby", "attribute default? case_sensitive?", filter_groupby },
     { "indent", "width? first? blank?", filter_indent },
     { "int", "default? base?", filter_int },

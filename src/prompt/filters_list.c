@@ -256,8 +256,13 @@ static struct args rest_of(struct vm *vm, struct value *arg, size_t n) {
     return args;
 }
 
+/* What map and select go through: anything false, none above all, is empty to them. */
+static struct list *items_if_any(struct vm *vm, struct value v) {
+    return v_truth(v) ? v_items(&vm->box, v) : list_new(&vm->box, L_LIST, 0);
+}
+
 BUILTIN(filter_map) {
-    struct list *items = v_items(&vm->box, self), *out = list_new(&vm->box, L_GENERATOR, items->n);
+    struct list *items = items_if_any(vm, self), *out = list_new(&vm->box, L_GENERATOR, items->n);
     struct value *attribute = dict_find(&vm->box, arg[1].u.dict, "attribute");
     if (!arg[0].u.list->n && attribute) {
         struct value *other = dict_find(&vm->box, arg[1].u.dict, "default");
@@ -277,7 +282,7 @@ BUILTIN(filter_map) {
 }
 
 static struct value choose(struct vm *vm, struct value v, struct value *arg, bool attr, bool keep) {
-    struct list *items = v_items(&vm->box, v), *out = list_new(&vm->box, L_GENERATOR, 0);
+    struct list *items = items_if_any(vm, v), *out = list_new(&vm->box, L_GENERATOR, 0);
     struct list *at = arg[0].u.list;
     if (attr && !at->n) box_fail(&vm->box, "an attribute's name is missing");
     const struct builtin *test = NULL;

@@ -247,7 +247,7 @@ static struct spec parse_spec(struct vm *vm, struct text *t) {
 
 static struct text *format_field(struct vm *vm, struct value v, struct text *spec_text) {
     struct spec spec = parse_spec(vm, spec_text);
-    if (v.kind == V_UNDEFINED || !spec_text->len) return v_str(&vm->box, v);
+    if (!spec_text->len) return v_str(&vm->box, v);
     if (v.kind == V_TEXT && (!spec.type || spec.type == 's')) return format_text(vm, v.u.text, &spec);
     bool whole = spec.type == 'd' || spec.type == 'x' || spec.type == 'X' || spec.type == 'o' ||
                  spec.type == 'b' || spec.type == 'n';
@@ -289,7 +289,6 @@ static struct value field_value(struct vm *vm, struct fields *f, struct text *pa
         struct text *name = text_cut(&vm->box, path, from, to);
         bool digits = str_u64(text_str(name), INT32_MAX, &number);
         v = item ? vm_item(vm, v, digits ? v_int((int64_t)number) : v_text(name)) : vm_attr(vm, v, name);
-        if (v.kind == V_UNDEFINED) vm_undefined(vm, v);
         i = to + item;
     }
     return v;
@@ -304,10 +303,9 @@ static size_t field_end(struct vm *vm, struct str s, size_t i) {
     box_fail(&vm->box, "format: '}' is missing");
 }
 
-struct value vm_format(struct vm *vm, struct text *f, struct list *at, struct dict *named) {
+static struct text *format_with(struct vm *vm, struct text *f, struct fields *fields) {
     struct str s = text_str(f);
     struct builder b = { .box = &vm->box };
-    struct fields fields = { .at = at, .named = named };
     for (size_t i = 0; i < s.len;) {
         char c = s.at[i];
         if (c != '{' && c != '}') {
@@ -324,7 +322,7 @@ struct value vm_format(struct vm *vm, struct text *f, struct list *at, struct di
         if (c == '}') box_fail(&vm->box, "format: a single '}'");
         size_t end = field_end(vm, s, i + 1), path_end = i + 1;
         while (path_end < end && s.at[path_end] != ':' && s.at[path_end] != '!') path_end++;
-        struct value v = field_value(vm, &fields, text_cut(&vm->box, f, i + 1, path_end));
+        struct value v = field_value(vm, fields, text_cut(&vm->box, f, i + 1, path_end));
         if (s.at[path_end] == '!') {
             char how = path_end + 1 < end ? s.at[path_end + 1] : 0;
             if (how != 'r' && how != 's') box_fail(&vm->box, "format: the conversion must be !r or !s");
@@ -334,14 +332,19 @@ struct value vm_format(struct vm *vm, struct text *f, struct list *at, struct di
         struct text *spec = text_cut(&vm->box, f, MIN(path_end + 1, end), end);
         if (memchr(spec->at, '{', spec->len)) {
             /* A width may itself be a field, once. */
-            if (++vm->box.depth > BOX_DEPTH_MAX) box_limit(&vm->box, "nested too deeply");
-            spec = vm_format(vm, spec, at, named).u.text;
+            box_enter(&vm->box);
+            spec = format_with(vm, spec, fields);
             vm->box.depth--;
         }
         put_text(&b, format_field(vm, v, spec));
         i = end + 1;
     }
-    return v_text(built(&b));
+    return built(&b);
+}
+
+struct value vm_format(struct vm *vm, struct text *f, struct list *at, struct dict *named) {
+    struct fields fields = { .at = at, .named = named };
+    return v_text(format_with(vm, f, &fields));
 }
 
 /* Names are English whatever the locale; a conversion not known is copied as it is. */

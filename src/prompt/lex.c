@@ -161,7 +161,7 @@ static void number(struct lexer *x) {
         if (x->s.at[k] != '_') spelling[n++] = x->s.at[k];
     spelling[n] = 0;
     x->i = end;
-    token(x, T_FLOAT, begin)->u.f = strtod(spelling, NULL);
+    token(x, T_FLOAT, begin)->u.f = text_double(spelling);
 }
 
 /* The code point of \xHH and the like with `n` digits at i; SIZE_MAX: not that. */

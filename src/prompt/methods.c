@@ -155,10 +155,9 @@ static struct list *split_space(struct vm *vm, struct text *t, uint64_t times) {
     for (;;) {
         while (i < s.len && point_is_space(point_at(s, i, &n))) i += n;
         if (i >= s.len) return list;
-        size_t begin = i, end;
+        size_t begin = i;
         if (list->n >= times) {
-            text_strip(t, NULL, false, true, &begin, &end);
-            put_piece(vm, list, t, i, end);
+            put_piece(vm, list, t, i, s.len);
             return list;
         }
         while (i < s.len && !point_is_space(point_at(s, i, &n))) i += n;
@@ -184,9 +183,7 @@ static struct list *rsplit_space(struct vm *vm, struct text *t, uint64_t times) 
         end = space_before(s, end, true);
         if (!end) break;
         if (list->n >= times) {
-            size_t from, to;
-            text_strip(t, NULL, true, false, &from, &to);
-            put_piece(vm, list, t, from, end);
+            put_piece(vm, list, t, 0, end);
             break;
         }
         begin = space_before(s, end, false);

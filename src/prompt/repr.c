@@ -11,7 +11,7 @@ static int shortest(double f, char *digits, int *exponent) {
     char text[40];
     for (int precision = 0; precision < 17; precision++) {
         snprintf(text, sizeof text, "%.*e", precision, f);
-        if (strtod(text, NULL) == f) break;
+        if (text_double(text) == f) break;
     }
     int n = 0;
     char *p = text;

@@ -154,6 +154,10 @@ static bool plain_spelling(struct str s, char *to, size_t size) {
     return n > 0;
 }
 
+double text_double(const char *spelling) {
+    return strtod(spelling, NULL);
+}
+
 bool number_float(struct str s, double *out) {
     char spelling[400];
     if (!plain_spelling(stripped(s), spelling, sizeof spelling)) return false;
@@ -175,7 +179,7 @@ bool number_float(struct str s, double *out) {
         q += digits;
     }
     if (*q) return false;
-    *out = strtod(spelling, NULL);
+    *out = text_double(spelling);
     return true;
 }
 

@@ -41,6 +41,7 @@ struct text *text_cut(struct box *, const struct text *, size_t begin, size_t en
 struct text *text_join(struct box *, struct text *, struct text *); /* cheap when repeated on the left */
 struct text *text_escaped(struct box *, const struct text *);      /* HTML; the result is markup */
 int text_compare(struct str, struct str);    /* by code point */
+double text_double(const char *spelling);    /* checked before; terminated */
 
 void put(struct builder *, const char *bytes, size_t n, bool from_input);
 void put_c(struct builder *, const char *c_string);                /* not from input */

@@ -27,7 +27,9 @@ struct vm {
     struct text *captured;           /* what E_CAPTURED stands for */
     int loop_depth;
     struct tm now;                   /* for strftime_now */
+    struct held *held;               /* JSON that values borrow from, let go with the vm */
 };
+struct held { struct json_object *json; struct held *next; };
 
 struct keyword { struct text *name; struct value value; };
 struct args { struct list at; struct keyword *named; size_t n_named, named_cap; };

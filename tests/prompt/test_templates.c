@@ -1,0 +1,201 @@
+/* Chat templates against Jinja2 as Hugging Face's runner sets it up: expected
+ * texts were made by tools/make_template_vectors.py. Templates of real models
+ * are not ours to keep; they are run where a folder of them is found. */
+#include "base/buf.h"
+#include "prompt/prompt.h"
+#include <json-c/json.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const char data[] = "tests/prompt", real[] = "../shared/data/templates";
+enum { NOW = 1720105569 };           /* 2024-07-04 15:06:09 UTC, as in the script */
+static char folder[] = "/tmp/mlxcel-templates-XXXXXX";
+
+static struct json_object *load(const char *dir, const char *name) {
+    char path[1024];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    struct json_object *j = json_object_from_file(path);
+    if (!j) fail_msg("%s: %s", path, json_util_get_last_err());
+    return j;
+}
+
+static struct json_object *member(struct json_object *j, const char *key) {
+    struct json_object *value = NULL;
+    json_object_object_get_ex(j, key, &value);
+    return value;
+}
+
+static const char *string(struct json_object *j, const char *key) {
+    struct json_object *value = member(j, key);
+    return value ? json_object_get_string(value) : NULL;
+}
+
+static int set_up(void **state) {
+    (void)state;
+    char path[1024];
+    setenv("TZ", "UTC", 1);
+    if (!mkdtemp(folder)) return -1;
+    snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
+    FILE *f = fopen(path, "w");
+    if (!f) return -1;
+    fputs("{\"bos_token\": \"<s>\", \"eos_token\": {\"content\": \"</s>\"}, \"unk_token\": \"<unk>\"}", f);
+    return fclose(f);
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    char path[1024];
+    snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
+    unlink(path);
+    return rmdir(folder);
+}
+
+/* Spans are ordered, apart, inside of the text, and end on whole code points. */
+static void check_spans(const struct prompt *p) {
+    size_t end = 0;
+    for (int i = 0; i < p->n_spans; i++) {
+        assert_true(i == 0 || p->span[i].begin > end);
+        assert_true(p->span[i].begin < p->span[i].end);
+        end = p->span[i].end;
+        assert_true(end <= p->text.len);
+        assert_true(end == p->text.len || (p->text.at[end] & 0xC0) != 0x80);
+    }
+}
+
+/* Whether the dialog renders to `want` (NULL: is refused); says so when not. */
+static bool same(const struct chat *chat, const struct dialog *d, struct json_object *want,
+                 const char *template, const char *name) {
+    struct prompt p = { 0 };
+    struct err err = { 0 };
+    bool ok = chat_render(chat, d, &p, &err);
+    bool good;
+    if (!want) {
+        good = !ok;
+        if (ok) print_message("%s, %s: should be refused\n", template, name);
+    } else if (!ok) {
+        good = false;
+        print_message("%s, %s: %s\n", template, name, err.text);
+    } else {
+        size_t n = (size_t)json_object_get_string_len(want), i = 0;
+        const char *text = json_object_get_string(want);
+        while (i < n && i < p.text.len && text[i] == p.text.at[i]) i++;
+        good = i == n && n == p.text.len;
+        size_t from = i > 40 ? i - 40 : 0;
+        if (!good)
+            print_message("%s, %s: differs at byte %zu\n  want %.*s\n  have %.*s\n", template, name, i,
+                          (int)(n - from < 120 ? n - from : 120), text + from,
+                          (int)(p.text.len - from < 120 ? p.text.len - from : 120), p.text.at + from);
+        check_spans(&p);
+    }
+    prompt_free(&p);
+    return good;
+}
+
+static struct dialog dialog_of(struct json_object *j) {
+    return (struct dialog){
+        .messages = member(j, "messages"), .tools = member(j, "tools"),
+        .documents = member(j, "documents"), .vars = member(j, "vars"),
+        .no_generation_prompt = json_object_get_boolean(member(j, "no_generation_prompt")),
+        .now_s = NOW,
+    };
+}
+
+static int compare_all(const char *dir, struct json_object *expected, int *cases) {
+    struct json_object *dialogs = load(data, "dialogs.json");
+    int wrong = 0;
+    json_object_object_foreach(expected, file, results) {
+        char path[1024];
+        struct buf text = { 0 };
+        struct err err = { 0 };
+        snprintf(path, sizeof path, "%s/%s", dir, file);
+        if (!buf_read_file(&text, path, 1 << 20, &err)) fail_msg("%s", err.text);
+        struct chat *chat = chat_open(folder, buf_c(&text), &err);
+        if (!chat) fail_msg("%s: %s", file, err.text);
+        size_t n = json_object_array_length(dialogs);
+        assert_int_equal(n, json_object_array_length(results));
+        for (size_t i = 0; i < n; i++, ++*cases) {
+            struct json_object *one = json_object_array_get_idx(dialogs, i);
+            struct dialog d = dialog_of(one);
+            wrong += !same(chat, &d, json_object_array_get_idx(results, i), file, string(one, "name"));
+        }
+        chat_close(chat);
+        buf_free(&text);
+    }
+    json_object_put(dialogs);
+    return wrong;
+}
+
+static void every_feature(void **state) {
+    (void)state;
+    struct json_object *cases = load(data, "features.json"), *none = json_object_new_array();
+    int wrong = 0;
+    size_t n = json_object_array_length(cases);
+    for (size_t i = 0; i < n; i++) {
+        struct json_object *one = json_object_array_get_idx(cases, i), *want = member(one, "want");
+        const char *text = string(one, "t");
+        struct err err = { 0 };
+        struct chat *chat = chat_open(folder, text, &err);
+        assert_true(want || string(one, "fails"));
+        if (!chat) {
+            if (want) print_message("%s: %s\n", text, err.text);
+            wrong += want != NULL;
+            continue;
+        }
+        struct dialog d = { .messages = none, .vars = member(one, "v"), .now_s = NOW };
+        wrong += !same(chat, &d, want, "features", text);
+        chat_close(chat);
+    }
+    assert_true(n > 100);
+    json_object_put(cases);
+    json_object_put(none);
+    assert_int_equal(wrong, 0);
+}
+
+static void own_templates(void **state) {
+    (void)state;
+    struct json_object *expected = load(data, "expected.json");
+    int cases = 0, wrong = compare_all(data, expected, &cases);
+    json_object_put(expected);
+    assert_true(cases > 100);
+    assert_int_equal(wrong, 0);
+}
+
+static void templates_of_real_models(void **state) {
+    (void)state;
+    struct stat st;
+    if (stat(real, &st) != 0) {
+        print_message("%s is not there: templates of real models are not run\n", real);
+        skip();
+    }
+    char command[1024];
+    snprintf(command, sizeof command, "python3 tools/make_template_vectors.py --over %s "
+             "> %s/real.json 2>/dev/null", real, folder);
+    bool made = system(command) == 0;
+    struct json_object *expected = made ? load(folder, "real.json") : NULL;
+    snprintf(command, sizeof command, "%s/real.json", folder);
+    unlink(command);
+    if (!made) {
+        print_message("no python3 with jinja2 and transformers: templates of real models are not run\n");
+        skip();
+    }
+    int cases = 0, wrong = compare_all(real, expected, &cases);
+    print_message("%d renderings of real models' templates compared\n", cases);
+    json_object_put(expected);
+    assert_int_equal(wrong, 0);
+}
+
+int main(void) {
+    const struct CMUnitTest all[] = {
+        cmocka_unit_test(every_feature),
+        cmocka_unit_test(own_templates),
+        cmocka_unit_test(templates_of_real_models),
+    };
+    return cmocka_run_group_tests(all, set_up, tear_down);
+}
