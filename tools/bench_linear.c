@@ -30,7 +30,8 @@ struct setup {
     float *x, *y;
 };
 
-static struct tensor matrix_at(struct setup *s, size_t f, int64_t outs, int64_t cols, size_t *bytes) {
+static struct tensor matrix_at(struct setup *s, size_t f, int64_t outs, int64_t cols,
+                               size_t *bytes) {
     struct tensor w = tensor_2d(s->bytes, formats[f].dtype, outs, cols);
     w.quant = (struct quant){ .scale_dtype = BF16, .group = (uint16_t)formats[f].group,
                               .bits = (uint8_t)formats[f].bits };

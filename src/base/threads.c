@@ -48,12 +48,16 @@ struct pool {
     pthread_t *helpers;
 };
 
-static void relax(void) {
 #if defined __x86_64__ || defined __i386__
-    __builtin_ia32_pause();
+#define PAUSE "pause"
 #elif defined __aarch64__
-    __asm__ volatile("yield");
+#define PAUSE "yield"
+#else
+#define PAUSE ""
 #endif
+
+static void relax(void) {
+    __asm__ volatile(PAUSE);
 }
 
 /* Takes and runs pieces of the run that `ticket` belongs to until none is left. */

@@ -8,6 +8,7 @@
  * agree in every bit; generic rounds the product and the sum apart. */
 #pragma once
 #include "base/threads.h"
+#include "device/cpu/attention_kernels.h"
 #include "device/tensor.h"
 
 enum {
@@ -42,6 +43,7 @@ struct cpu_kernels {
      * three. False: not offered for so many rows of x, of CPU_FEW_ROWS at most. NULL: for none. */
     bool (*few)(float *const *y, const struct cpu_matrix *, int64_t row, int64_t outs,
                 const float *const *x, int rows, int64_t cols);
+    const struct cpu_attention_kernels *attention;
 };
 
 extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avx512;

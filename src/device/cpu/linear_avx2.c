@@ -338,5 +338,6 @@ const struct cpu_kernels cpu_kernels_avx2 = {
     .tile = tile,
     .sum = sum,
     .few = few,
+    .attention = &cpu_attention_avx2,
 };
 #endif

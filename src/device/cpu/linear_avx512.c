@@ -368,5 +368,6 @@ const struct cpu_kernels cpu_kernels_avx512 = {
     .tile = tile,
     .sum = sum,
     .few = few,
+    .attention = &cpu_attention_avx512,
 };
 #endif

@@ -97,4 +97,5 @@ const struct cpu_kernels cpu_kernels_generic = {
     .unpack = unpack,
     .tile = tile,
     .sum = sum,
+    .attention = &cpu_attention_generic,
 };
