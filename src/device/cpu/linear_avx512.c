@@ -340,14 +340,15 @@ static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_
         return false;
     struct few f = { .cols = cols, .ahead = OUTS * m->row_bytes, .scale_dtype = m->scale_dtype,
                      .group = m->group };
+    const bool packed = m->dtype == MLX_AFFINE;
     for (int r = 0; r < FEW; r++)
         f.x[r] = x[MIN(r, rows - 1)];
     for (int64_t i = 0; i < outs; i += OUTS) {
         for (int o = 0; o < OUTS; o++) {
             int64_t at = row + MIN(i + o, outs - 1);
             f.at[o] = m->at + at * m->row_bytes;
-            f.scales[o] = m->scales + at * m->scale_row_bytes;
-            f.biases[o] = m->biases + at * m->scale_row_bytes;
+            f.scales[o] = packed ? m->scales + at * m->scale_row_bytes : NULL;
+            f.biases[o] = packed ? m->biases + at * m->scale_row_bytes : NULL;
         }
         for (int r = 0; r < FEW; r++)
             f.y[r] = y[MIN(r, rows - 1)] + i;
