@@ -138,8 +138,13 @@ size_t model_weights_bytes(const struct model *m) {
 }
 
 void model_format(const struct model *m, char *text, size_t size) {
+    struct config *q = m->is.config;
+    const char *bits = "quantization.bits|quantization_config.bits";
     const struct tensor *w = &m->is.embed;
-    if (w->dtype == MLX_AFFINE)
+    if (cfg_has(q, bits))
+        snprintf(text, size, "affine %d-bit g%d", cfg_int(q, bits, 0),
+                 cfg_int(q, "quantization.group_size|quantization_config.group_size", 64));
+    else if (w->dtype == MLX_AFFINE)
         snprintf(text, size, "affine %d-bit g%d", w->quant.bits, w->quant.group);
     else snprintf(text, size, "%s", dtype_name(w->dtype));
 }
