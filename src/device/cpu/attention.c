@@ -7,9 +7,10 @@
 
 #include <assert.h>
 
-enum { LANES = 16, PAGE_TOKENS_MAX = 64, V_DIM_MAX = 1024 };
+enum { PAGE_TOKENS_MAX = 64, V_DIM_MAX = 1024 };
 
 struct attention {
+    const struct cpu_attention_kernels *kernels;
     const struct attend *a;
     struct tensor *y;
     const struct tensor *q;
@@ -25,39 +26,13 @@ static char *page_at(const struct kv_view *kv, int seq, int page) {
     return (char *)kv->pages + (size_t)number * kv->page_bytes;
 }
 
-/* Sixteen running sums, added as a tree: the same order for every row. */
-static float dot(const float *q, const char *k, enum dtype dtype, int n) {
-    float sum[LANES] = { 0 };
-    const float *f = (const float *)(const void *)k;
-    const uint16_t *h = (const uint16_t *)(const void *)k;
-    int i = 0;
-    if (dtype == BF16)
-        for (; i + LANES <= n; i += LANES)
-            for (int j = 0; j < LANES; j++) sum[j] += q[i + j] * bf16_to_f32(h[i + j]);
-    else
-        for (; i + LANES <= n; i += LANES)
-            for (int j = 0; j < LANES; j++) sum[j] += q[i + j] * f[i + j];
-    for (int j = 0; i < n; i++, j++) sum[j] += q[i] * (dtype == BF16 ? bf16_to_f32(h[i]) : f[i]);
-    for (int step = LANES / 2; step; step /= 2)
-        for (int j = 0; j < step; j++) sum[j] += sum[j + step];
-    return sum[0];
-}
-
-static void add_scaled(float *y, float p, const char *v, enum dtype dtype, int n) {
-    const float *f = (const float *)(const void *)v;
-    const uint16_t *h = (const uint16_t *)(const void *)v;
-    if (dtype == BF16)
-        for (int i = 0; i < n; i++) y[i] += p * bf16_to_f32(h[i]);
-    else
-        for (int i = 0; i < n; i++) y[i] += p * f[i];
-}
-
 /* The running softmax of one row and head. */
 struct running { float max, sum; float *y; };
 
-/* Takes n scores and their values in; rescales what is there when the maximum grows. */
-static void absorb(struct running *s, const float *score, int n, const char *v, size_t v_stride,
-                   enum dtype dtype, int v_dim) {
+/* Takes n scores and their values in; rescales what is there when the maximum grows. The
+ * scores become weights. */
+static void absorb(struct running *s, const struct cpu_attention_kernels *k, float *score, int n,
+                   const struct cpu_kv *v, int v_dim) {
     float max = s->max;
     for (int i = 0; i < n; i++) max = fmaxf(max, score[i]);
     if (max > s->max) {
@@ -67,10 +42,10 @@ static void absorb(struct running *s, const float *score, int n, const char *v, 
         s->max = max;
     }
     for (int i = 0; i < n; i++) {
-        float p = expf(score[i] - max);
-        s->sum += p;
-        add_scaled(s->y, p, v + (size_t)i * v_stride, dtype, v_dim);
+        score[i] = expf(score[i] - max);
+        s->sum += score[i];
     }
+    k->weigh(s->y, score, v, n, v_dim);
 }
 
 static int first_visible(const struct attend *a, int pos) {
@@ -98,11 +73,13 @@ static void attend_one(const struct attention *o, int64_t row, int head) {
         const char *v = base + (a->v_in_k ? 0 : (size_t)tokens * k_row);
         base += (size_t)begin * k_row + (size_t)(kv_head * a->k_dim) * bytes;
         v += (size_t)begin * v_row + (size_t)(kv_head * v_width) * bytes;
+        struct cpu_kv keys = { base, k_row, kv->dtype }, values = { v, v_row, kv->dtype };
+        o->kernels->scores(score, q, &keys, end - begin, a->k_dim);
         for (int i = 0; i < end - begin; i++) {
-            float x = dot(q, base + (size_t)i * k_row, kv->dtype, a->k_dim) * a->scale;
+            float x = score[i] * a->scale;
             score[i] = a->softcap != 0 ? a->softcap * tanhf(x / a->softcap) : x;
         }
-        absorb(&s, score, end - begin, v, v_row, kv->dtype, a->v_dim);
+        absorb(&s, o->kernels, score, end - begin, &values, a->v_dim);
     }
     float *out = head_f32(o->y, row, head);
     for (int i = 0; i < a->v_dim; i++) out[i] = y[i] / s.sum;
@@ -117,7 +94,7 @@ static void attend_some(void *to, int64_t begin, int64_t end) {
 void cpu_attention(struct device *dev, struct tensor *y, const struct tensor *q,
                    const struct attend *a) {
     assert(a->v_dim <= V_DIM_MAX && a->kv.page_tokens <= PAGE_TOKENS_MAX);
-    struct attention o = { a, y, q };
+    struct attention o = { cpu_of(dev)->kernels->attention, a, y, q };
     pool_run(cpu_of(dev)->pool, (int64_t)a->rows->n_rows * a->heads, 4, attend_some, &o);
 }
 
