@@ -302,7 +302,8 @@ void bind_report(struct binder *b, enum slot slot, int64_t experts, const char *
         return;
     }
     bool exact = r->fix & EXACT, bias = !strcmp(suffix, ".bias");
-    struct bind_want want = { .name = full, .slot = slot, .layer = b->layer, .fix = r->fix,
+    struct bind_want want = { .name = full, .slot = slot, .layer = b->layer,
+                              .fix = bias ? 0 : r->fix,
                               .matrix = matrix && !(r->fix & (EXACT | TRANSPOSED)) };
     stored_shape(&want, r, experts, rank, shape);
     int64_t times = experts && strstr(r->name, "{e}") ? experts : 1;

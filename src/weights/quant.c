@@ -75,10 +75,11 @@ void row_of(float *out, const struct tensor *t, int64_t offset, size_t n) {
 
 void quant_group(const float *w, int group, int bits, uint8_t *out, float *scale_out,
                  float *bias_out) {
+    assert(quant_bits_ok(bits) && quant_group_ok(group));
     float low = w[0], high = w[0], top = (float)((1 << bits) - 1);
     for (int i = 1; i < group; i++) {
-        low = fminf(low, w[i]);
-        high = fmaxf(high, w[i]);
+        low = w[i] < low ? w[i] : low;
+        high = w[i] > high ? w[i] : high;
     }
     /* The end of larger magnitude is kept exact, and zero falls on a step. */
     bool from_low = fabsf(low) > fabsf(high);
@@ -89,13 +90,19 @@ void quant_group(const float *w, int group, int bits, uint8_t *out, float *scale
         scale = edge / q0;
         bias = edge;
     }
+    uint8_t q[QUANT_GROUP_MAX];
     for (int i = 0; i < group; i++) {
-        unsigned q = (unsigned)fminf(fmaxf(rintf((w[i] - bias) / scale), 0), top);
-        size_t first = (size_t)i * (unsigned)bits;
-        unsigned shift = first % 8;
-        out[first / 8] = (uint8_t)(out[first / 8] | q << shift);
+        float x = (w[i] - bias) / scale;
+        x = x > 0 ? x : 0;
+        x = x < top ? x : top;
+        /* Rounds to nearest even without a call: x is far below 2^22. */
+        q[i] = (uint8_t)((x + 0x1.8p23f) - 0x1.8p23f);
+    }
+    for (int i = 0; i < group; i++) {
+        unsigned first = (unsigned)(i * bits), shift = first % 8, value = q[i];
+        out[first / 8] = (uint8_t)(out[first / 8] | value << shift);
         if (shift + (unsigned)bits > 8)
-            out[first / 8 + 1] = (uint8_t)(out[first / 8 + 1] | q >> (8 - shift));
+            out[first / 8 + 1] = (uint8_t)(out[first / 8 + 1] | value >> (8 - shift));
     }
     *scale_out = scale;
     *bias_out = bias;

@@ -6,6 +6,8 @@
 #pragma once
 #include "device/tensor.h"
 
+enum { QUANT_GROUP_MAX = 128 };
+
 bool quant_bits_ok(int64_t bits);        /* 2, 3, 4, 5, 6, 8 */
 bool quant_group_ok(int64_t group);      /* 32, 64, 128 */
 
