@@ -39,9 +39,15 @@ static bool open_cache(struct engine *e, const struct engine_options *o, int req
         want.tokens_max /= 2;          /* only what the user did not ask for may shrink */
     }
     if (!e->cache && !err->code) err_code(err, tried.code, "%s", tried.text);
-    e->context = want.tokens_max;
     free(need);
-    return e->cache != NULL;
+    if (!e->cache) return false;
+    /* A small cache holds fewer tokens than asked for, even of one sequence alone. */
+    struct cache_stats has = cache_stats(e->cache);
+    if (o->context && has.tokens_max < o->context)
+        return err_code(err, ERR_MEMORY, "context: %d tokens do not fit into a cache of %zu bytes, "
+                        "which holds %d of them", o->context, has.bytes, has.tokens_max);
+    e->context = MIN(want.tokens_max, has.tokens_max);
+    return true;
 }
 
 static bool open_sched(struct engine *e, const struct engine_options *o, int requests, int rows) {

@@ -101,8 +101,9 @@ static void put_memory(struct buf *b, const struct loaded *m, int context) {
         per_sequence += need[i].per_sequence;
     }
     if (!context || context > d->context) context = d->context;
-    struct cache_options o = { .seqs_max = 1, .tokens_max = context, .rows_max = 256,
-                               .kv_dtype = BF16 };
+    /* Of the model, so without a limit by this machine's memory. */
+    struct cache_options o = { .bytes = SIZE_MAX, .seqs_max = 1, .tokens_max = context,
+                               .rows_max = 256, .kv_dtype = BF16 };
     size_t cache = cache_bytes(need, d->n_layers, &o), weights = weights_bytes(m->weights);
     buf_format(b, ",\n\"memory\":{\"weights\":%zu,\"kv_per_token\":%zu,\"state_per_sequence\":%zu,"
                "\"context\":%d,\"cache\":%zu,\"total\":%zu}", weights, per_token, per_sequence,

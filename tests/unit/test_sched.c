@@ -183,6 +183,7 @@ static void random_run(const struct random_case *c, uint64_t seed, struct tally 
         }
         if (!ledger_draw(&seed, 40)) sched_cancel(r.sched, 1 + (uint64_t)ledger_draw(&seed, n));
         if (!ledger_draw(&seed, 40)) sched_finish(r.sched, q[ledger_draw(&seed, n)]);
+        if (!ledger_draw(&seed, 60)) sched_preempt(r.sched, 1 + (uint64_t)ledger_draw(&seed, n));
         /* A step that the device lost: its rows come again. */
         if (!ledger_draw(&seed, 30)) sched_next(r.sched, &b);
         rig_step(&r, &b);
