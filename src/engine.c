@@ -50,8 +50,8 @@ static bool check(const struct engine *e, const int *ids, int n, const struct ge
         return err_set(err, "the prompt has %d tokens, but the context is %d", n, e->context);
     for (int i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= e->vocab)
-            return err_set(err, "token %d of the prompt is %d, but the vocabulary has %d", i, ids[i],
-                           e->vocab);
+            return err_set(err, "token %d of the prompt is %d, but the vocabulary has %d", i,
+                           ids[i], e->vocab);
     if (o->logprobs < 0 || o->logprobs > LOGPROBS_MAX)
         return err_set(err, "logprobs: must be 0 to %d", LOGPROBS_MAX);
     return sample_check(&o->sample, err);
@@ -232,7 +232,7 @@ static void release_done(struct engine *e) {
 
 int engine_step(struct engine *e, struct err *err) {
     struct batch b;
-    take_new_requests(e);                                            /* prompt -> tokens, in submit */
+    take_new_requests(e); /* prompt -> tokens, in submit */
     bool any = sched_next(e->sched, &b);                             /* tokens -> batch */
     release_done(e);
     if (!any) return 0;

@@ -1,7 +1,7 @@
 /* engine_inside.h - the engine's own struct, for engine.c, engine_open.c and nobody else. */
 #pragma once
 #include "engine.h"
-#include "model/generation.h"
+#include "engine_generation.h"
 #include "model/model.h"
 
 #include <pthread.h>

@@ -147,7 +147,8 @@ const struct tokenizer *engine_tokenizer(const struct engine *e) {
 
 const struct chat *engine_chat(const struct engine *e, struct err *err) {
     if (!e->chat)
-        err_set(err, "%s", e->chat_err.text[0] ? e->chat_err.text : "the model has no chat template");
+        err_set(err, "%s",
+                e->chat_err.text[0] ? e->chat_err.text : "the model has no chat template");
     return e->chat;
 }
 

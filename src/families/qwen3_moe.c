@@ -4,7 +4,8 @@
 static void describe(struct decoder_spec *d, struct config *c) {
     spec_defaults(d, c);
     const struct moe_spec moe = spec_moe(c);
-    bool bias = cfg_bool(c, "attention_bias", false), windows = cfg_bool(c, "use_sliding_window", false);
+    bool bias = cfg_bool(c, "attention_bias", false),
+         windows = cfg_bool(c, "use_sliding_window", false);
     int window = windows ? cfg_int(c, "sliding_window", 4096) : 0;
     for (int i = 0; i < d->n_layers; i++) {
         struct layer_spec *l = &d->layer[i];

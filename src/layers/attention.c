@@ -5,7 +5,7 @@
 
 struct attention {
     struct linear q, k, v, o;        /* [heads*head_dim (twice with OUT_GATE_IN_Q), dim], ... */
-    struct linear gate;              /* of OUT_GATE_OWN: [heads*v_dim, dim]; per head: [heads, dim] */
+    struct linear gate; /* of OUT_GATE_OWN: [heads*v_dim, dim]; per head: [heads, dim] */
     struct tensor q_norm, k_norm, sinks, out_norm;
     float *freq;                     /* [2, dims/2] radians per position: short, long */
 };

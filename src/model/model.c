@@ -95,7 +95,8 @@ static bool allocate(struct model *m, struct err *err) {
     m->scratch.at = dev->op->alloc(dev, m->scratch.cap_bytes);
     m->logits = dev->op->alloc(dev, logits);
     if (!m->scratch.at || !m->logits)
-        return err_code(err, ERR_MEMORY, "no memory for %zu MiB of activations and %zu MiB of logits",
+        return err_code(err, ERR_MEMORY,
+                        "no memory for %zu MiB of activations and %zu MiB of logits",
                         m->scratch.cap_bytes >> 20, logits >> 20);
     m->host_logits = dev->op->host_memory ? m->logits : mem_new(logits);
     return true;

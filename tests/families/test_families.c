@@ -111,8 +111,10 @@ static void compare_layers(const struct seen *s) {
     assert_non_null(stat);
     assert_int_equal(n / 3, s->n_layers);
     for (int i = 1; i < s->n_layers; i++) {
-        double l2 = (double)stat[3 * i], mean = (double)stat[3 * i + 1], top = (double)stat[3 * i + 2];
-        if (!(fabs(s->stat[i][0] - l2) <= 1e-4 * l2)) fail_near(s->o, "l2 of layer", i, s->stat[i][0], l2);
+        double l2 = (double)stat[3 * i], mean = (double)stat[3 * i + 1],
+               top = (double)stat[3 * i + 2];
+        if (!(fabs(s->stat[i][0] - l2) <= 1e-4 * l2))
+            fail_near(s->o, "l2 of layer", i, s->stat[i][0], l2);
         if (!(fabs(s->stat[i][1] - mean) <= 1e-4 * top))
             fail_near(s->o, "mean of layer", i, s->stat[i][1], mean);
         if (!(fabs(s->stat[i][2] - top) <= 1e-4 * top))
@@ -120,7 +122,8 @@ static void compare_layers(const struct seen *s) {
         double row = 0;
         for (int k = 0; k < 8; k++) row = fmax(row, fabs((double)hidden[8 * i + k]));
         for (int k = 0; k < 8; k++)
-            if (!(fabs((double)s->hidden[i][k] - (double)hidden[8 * i + k]) <= 1e-4 * fmax(row, top)))
+            if (!(fabs((double)s->hidden[i][k] - (double)hidden[8 * i + k]) <=
+                  1e-4 * fmax(row, top)))
                 fail_near(s->o, "hidden of layer", i, (double)s->hidden[i][k],
                           (double)hidden[8 * i + k]);
     }

@@ -64,8 +64,8 @@ static void test_norm(void **state) {
             for (int k = 0; k < 10; k++) mean += kind == NORM_LAYER ? (double)row[k] / 10 : 0;
             for (int k = 0; k < 10; k++) square += pow((double)row[k] - mean, 2) / 10;
             double gain = (double)w[i % 30] + (kind == NORM_RMS_PLUS1);
-            near((double)y[i], ((double)x[i] - mean) / sqrt(square + 1e-3) * gain + (double)b[i % 10],
-                 1);
+            near((double)y[i],
+                 ((double)x[i] - mean) / sqrt(square + 1e-3) * gain + (double)b[i % 10], 1);
         }
     }
     free(x);
@@ -198,7 +198,8 @@ static double rounded(float f, enum dtype dtype) {
 static struct heap *heap_new(const struct attend *a, enum dtype dtype, const float *k,
                              const float *v) {
     struct heap *h = mem_new(sizeof *h);
-    int kn = a->kv_heads * a->k_dim, vn = a->v_in_k ? 0 : a->kv_heads * a->v_dim, n = PAGE * PAGES_MAX;
+    int kn = a->kv_heads * a->k_dim, vn = a->v_in_k ? 0 : a->kv_heads * a->v_dim,
+        n = PAGE * PAGES_MAX;
     size_t bytes = dtype == BF16 ? 2 : 4;
     h->view = (struct kv_view){ .page_bytes = PAGE * (size_t)(kn + vn) * bytes, .table = h->table,
                                 .pages_max = PAGES_MAX, .page_tokens = PAGE, .dtype = dtype };
@@ -243,7 +244,8 @@ static void check_head(const struct attend *a, const struct heap *h, const float
     for (int p = low; p <= pos; p++) {
         double s = 0;
         for (int i = 0; i < a->k_dim; i++)
-            s += (double)q[(r * a->heads + head) * a->k_dim + i] * k[(p * a->kv_heads + kv) * a->k_dim + i];
+            s += (double)q[(r * a->heads + head) * a->k_dim + i] *
+                 k[(p * a->kv_heads + kv) * a->k_dim + i];
         s *= (double)a->scale;
         if (a->softcap != 0) s = (double)a->softcap * tanh(s / (double)a->softcap);
         sum += score[p] = exp(s);
@@ -251,14 +253,16 @@ static void check_head(const struct attend *a, const struct heap *h, const float
     for (int i = 0; i < a->v_dim; i++) {
         double want = 0;
         int width = a->v_in_k ? a->k_dim : a->v_dim;
-        for (int p = low; p <= pos; p++) want += score[p] / sum * v[(p * a->kv_heads + kv) * width + i];
+        for (int p = low; p <= pos; p++)
+            want += score[p] / sum * v[(p * a->kv_heads + kv) * width + i];
         near((double)y[(r * a->heads + head) * a->v_dim + i], want, 1);
     }
 }
 
 static void check_attention(struct attend a, enum dtype dtype) {
     int n = PAGE * PAGES_MAX;
-    float *k = numbers(SEQS * n * a.kv_heads * a.k_dim), *v = numbers(SEQS * n * a.kv_heads * a.v_dim);
+    float *k = numbers(SEQS * n * a.kv_heads * a.k_dim),
+          *v = numbers(SEQS * n * a.kv_heads * a.v_dim);
     float *q = numbers(ROWS * a.heads * a.k_dim), *y = numbers(ROWS * a.heads * a.v_dim);
     float *again = numbers(a.heads * a.v_dim);
     struct heap *h = heap_new(&a, dtype, k, v);
@@ -290,7 +294,9 @@ static void check_attention(struct attend a, enum dtype dtype) {
 static void test_attention_and_kv_store(void **state) {
     (void)state;
     static const float sinks[] = { 0.5f, -1, 0.25f, 2 };
-    const struct attend plain = { .heads = 4, .kv_heads = 2, .k_dim = 19, .v_dim = 7, .scale = 0.4f };
+    const struct attend plain = {
+        .heads = 4, .kv_heads = 2, .k_dim = 19, .v_dim = 7, .scale = 0.4f
+    };
     static const enum dtype dtype[] = { F32, BF16 };
     for (size_t d = 0; d < COUNT(dtype); d++) {
         struct attend a = plain;
@@ -337,8 +343,11 @@ static void test_conv(void **state) {
             double sum = (double)b[c];
             for (int k = 0; k < K; k++) {
                 int from = r - (K - 1) + k, before = from - seq_first[row_seq[r]];
-                double in = before >= 0 ? (double)x[from * C + c]
-                          : (double)was[slot_of[row_seq[r]] * SLOT_FLOATS + c * (K - 1) + K - 1 + before];
+                double in =
+                    before >= 0
+                        ? (double)x[from * C + c]
+                        : (double)
+                              was[slot_of[row_seq[r]] * SLOT_FLOATS + c * (K - 1) + K - 1 + before];
                 sum += (double)w[c * K + k] * in;
             }
             near((double)y[r * C + c], act(ACT_SILU, sum), 1);
@@ -364,8 +373,18 @@ static void test_ssm(void **state) {
     struct tensor xt = tensor_3d(x, F32, ROWS, H, D), yt = tensor_3d(y, F32, ROWS, H, D);
     struct tensor bt = tensor_3d(b, F32, ROWS, G, N), ct = tensor_3d(c, F32, ROWS, G, N);
     struct tensor dtt = tensor_2d(dt, F32, ROWS, H);
-    dev.op->ssm(&dev, &yt, &(struct ssm_args){ .rows = &rows, .state = s, .x = &xt, .b = &bt,
-        .c = &ct, .dt = &dtt, .dt_bias = bias, .a_log = a_log, .d = d, .dt_min = 0.2f, .dt_max = 0.9f });
+    dev.op->ssm(&dev, &yt,
+                &(struct ssm_args){ .rows = &rows,
+                                    .state = s,
+                                    .x = &xt,
+                                    .b = &bt,
+                                    .c = &ct,
+                                    .dt = &dtt,
+                                    .dt_bias = bias,
+                                    .a_log = a_log,
+                                    .d = d,
+                                    .dt_min = 0.2f,
+                                    .dt_max = 0.9f });
     for (int i = 0; i < SEQS * H * D; i++) {
         int seq = i / (H * D), h = i / D % H, p = i % D;
         double st[N];
@@ -376,10 +395,12 @@ static void test_ssm(void **state) {
             step = fmin(fmax(step, (double)0.2f), (double)0.9f);
             double in = step * (double)x[(r * H + h) * D + p];
             for (int n = 0; n < N; n++) {
-                st[n] = st[n] * exp(-exp((double)a_log[h]) * step) + in * (double)b[(r * G + h / 2) * N + n];
+                st[n] = st[n] * exp(-exp((double)a_log[h]) * step) +
+                        in * (double)b[(r * G + h / 2) * N + n];
                 sum += st[n] * (double)c[(r * G + h / 2) * N + n];
             }
-            near((double)y[(r * H + h) * D + p], sum + (double)d[h] * (double)x[(r * H + h) * D + p], 2);
+            near((double)y[(r * H + h) * D + p],
+                 sum + (double)d[h] * (double)x[(r * H + h) * D + p], 2);
         }
     }
     free(x); free(b); free(c); free(dt); free(bias); free(a_log); free(d);
@@ -397,7 +418,8 @@ static void test_delta(void **state) {
     (void)state;
     enum { HK = 2, HV = 4, K = 5, V = 6 };
     float *q = numbers(ROWS * HK * K), *k = numbers(ROWS * HK * K), *v = numbers(ROWS * HV * V);
-    float *a = numbers(ROWS * HV), *b = numbers(ROWS * HV), *bias = numbers(HV), *a_log = numbers(HV);
+    float *a = numbers(ROWS * HV), *b = numbers(ROWS * HV), *bias = numbers(HV),
+          *a_log = numbers(HV);
     float y[ROWS * HV * V], *was;
     struct state_view s = slots_new(&was);
     struct tensor qt = tensor_3d(q, F32, ROWS, HK, K), kt = tensor_3d(k, F32, ROWS, HK, K);
@@ -408,11 +430,13 @@ static void test_delta(void **state) {
     for (int i = 0; i < SEQS * HV; i++) {
         int seq = i / HV, h = i % HV;
         double st[K * V], uq[K], uk[K];
-        for (int n = 0; n < K * V; n++) st[n] = (double)was[slot_of[seq] * SLOT_FLOATS + h * K * V + n];
+        for (int n = 0; n < K * V; n++)
+            st[n] = (double)was[slot_of[seq] * SLOT_FLOATS + h * K * V + n];
         for (int r = seq_first[seq]; r < seq_first[seq + 1]; r++) {
             unit(uq, q + (r * HK + h / 2) * K, K, 1 / sqrt(K));
             unit(uk, k + (r * HK + h / 2) * K, K, 1);
-            double decay = exp(-exp((double)a_log[h]) * log1p(exp((double)a[r * HV + h] + (double)bias[h])));
+            double decay =
+                exp(-exp((double)a_log[h]) * log1p(exp((double)a[r * HV + h] + (double)bias[h])));
             double beta = 1 / (1 + exp(-(double)b[r * HV + h]));
             for (int j = 0; j < V; j++) {
                 double seen = 0, out = 0;
@@ -437,7 +461,9 @@ static void test_route(void **state) {
     float share[2];
     struct tensor lt = tensor_2d(logits, F32, 1, 8), it = tensor_2d(ids, I32, 1, 2);
     struct tensor st = tensor_2d(share, F32, 1, 2);
-    struct route_args a = { .experts = 8, .active = 2, .groups = 1, .score = SCORE_SOFTMAX, .scale = 1 };
+    struct route_args a = {
+        .experts = 8, .active = 2, .groups = 1, .score = SCORE_SOFTMAX, .scale = 1
+    };
     double sum = 0;
     for (int i = 0; i < 8; i++) sum += exp((double)logits[i]);
     dev.op->route(&dev, &it, &st, &lt, &a);
@@ -473,7 +499,8 @@ static void test_experts(void **state) {
     for (int e = 0; e < E; e++) {
         float *m = w + e * 3 * DIM * HID, *b = bias + e * (2 * HID + DIM);
         gate[e] = (struct linear){ tensor_2d(m, F32, HID, DIM), tensor_1d(b, F32, HID) };
-        up[e] = (struct linear){ tensor_2d(m + DIM * HID, F32, HID, DIM), tensor_1d(b + HID, F32, HID) };
+        up[e] = (struct linear){ tensor_2d(m + DIM * HID, F32, HID, DIM),
+                                 tensor_1d(b + HID, F32, HID) };
         down[e] = (struct linear){ tensor_2d(m + 2 * DIM * HID, F32, DIM, HID),
                                    tensor_1d(b + 2 * HID, F32, DIM) };
     }
@@ -551,5 +578,6 @@ int main(void) {
         cmocka_unit_test(test_memory_and_table),
     };
     int failed = _cmocka_run_group_tests("one thread", tests, COUNT(tests), open_one, close_it);
-    return failed + _cmocka_run_group_tests("three threads", tests, COUNT(tests), open_three, close_it);
+    return failed +
+           _cmocka_run_group_tests("three threads", tests, COUNT(tests), open_three, close_it);
 }

@@ -54,7 +54,8 @@ static inline float softplus(float x) {
 }
 
 /* The ops, by file. */
-void cpu_embed(struct device *, struct tensor *, const struct tensor *, const struct tensor *, float);
+void cpu_embed(struct device *, struct tensor *, const struct tensor *, const struct tensor *,
+               float);
 void cpu_norm(struct device *, struct tensor *, const struct tensor *, const struct tensor *,
               const struct tensor *, enum norm, float);
 void cpu_rope(struct device *, struct tensor *, const struct rope_args *);
@@ -73,7 +74,8 @@ void cpu_ssm(struct device *, struct tensor *, const struct ssm_args *);
 void cpu_delta(struct device *, struct tensor *, const struct delta_args *);
 void cpu_route(struct device *, struct tensor *, struct tensor *, const struct tensor *,
                const struct route_args *);
-void cpu_experts(struct device *, struct tensor *, const struct tensor *, const struct expert_args *);
+void cpu_experts(struct device *, struct tensor *, const struct tensor *,
+                 const struct expert_args *);
 
 /* n values: y = act(gate) * up, or act(gate) where up is NULL. y may be either. */
 void cpu_gate_values(float *y, const float *gate, const float *up, int64_t n,

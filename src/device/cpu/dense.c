@@ -93,7 +93,8 @@ static void rope_rows(void *to, int64_t begin, int64_t end) {
             float c = (float)cos(angle) * a->magnitude, s = (float)sin(angle) * a->magnitude;
             for (int64_t h = 0; h < o->y->shape[1]; h++) {
                 float *x = head_f32(o->y, r, h);
-                float *first = pairs ? x + 2 * i : x + i, *second = pairs ? first + 1 : first + half;
+                float *first = pairs ? x + 2 * i : x + i,
+                      *second = pairs ? first + 1 : first + half;
                 float u = *first, v = *second;
                 *first = u * c - v * s;
                 *second = v * c + u * s;

@@ -75,7 +75,8 @@ static void route_row(const struct route *o, int64_t r) {
     }
     if (a->score == SCORE_SOFTMAX_OF_TOP) softmax(share, a->active);
     for (int k = 0; k < a->active; k++) {
-        if (a->renormalize) share[k] = (float)((double)share[k] / (sum + (double)a->renormalize_eps));
+        if (a->renormalize)
+            share[k] = (float)((double)share[k] / (sum + (double)a->renormalize_eps));
         share[k] *= a->scale;
     }
 }

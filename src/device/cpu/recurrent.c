@@ -46,9 +46,9 @@ static void conv_channels(void *to, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) conv_channel(o, (int)(i / channels), i % channels);
 }
 
-void cpu_conv(struct device *dev, struct tensor *y, const struct tensor *w, const struct tensor *bias,
-              const struct tensor *x, const struct rows *rows, const struct state_view *state,
-              enum act act) {
+void cpu_conv(struct device *dev, struct tensor *y, const struct tensor *w,
+              const struct tensor *bias, const struct tensor *x, const struct rows *rows,
+              const struct state_view *state, enum act act) {
     assert(w->shape[1] >= 2 && y->at != x->at);
     struct conv o = { y, w, bias && bias->at ? bias : NULL, x, rows, state, act };
     pool_run(cpu_of(dev)->pool, rows->n_seqs * x->shape[1], CHANNELS_A_PIECE, conv_channels, &o);

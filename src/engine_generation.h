@@ -1,4 +1,4 @@
-/* generation.h - what generation_config.json says: how this model likes to be sampled,
+/* engine_generation.h - what generation_config.json says: how this model likes to be sampled,
  * and which ids end its texts. */
 #pragma once
 #include "sample/sample.h"

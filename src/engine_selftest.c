@@ -1,4 +1,4 @@
-/* selftest.c - the exactness contract, tried on a real checkpoint: what a sequence
+/* engine_selftest.c - the exactness contract, tried on a real checkpoint: what a sequence
  * generates depends neither on its neighbours, nor on how its prompt was cut, nor on a
  * cache hit, nor on having been preempted, nor on the threads. Bit for bit. */
 #include "engine.h"

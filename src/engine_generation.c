@@ -1,5 +1,5 @@
-/* generation.c - reads generation_config.json leniently: it is advice, but for its ids. */
-#include "model/generation.h"
+/* engine_generation.c - reads generation_config.json leniently: it is advice, but for its ids. */
+#include "engine_generation.h"
 #include "base/log.h"
 #include "spec/config.h"
 
