@@ -1,0 +1,267 @@
+/* calls.c - one tool call's text to a name and JSON arguments; see calls.h. */
+#include "prompt/calls.h"
+#include "base/pull.h"
+#include <stdlib.h>
+#include <string.h>
+
+const struct call_format call_formats[] = {
+    /* Hermes, Qwen (JSON), Qwen3-Coder (<function=...>), GLM (<arg_key>...) */
+    { "<tool_call>", "<tool_call>", NULL, "</tool_call>", CALL_AUTO, { 0 } },
+    { "[TOOL_CALLS]", "[TOOL_CALLS]", NULL, NULL, CALL_MISTRAL, { 0 } },
+    { "<|tool_call_argument_begin|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>",
+      "<|tool_call_end|>", CALL_NAMED,
+      { "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>" } },
+    { "<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", CALL_NAMED,
+      { "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>" } },
+    { "<|python_tag|>", "<|python_tag|>", NULL, NULL, CALL_JSON, { 0 } },
+    { "\"parameters\": dictionary of argument name", NULL, NULL, NULL, CALL_JSON, { 0 } },
+    { 0 },
+};
+
+static struct str trimmed(struct str s) {
+    while (s.len && strchr(" \n\r\t", s.at[0]) && s.at[0]) s = str_from(s, 1);
+    while (s.len && strchr(" \n\r\t", s.at[s.len - 1]) && s.at[s.len - 1]) s.len--;
+    return s;
+}
+
+static size_t find(struct str s, const char *what) {
+    const char *at = s.len ? memmem(s.at, s.len, what, strlen(what)) : NULL;
+    return at ? (size_t)(at - s.at) : SIZE_MAX;
+}
+
+size_t json_length(struct str s) {
+    size_t depth = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < s.len; i++) {
+        char c = s.at[i];
+        if (in_string) {
+            if (c == '\\') i++;
+            else if (c == '"') in_string = false;
+        } else if (c == '"') {
+            if (!depth) return SIZE_MAX;
+            in_string = true;
+        } else if (c == '{' || c == '[') {
+            depth++;
+        } else if (c == '}' || c == ']') {
+            if (!depth) return SIZE_MAX;
+            if (!--depth) return i + 1;
+        } else if (!depth && !(c == ' ' || c == '\n' || c == '\r' || c == '\t')) {
+            return SIZE_MAX;
+        }
+    }
+    return 0;
+}
+
+static const char args_mark[] = "[ARGS]";
+
+size_t call_length(const struct call_format *f, struct str s) {
+    enum { NAME_MAX_BYTES = 256 };
+    struct str rest = s;
+    while (rest.len && strchr(" \n\r\t", rest.at[0]) && rest.at[0]) rest = str_from(rest, 1);
+    if (f->body == CALL_JSON || !rest.len || rest.at[0] == '[') return json_length(s);
+    /* A name: up to [ARGS], or to the brace itself. */
+    size_t mark = find(rest, args_mark), brace = find(rest, "{");
+    size_t name = MIN(mark, brace);
+    if (MIN(name, rest.len) > NAME_MAX_BYTES) return SIZE_MAX;
+    if (name == SIZE_MAX) return 0;
+    size_t from = name == mark ? name + strlen(args_mark) : name;
+    size_t n = json_length(str_from(rest, from));
+    return n == 0 || n == SIZE_MAX ? n : s.len - rest.len + from + n;
+}
+
+/* Whether a text is one whole JSON object. */
+static bool is_object(struct str s) {
+    struct pull j = pull_open(s);
+    bool ok = pull_peek(&j) == PULL_OBJECT && pull_skip(&j) && pull_end(&j);
+    pull_close(&j);
+    return ok;
+}
+
+struct calls { struct buf text; size_t (*at)[4]; size_t n, cap; };     /* offsets: name, arguments */
+
+static void keep(struct calls *c, struct str name, struct str arguments) {
+    enum { CALLS_MAX = 256 };
+    if (c->n == CALLS_MAX) return;
+    if (c->n == c->cap) c->at = mem_grow(c->at, c->cap = MAX(2 * c->cap, (size_t)4), sizeof *c->at);
+    size_t *at = c->at[c->n++];
+    at[0] = c->text.len;
+    buf_str(&c->text, name);
+    at[1] = at[2] = c->text.len;
+    buf_str(&c->text, arguments);
+    at[3] = c->text.len;
+}
+
+/* {"name": ..., "arguments": {...}}, the latter also called parameters, also as JSON in a string. */
+static bool read_object(struct str s, struct calls *out) {
+    struct pull j = pull_open(s);
+    struct buf name = { 0 }, arguments = { 0 };
+    struct str key, value;
+    bool named = false, given = false, ok = pull_object(&j);
+    while (ok && pull_key(&j, &key)) {
+        bool is_arguments = str_is(key, "arguments") || str_is(key, "parameters");
+        if (str_is(key, "name") && !named) {
+            named = pull_string(&j, &value);
+            if (named) buf_str(&name, value);
+        } else if (is_arguments && !given) {
+            given = pull_peek(&j) == PULL_STRING ? pull_string(&j, &value) : pull_value(&j, &value);
+            if (given) buf_str(&arguments, trimmed(value));
+        } else if (!pull_skip(&j)) {
+            break;
+        }
+    }
+    ok = pull_end(&j) && named && name.len;
+    if (!given || !arguments.len || str_is(buf_view(&arguments), "null")) {
+        buf_clear(&arguments);
+        buf_str(&arguments, S("{}"));
+    }
+    ok = ok && is_object(buf_view(&arguments));
+    if (ok) keep(out, buf_view(&name), buf_view(&arguments));
+    buf_free(&name);
+    buf_free(&arguments);
+    pull_close(&j);
+    return ok;
+}
+
+static bool read_list(struct str s, struct calls *out) {
+    struct pull j = pull_open(s);
+    struct str one;
+    bool ok = pull_array(&j);
+    size_t n = 0;
+    while (ok && pull_next(&j)) {
+        ok = pull_value(&j, &one) && read_object(trimmed(one), out);
+        n++;
+    }
+    ok = ok && pull_end(&j) && n > 0;
+    pull_close(&j);
+    return ok;
+}
+
+static bool read_json(struct str s, struct calls *out) {
+    s = trimmed(s);
+    return s.len && s.at[0] == '[' ? read_list(s, out) : read_object(s, out);
+}
+
+/* "name", "functions.name:0" (Kimi) and "function" SEP "name\n```json" (DeepSeek) all name `name`. */
+static struct str plain_name(struct str name) {
+    name = trimmed(name);
+    if (str_starts(name, "functions.")) {
+        name = str_from(name, strlen("functions."));
+        size_t colon = find(name, ":");
+        if (colon != SIZE_MAX) name.len = colon;
+    }
+    return name;
+}
+
+static bool read_named(struct str s, const char *separator, struct calls *out) {
+    size_t at = find(s, separator);
+    if (at == SIZE_MAX) return false;
+    struct str name = plain_name(str_cut(s, 0, at)), arguments = trimmed(str_from(s, at + strlen(separator)));
+    size_t fence = find(arguments, "```json");
+    if (str_is(name, "function") && fence != SIZE_MAX) {
+        name = trimmed(str_cut(arguments, 0, fence));
+        arguments = str_from(arguments, fence + strlen("```json"));
+        size_t end = find(arguments, "```");
+        arguments = trimmed(str_cut(arguments, 0, end));
+    }
+    if (!name.len || !is_object(arguments)) return false;
+    keep(out, name, arguments);
+    return true;
+}
+
+/* A value as it stands between tags: JSON if it is that, else a string. */
+static void put_loose(struct buf *b, struct str s) {
+    struct str bare = trimmed(s);
+    struct pull j = pull_open(bare);
+    bool json = bare.len && bare.at[0] != '"' && pull_skip(&j) && pull_end(&j);
+    pull_close(&j);
+    if (json) {
+        buf_str(b, bare);
+        return;
+    }
+    if (s.len && s.at[0] == '\n') s = str_from(s, 1);
+    if (s.len && s.at[s.len - 1] == '\n') s.len--;
+    buf_json(b, s);
+}
+
+/* Pairs between tags: <key_open>key<key_close>value<value_close>; with value_open in between. */
+struct tags { const char *key_open, *key_close, *value_open, *value_close; };
+
+static bool read_tags(struct str name, struct str s, const struct tags *t, struct calls *out) {
+    struct buf arguments = { 0 };
+    bool ok = name.len > 0;
+    buf_char(&arguments, '{');
+    for (s = trimmed(s); ok && s.len; s = trimmed(s)) {
+        size_t key_end = find(s, t->key_close), value_end;
+        ok = str_starts(s, t->key_open) && key_end != SIZE_MAX;
+        if (!ok) break;
+        struct str key = trimmed(str_cut(s, strlen(t->key_open), key_end));
+        s = str_from(s, key_end + strlen(t->key_close));
+        if (t->value_open) {
+            s = trimmed(s);
+            ok = str_starts(s, t->value_open);
+            s = str_from(s, strlen(t->value_open));
+        }
+        value_end = find(s, t->value_close);
+        ok = ok && value_end != SIZE_MAX && key.len;
+        if (!ok) break;
+        if (arguments.len > 1) buf_str(&arguments, S(", "));
+        buf_json(&arguments, key);
+        buf_str(&arguments, S(": "));
+        put_loose(&arguments, str_cut(s, 0, value_end));
+        s = str_from(s, value_end + strlen(t->value_close));
+    }
+    buf_char(&arguments, '}');
+    ok = ok && is_object(buf_view(&arguments));
+    if (ok) keep(out, name, buf_view(&arguments));
+    buf_free(&arguments);
+    return ok;
+}
+
+static bool read_auto(struct str s, struct calls *out) {
+    static const struct tags coder = { "<parameter=", ">", NULL, "</parameter>" };
+    static const struct tags glm = { "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>" };
+    s = trimmed(s);
+    if (s.len && (s.at[0] == '{' || s.at[0] == '[')) return read_json(s, out);
+    if (str_starts(s, "<function=")) {
+        size_t end = find(s, ">"), close = find(s, "</function>");
+        if (end == SIZE_MAX || close == SIZE_MAX || close < end) return false;
+        struct str name = trimmed(str_cut(s, strlen("<function="), end));
+        return read_tags(name, str_cut(s, end + 1, close), &coder, out);
+    }
+    size_t end = MIN(find(s, "<arg_key>"), s.len);
+    struct str name = trimmed(str_cut(s, 0, end));
+    if (find(name, "\n") != SIZE_MAX || find(name, " ") != SIZE_MAX || find(name, "<") != SIZE_MAX)
+        return false;
+    return read_tags(name, str_from(s, end), &glm, out);
+}
+
+static bool read_mistral(struct str s, struct calls *out) {
+    s = trimmed(s);
+    if (s.len && s.at[0] == '[') return read_list(s, out);
+    size_t mark = find(s, args_mark), brace = find(s, "{");
+    if (brace == SIZE_MAX) return false;
+    struct str name = trimmed(str_cut(s, 0, MIN(mark, brace)));
+    size_t id = find(name, "[CALL_ID]");
+    if (id != SIZE_MAX) name.len = id;
+    struct str arguments = trimmed(str_from(s, mark < brace ? mark + strlen(args_mark) : brace));
+    if (!name.len || !is_object(arguments)) return false;
+    keep(out, name, arguments);
+    return true;
+}
+
+bool calls_read(const struct call_format *f, struct str body, const struct call_sink *sink) {
+    struct calls c = { 0 };
+    bool ok = false;
+    switch (f->body) {
+    case CALL_AUTO: ok = read_auto(body, &c); break;
+    case CALL_NAMED: ok = read_named(body, f->separator, &c); break;
+    case CALL_JSON: ok = read_json(body, &c); break;
+    case CALL_MISTRAL: ok = read_mistral(body, &c); break;
+    }
+    struct str text = buf_view(&c.text);
+    for (size_t i = 0; ok && i < c.n; i++)
+        sink->call(sink->to, str_cut(text, c.at[i][0], c.at[i][1]), str_cut(text, c.at[i][2], c.at[i][3]));
+    buf_free(&c.text);
+    free(c.at);
+    return ok;
+}
