@@ -82,6 +82,33 @@ static void test_vectors(void **state) {
     engine_close(e);
 }
 
+/* The messages of each vector, through the checkpoint's own template and tokenizer. */
+static void test_template(void **state) {
+    (void)state;
+    struct engine *e = open_demo(true);
+    struct err err = { 0 };
+    const struct chat *chat = engine_chat(e, &err);
+    if (!chat) fail_msg("%s", err.text);
+    struct json_object *root = json_object_from_file("tests/demo/vectors.json");
+    struct json_object *list = json_object_object_get(root, "vectors");
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        struct json_object *v = json_object_array_get_idx(list, i);
+        struct dialog d = { .messages = json_object_object_get(v, "messages") };
+        struct prompt p = { 0 };
+        struct ids ids = { 0 };
+        int want[IDS_MAX], n = read_ids(json_object_object_get(v, "ids"), want);
+        if (!chat_render(chat, &d, &p, &err)) fail_msg("%s", err.text);
+        tok_encode(engine_tokenizer(e), buf_view(&p.text), TOK_SPECIALS | TOK_ADD_BOS, p.span,
+                   p.n_spans, &ids);
+        assert_int_equal(ids.len, n);
+        assert_memory_equal(ids.at, want, (size_t)n * sizeof *want);
+        ids_free(&ids);
+        prompt_free(&p);
+    }
+    json_object_put(root);
+    engine_close(e);
+}
+
 /* One text through one mode: its logits at every position. */
 struct rows { float *at; int vocab; };
 
@@ -161,6 +188,7 @@ static void test_exact(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_template),
         cmocka_unit_test(test_vectors),
         cmocka_unit_test(test_default_mode),
         cmocka_unit_test(test_exact),
