@@ -135,7 +135,7 @@ static bool one_merge(struct tok_model *m, struct pull *j, struct buf *left, str
         return pull_fail(j, "expected a merge of two parts");
     if (!bpe_add_merge(m, buf_view(left), b, err))
         return false;
-    return !pull_next(j) && (!j->error || pull_fail(j, "expected a merge of two parts"));
+    return (!pull_next(j) && !j->error) || pull_fail(j, "expected a merge of two parts");
 }
 
 static bool read_merges(struct tok_model *m, struct pull *j, struct err *err) {
@@ -437,7 +437,8 @@ static void encode(const struct tok_model *m, void *space, struct str word, stru
         hit->word_len = (uint8_t)word.len;
         hit->n = (uint8_t)s->n;
         memcpy(hit->word, word.at, word.len);
-        memcpy(hit->id, s->id, s->n * sizeof *s->id);
+        if (s->n)
+            memcpy(hit->id, s->id, s->n * sizeof *s->id);
     }
 }
 

@@ -93,14 +93,19 @@ static bool exists(const char *path) {
     return stat(path, &s) == 0;
 }
 
-struct tokenizer *tok_open(const char *dir, struct err *err) {
+struct tokenizer *tokenizer_blank(void) {
     struct tokenizer *t = mem_new(sizeof *t);
-    struct buf path = { 0 };
-    struct err own = { 0 };
     t->bos = t->eos = t->model.unk = -1;
     t->model.vocab = &t->vocab;
     t->raw = added_new();
     t->normalized = added_new();
+    return t;
+}
+
+struct tokenizer *tok_open(const char *dir, struct err *err) {
+    struct tokenizer *t = tokenizer_blank();
+    struct buf path = { 0 };
+    struct err own = { 0 };
     buf_format(&path, "%s/tokenizer.json", dir);
     bool done = exists(buf_c(&path))
         ? read_into(t, buf_c(&path), "not a tokenizer", tokenizer_json_read, &own)

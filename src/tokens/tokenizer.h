@@ -21,6 +21,8 @@ struct tokenizer {
     bool track;                      /* texts carry origins */
 };
 
+struct tokenizer *tokenizer_blank(void);         /* for a reader to fill; tok_close */
+
 /* A token as "added_tokens" has it; a model's token of that spelling keeps its id, others get the
  * next free one. Call after the vocabulary is complete. False: err. */
 bool tokenizer_add(struct tokenizer *, struct str text, unsigned added_flags, bool normalized,

@@ -87,19 +87,16 @@ static bool read_vocab(struct reader *r, struct pull *j) {
     struct vocab *v = &r->t->vocab;
     struct str key;
     uint64_t id = 0;
-    char name[128];
     if (!pull_object(j))
         return false;
     while (pull_key(j, &key)) {
         /* The key may lie in the scratch, which reading the number leaves alone. */
         if (!pull_u64(j, VOCAB_ID_MAX, &id))
-            return pull_fail(j, "expected a token's id, from 0 and below 2^24");
+            return err_set(r->err, "the token \"%.*s\" has an id that is no whole number below "
+                           "2^24", STR_ARG(key));
         const char *wrong = vocab_put(v, key, id);
-        if (wrong) {
-            size_t n = MIN(key.len, sizeof name);
-            memcpy(name, key.at, n);
-            return err_set(r->err, "the token \"%.*s\" %s", (int)n, name, wrong);
-        }
+        if (wrong)
+            return err_set(r->err, "the token \"%.*s\" %s", STR_ARG(key), wrong);
     }
     return !j->error;
 }
