@@ -53,6 +53,7 @@ void box_enter(struct box *box) {
     if (++box->depth > BOX_DEPTH_MAX) box_limit(box, "nested too deeply");
 }
 
+__attribute__((format(printf, 2, 0)))
 static _Noreturn void leave(struct box *box, const char *format, va_list args) {
     char sentence[sizeof box->err->text];
     vsnprintf(sentence, sizeof sentence, format, args);

@@ -12,7 +12,7 @@
 enum {
     BOX_BYTES_MAX = 256 << 20,       /* all values of one rendering together */
     BOX_STEPS_MAX = 20 << 20,        /* about a second or two of work */
-    BOX_DEPTH_MAX = 700,             /* nested evaluations; each takes some hundred bytes of stack */
+    BOX_DEPTH_MAX = 700,             /* nested evaluations, some hundred bytes of stack each */
     BOX_OUTPUT_MAX = 64 << 20,       /* any one string, the prompt included */
     SOURCE_MAX = 1 << 20             /* bytes of a template */
 };
@@ -33,12 +33,13 @@ struct box {
     jmp_buf exit;                    /* set by whoever opened the box */
 };
 
+/* The opener also fills in `exit`, by setjmp, before anything is done in the box. */
 void box_open(struct box *, const struct source *, struct err *);
 void box_close(struct box *);
 
 /* Zeroed, aligned to 16, gone with the box. Never NULL. */
 void *box_new(struct box *, size_t bytes);
-void *box_array(struct box *, size_t n, size_t size);
+void *box_array(struct box *, size_t n, size_t size);      /* the same for n of a size */
 
 /* Counts work that grows with data; fails when the budget is used up. */
 void box_work(struct box *, size_t amount);

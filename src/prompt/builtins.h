@@ -13,14 +13,15 @@ struct text *string_trim(struct vm *, struct text *, struct value set, bool left
 struct text *string_replace(struct vm *, struct text *, struct text *from, struct text *to,
                             int64_t times);                        /* negative: all */
 struct text *string_pad(struct vm *, struct text *, int64_t width, struct value fill,
-                        int left_parts, int right_parts);          /* 0 and 1, 1 and 0, or centred */
+                        int left_parts, int right_parts);          /* (0, 1), (1, 0) or (1, 1) */
 struct text *string_join(struct vm *, struct text *separator, struct list *items);
 
 /* Filters on text (filters_text.c) and on sequences (filters_list.c). */
 BUILTIN(filter_upper); BUILTIN(filter_lower); BUILTIN(filter_capitalize); BUILTIN(filter_title);
 BUILTIN(filter_trim); BUILTIN(filter_replace); BUILTIN(filter_center); BUILTIN(filter_indent);
 BUILTIN(filter_truncate); BUILTIN(filter_wordcount);
-BUILTIN(filter_escape); BUILTIN(filter_forceescape); BUILTIN(filter_safe); BUILTIN(filter_striptags);
+BUILTIN(filter_escape); BUILTIN(filter_forceescape); BUILTIN(filter_safe);
+BUILTIN(filter_striptags);
 BUILTIN(filter_urlencode); BUILTIN(filter_filesizeformat);
 BUILTIN(filter_format); BUILTIN(filter_string); BUILTIN(filter_pprint); BUILTIN(filter_tojson);
 

@@ -41,7 +41,8 @@ static struct value take_keyword(struct args *args, struct str name) {
     return (struct value){ .kind = V_ABSENT };
 }
 
-struct value vm_builtin(struct vm *vm, const struct builtin *f, struct value self, struct args *args) {
+struct value vm_builtin(struct vm *vm, const struct builtin *f, struct value self,
+                        struct args *args) {
     struct value bound[ARGS_MAX];
     size_t taken = 0;
     int n = 0;

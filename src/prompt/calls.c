@@ -11,7 +11,8 @@ const struct call_format call_formats[] = {
     { "<|tool_call_argument_begin|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>",
       "<|tool_call_end|>", CALL_NAMED,
       { "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>" } },
-    { "<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", CALL_NAMED,
+    { "<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>",
+      "<｜tool▁call▁end｜>", CALL_NAMED,
       { "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>" } },
     { "<|python_tag|>", "<|python_tag|>", NULL, NULL, CALL_JSON, { 0 } },
     { "\"parameters\": dictionary of argument name", NULL, NULL, NULL, CALL_JSON, { 0 } },
@@ -77,7 +78,8 @@ static bool is_object(struct str s) {
     return ok;
 }
 
-struct calls { struct buf text; size_t (*at)[4]; size_t n, cap; };     /* offsets: name, arguments */
+/* Names and arguments one after the other; begin and end of both in `at`. */
+struct calls { struct buf text; size_t (*at)[4]; size_t n, cap; };
 
 static void keep(struct calls *c, struct str name, struct str arguments) {
     enum { CALLS_MAX = 256 };
@@ -91,7 +93,8 @@ static void keep(struct calls *c, struct str name, struct str arguments) {
     at[3] = c->text.len;
 }
 
-/* {"name": ..., "arguments": {...}}, the latter also called parameters, also as JSON in a string. */
+/* {"name": ..., "arguments": {...}}; arguments may be called parameters, and may be JSON in a
+ * string. */
 static bool read_object(struct str s, struct calls *out) {
     struct pull j = pull_open(s);
     struct buf name = { 0 }, arguments = { 0 };
@@ -141,7 +144,7 @@ static bool read_json(struct str s, struct calls *out) {
     return s.len && s.at[0] == '[' ? read_list(s, out) : read_object(s, out);
 }
 
-/* "name", "functions.name:0" (Kimi) and "function" SEP "name\n```json" (DeepSeek) all name `name`. */
+/* "functions.name:0" (Kimi) is just `name`. */
 static struct str plain_name(struct str name) {
     name = trimmed(name);
     if (str_starts(name, "functions.")) {
@@ -155,8 +158,9 @@ static struct str plain_name(struct str name) {
 static bool read_named(struct str s, const char *separator, struct calls *out) {
     size_t at = find(s, separator);
     if (at == SIZE_MAX) return false;
-    struct str name = plain_name(str_cut(s, 0, at)), arguments = trimmed(str_from(s, at + strlen(separator)));
-    size_t fence = find(arguments, "```json");
+    struct str name = plain_name(str_cut(s, 0, at));
+    struct str arguments = trimmed(str_from(s, at + strlen(separator)));
+    size_t fence = find(arguments, "```json");       /* DeepSeek R1 and V3 */
     if (str_is(name, "function") && fence != SIZE_MAX) {
         name = trimmed(str_cut(arguments, 0, fence));
         arguments = str_from(arguments, fence + strlen("```json"));
@@ -260,7 +264,8 @@ bool calls_read(const struct call_format *f, struct str body, const struct call_
     }
     struct str text = buf_view(&c.text);
     for (size_t i = 0; ok && i < c.n; i++)
-        sink->call(sink->to, str_cut(text, c.at[i][0], c.at[i][1]), str_cut(text, c.at[i][2], c.at[i][3]));
+        sink->call(sink->to, str_cut(text, c.at[i][0], c.at[i][1]),
+                   str_cut(text, c.at[i][2], c.at[i][3]));
     buf_free(&c.text);
     free(c.at);
     return ok;

@@ -3,6 +3,7 @@
 #pragma once
 #include "base/base.h"
 
+/* Each gives how many. */
 int case_upper(uint32_t cp, uint32_t to[3]);
 int case_lower(uint32_t cp, uint32_t to[3]);
 int case_title(uint32_t cp, uint32_t to[3]);

@@ -12,7 +12,8 @@ static const struct named_text *named(const struct found *f, const char *name) {
     return NULL;
 }
 
-static bool open_templates(struct chat *chat, const char *dir, const char *override, struct err *err) {
+static bool open_templates(struct chat *chat, const char *dir, const char *override,
+                           struct err *err) {
     const struct named_text *plain = named(&chat->found, "default");
     const struct named_text *tools = named(&chat->found, "tool_use");
     if (override) {
@@ -21,7 +22,8 @@ static bool open_templates(struct chat *chat, const char *dir, const char *overr
     }
     if (!chat->found.n_templates)
         return err_code(err, ERR_UNSUPPORTED, "%s: this checkpoint has no chat template, so it can "
-                        "complete text but not chat; give one with --chat-template", dir ? dir : "");
+                        "complete text but not chat; give one with --chat-template",
+                        dir ? dir : "");
     if (!plain && !tools)
         return err_code(err, ERR_UNSUPPORTED, "%s: of its %d chat templates none is called default "
                         "(there is \"%.*s\")", dir ? dir : "", chat->found.n_templates,
@@ -106,7 +108,8 @@ static void vm_close(struct vm *vm) {
 
 /* *again: another way of giving the arguments of tool calls may work. */
 static bool render(const struct chat *chat, const struct template *t, const struct dialog *d,
-                   const struct arguments *arguments, struct prompt *out, bool *again, struct err *err) {
+                   const struct arguments *arguments, struct prompt *out, bool *again,
+                   struct err *err) {
     struct vm *vm = mem_new(sizeof *vm);
     vm->t = t;
     box_open(&vm->box, &t->source, err);
@@ -130,7 +133,8 @@ static bool render(const struct chat *chat, const struct template *t, const stru
     return true;
 }
 
-bool chat_render(const struct chat *chat, const struct dialog *d, struct prompt *out, struct err *err) {
+bool chat_render(const struct chat *chat, const struct dialog *d, struct prompt *out,
+                 struct err *err) {
     if (!dialog_check(d, err)) return false;
     bool has_tools = d->tools && json_object_array_length(d->tools) > 0;
     const struct template *t = has_tools && chat->with_tools ? chat->with_tools : chat->plain;

@@ -24,7 +24,9 @@ static bool check_content(struct json_object *content, size_t i, struct err *err
     size_t n = json_object_array_length(content);
     for (size_t k = 0; k < n; k++)
         if (!json_object_is_type(json_object_array_get_idx(content, k), json_type_object))
-            return err_set(err, "messages[%zu]: content[%zu] is not a part like {\"type\": \"text\"}", i, k);
+            return err_set(err,
+                           "messages[%zu]: content[%zu] is not a part like {\"type\": \"text\"}",
+                           i, k);
     return true;
 }
 
@@ -50,7 +52,8 @@ static bool check_list(struct json_object *list, const char *name, struct err *e
 }
 
 bool dialog_check(const struct dialog *d, struct err *err) {
-    if (!json_object_is_type(d->messages, json_type_array)) return err_set(err, "messages is not a list");
+    if (!json_object_is_type(d->messages, json_type_array))
+        return err_set(err, "messages is not a list");
     size_t n = json_object_array_length(d->messages);
     for (size_t i = 0; i < n; i++) {
         struct json_object *message = json_object_array_get_idx(d->messages, i);
@@ -93,7 +96,8 @@ void arguments_parse(struct arguments *a, const struct dialog *d) {
         for (size_t k = 0; k < n_calls; k++) {
             struct json_object *text = call_arguments(json_object_array_get_idx(calls, k));
             if (!json_object_is_type(text, json_type_string)) continue;
-            if (a->n == a->cap) a->at = mem_grow(a->at, a->cap = MAX(2 * a->cap, (size_t)8), sizeof *a->at);
+            if (a->n == a->cap)
+                a->at = mem_grow(a->at, a->cap = MAX(2 * a->cap, (size_t)8), sizeof *a->at);
             a->at[a->n] = parse_object(text);
             a->objects += a->at[a->n++] != NULL;
         }
@@ -123,11 +127,13 @@ static void trust_role(struct vm *vm, struct value *role) {
         if (text_is(role->u.text, known[i])) *role = v_text(text_literal(&vm->box, known[i]));
 }
 
-static void parsed_arguments(struct vm *vm, struct value *calls, const struct arguments *a, size_t *next) {
+static void parsed_arguments(struct vm *vm, struct value *calls, const struct arguments *a,
+                             size_t *next) {
     if (!calls || calls->kind != V_LIST) return;
     for (size_t i = 0; i < calls->u.list->n; i++) {
         struct value call = calls->u.list->at[i], *function = find(vm, call, "function");
-        struct value *text = find(vm, function && function->kind == V_DICT ? *function : call, "arguments");
+        struct value *text = find(vm, function && function->kind == V_DICT ? *function : call,
+                                  "arguments");
         if (!text || text->kind != V_TEXT) continue;
         struct json_object *object = a && *next < a->n ? a->at[*next] : NULL;
         ++*next;

@@ -6,8 +6,8 @@
 /* Names the first message that is not one: false with its index in err. */
 bool dialog_check(const struct dialog *, struct err *);
 
-struct arguments {                   /* JSON texts of tool calls, parsed, in order; NULL: not an object */
-    struct json_object **at;
+struct arguments {                   /* JSON texts of tool calls, parsed, in order */
+    struct json_object **at;         /* NULL: not an object */
     size_t n, cap;
     size_t objects;                  /* how many are not NULL */
 };

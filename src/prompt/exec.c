@@ -45,7 +45,8 @@ static void assign(struct vm *vm, const struct node *target, struct value v) {
     box_enter(&vm->box);
     for (const struct node *part = target->a; part; part = part->next, i++) {
         vm->box.at = part->at;
-        if (i >= items->n) box_fail(&vm->box, "not enough values to unpack: there are %zu", items->n);
+        if (i >= items->n)
+            box_fail(&vm->box, "not enough values to unpack: there are %zu", items->n);
         assign(vm, part, items->at[i]);
     }
     vm->box.at = target->at;
@@ -105,7 +106,8 @@ static enum flow loop_over(struct vm *vm, const struct node *n, struct value ove
         scope->n = 0;
         vm->scope = scope;
         box_work(&vm->box, 1);
-        if (symbol != UINT32_MAX) vm_set(vm, symbol, (struct value){ .kind = V_LOOP, .u.loop = loop });
+        if (symbol != UINT32_MAX)
+            vm_set(vm, symbol, (struct value){ .kind = V_LOOP, .u.loop = loop });
         assign(vm, n->a, loop->items->at[loop->i]);
         flow = run(vm, n->c);
     }
@@ -187,7 +189,8 @@ static void bind(struct vm *vm, const struct node *node, struct args *args, stru
                 break;
             }
         if (i < args->at.n && named.kind != V_ABSENT)
-            box_fail(&vm->box, "the argument \"%.*s\" is given twice", STR_ARG(text_str(param->name)));
+            box_fail(&vm->box, "the argument \"%.*s\" is given twice",
+                     STR_ARG(text_str(param->name)));
         struct value v = i < args->at.n ? args->at.at[i] : named;
         struct scope *outer = vm->scope;
         vm->scope = scope;
@@ -202,12 +205,14 @@ static void bind(struct vm *vm, const struct node *node, struct args *args, stru
     for (; i < args->at.n; i++) list_put(&vm->box, varargs, args->at.at[i]);
     struct value caller = { .kind = V_ABSENT };
     for (size_t k = 0; k < args->n_named; k++) {
-        if (text_is(args->named[k].name, "caller") && node->calls_caller) caller = args->named[k].value;
+        if (text_is(args->named[k].name, "caller") && node->calls_caller)
+            caller = args->named[k].value;
         else dict_put(&vm->box, kwargs, v_text(args->named[k].name), args->named[k].value);
     }
     vm->box.at = node->at;
     if (varargs->n && !node->takes_varargs)
-        box_fail(&vm->box, "the macro \"%.*s\" takes fewer arguments", STR_ARG(text_str(node->name)));
+        box_fail(&vm->box, "the macro \"%.*s\" takes fewer arguments",
+                 STR_ARG(text_str(node->name)));
     if (kwargs->n && !node->takes_kwargs)
         box_fail(&vm->box, "the macro \"%.*s\" takes no argument \"%.*s\"",
                  STR_ARG(text_str(node->name)), STR_ARG(text_str(kwargs->at[0].key.u.text)));
@@ -220,7 +225,8 @@ static void bind(struct vm *vm, const struct node *node, struct args *args, stru
     vm->scope = scope;
     for (int k = 0; k < 3; k++) {
         uint32_t symbol;
-        if (wanted[k] && map_get(&vm->t->symbols, str_of(names[k]), &symbol)) vm_set(vm, symbol, values[k]);
+        if (wanted[k] && map_get(&vm->t->symbols, str_of(names[k]), &symbol))
+            vm_set(vm, symbol, values[k]);
     }
     vm->scope = outer;
 }

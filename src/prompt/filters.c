@@ -94,7 +94,8 @@ static BUILTIN(filter_from_json) {
     struct json_tokener *tokener = json_tokener_new_ex(JSON_DEPTH_MAX);
     json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
     /* A NUL ends the text for the parser, which a bare number needs to know. */
-    held->json = json_tokener_parse_ex(tokener, arena_str(&vm->box.arena, text_str(t)), (int)t->len + 1);
+    held->json = json_tokener_parse_ex(tokener, arena_str(&vm->box.arena, text_str(t)),
+                                       (int)t->len + 1);
     bool good = json_tokener_get_error(tokener) == json_tokener_success &&
                 json_tokener_get_parse_end(tokener) >= t->len;
     json_tokener_free(tokener);

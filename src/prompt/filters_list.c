@@ -58,7 +58,8 @@ BUILTIN(filter_reverse) {
     return v_list(list);
 }
 
-static struct value path_of(struct vm *vm, struct value item, struct value path, struct value other) {
+static struct value path_of(struct vm *vm, struct value item, struct value path,
+                            struct value other) {
     struct value v = vm_path(vm, item, path);
     return v.kind == V_UNDEFINED && given(other) ? other : v;
 }
@@ -102,7 +103,8 @@ static struct value folded(struct vm *vm, struct value v, bool case_sensitive) {
 static struct value sort_key(struct vm *vm, struct value item, struct value attribute, bool cases,
                              struct value other) {
     if (!given(attribute)) return folded(vm, item, cases);
-    bool several = attribute.kind == V_TEXT && memchr(attribute.u.text->at, ',', attribute.u.text->len);
+    bool several = attribute.kind == V_TEXT &&
+        memchr(attribute.u.text->at, ',', attribute.u.text->len);
     if (!several) return folded(vm, path_of(vm, item, attribute, other), cases);
     struct list *keys = list_new(&vm->box, L_LIST, 0);
     struct text *text = attribute.u.text;
@@ -127,7 +129,8 @@ static void merge_sort(struct sorting *s, size_t begin, size_t end) {
         bool take_right = left == half;
         if (left < half && right < end) {
             struct value a = s->keys[s->spare[left]], b = s->keys[s->spare[right]];
-            take_right = s->reverse ? v_less(&s->vm->box, a, b, "<") : v_less(&s->vm->box, b, a, "<");
+            take_right = s->reverse ? v_less(&s->vm->box, a, b, "<")
+                : v_less(&s->vm->box, b, a, "<");
         }
         s->order[i] = s->spare[take_right ? right++ : left++];
     }
@@ -149,20 +152,23 @@ static struct list *sorted_by(struct vm *vm, struct value v, struct value attrib
                               bool reverse, struct value other) {
     struct list *list = copy_items(vm, v, L_LIST);
     struct value *keys = box_array(&vm->box, list->n, sizeof *keys);
-    for (size_t i = 0; i < list->n; i++) keys[i] = sort_key(vm, list->at[i], attribute, cases, other);
+    for (size_t i = 0; i < list->n; i++)
+        keys[i] = sort_key(vm, list->at[i], attribute, cases, other);
     vm_sort(vm, list, keys, reverse);
     return list;
 }
 
 BUILTIN(filter_sort) {
-    return v_list(sorted_by(vm, self, arg[2], vm_bool(arg[1], false), vm_bool(arg[0], false), absent()));
+    return v_list(sorted_by(vm, self, arg[2], vm_bool(arg[1], false), vm_bool(arg[0], false),
+                            absent()));
 }
 
 BUILTIN(filter_dictsort) {
     if (self.kind == V_UNDEFINED) vm_undefined(vm, self);
     if (self.kind != V_DICT) box_fail(&vm->box, "dictsort needs a dict, not %s", v_type(self));
     bool by_value = arg[1].kind == V_TEXT && text_is(arg[1].u.text, "value");
-    if (arg[1].kind != V_ABSENT && !by_value && !(arg[1].kind == V_TEXT && text_is(arg[1].u.text, "key")))
+    if (arg[1].kind != V_ABSENT && !by_value &&
+        !(arg[1].kind == V_TEXT && text_is(arg[1].u.text, "key")))
         box_fail(&vm->box, "dictsort sorts by \"key\" or \"value\"");
     struct list *list = pairs(vm, self.u.dict, L_LIST);
     struct value *keys = box_array(&vm->box, list->n, sizeof *keys);
@@ -192,7 +198,8 @@ static struct value extreme(struct vm *vm, struct value v, struct value *arg, bo
     size_t best = 0;
     struct value best_key = absent();
     for (size_t i = 0; i < items->n; i++) {
-        struct value key = given(arg[1]) ? path_of(vm, items->at[i], arg[1], absent()) : items->at[i];
+        struct value key = given(arg[1]) ? path_of(vm, items->at[i], arg[1], absent())
+            : items->at[i];
         key = folded(vm, key, vm_bool(arg[0], false));
         bool better = i == 0 || (max ? v_less(&vm->box, best_key, key, ">")
                                      : v_less(&vm->box, key, best_key, "<"));
@@ -247,7 +254,7 @@ static struct args rest_of(struct vm *vm, struct value *arg, size_t n) {
     struct list *at = arg[0].u.list;
     struct dict *named = arg[1].u.dict;
     struct args args = { .at = *at };
-    args.at.at += MIN(n, at->n);
+    if (at->n) args.at.at += MIN(n, at->n);
     args.at.n -= MIN(n, at->n);
     args.named = box_array(&vm->box, named->n, sizeof *args.named);
     args.n_named = args.named_cap = named->n;
@@ -267,7 +274,8 @@ BUILTIN(filter_map) {
     if (!arg[0].u.list->n && attribute) {
         struct value *other = dict_find(&vm->box, arg[1].u.dict, "default");
         for (size_t i = 0; i < items->n; i++)
-            list_put(&vm->box, out, path_of(vm, items->at[i], *attribute, other ? *other : absent()));
+            list_put(&vm->box, out,
+                     path_of(vm, items->at[i], *attribute, other ? *other : absent()));
         return v_list(out);
     }
     if (!arg[0].u.list->n) box_fail(&vm->box, "map needs a filter's name or attribute=");

@@ -106,7 +106,8 @@ BUILTIN(filter_indent) {
 
 BUILTIN(filter_truncate) {
     struct text *t = soft(vm, self), *end;
-    int64_t length = vm_int(vm, arg[0], 255), leeway = arg[3].kind == V_NONE ? 5 : vm_int(vm, arg[3], 5);
+    int64_t length = vm_int(vm, arg[0], 255), leeway = arg[3].kind == V_NONE ? 5
+        : vm_int(vm, arg[3], 5);
     end = arg[2].kind == V_ABSENT ? text_literal(&vm->box, "...") : vm_text(vm, arg[2], "the end");
     int64_t end_points = (int64_t)text_points(&vm->box, end);
     if (length < end_points || leeway < 0 || length > INT32_MAX || leeway > INT32_MAX)
@@ -220,7 +221,8 @@ BUILTIN(filter_filesizeformat) {
     else {
         int i = 0;
         while (i < 7 && bytes >= unit * base) unit *= base, i++;
-        put_format(&b, "%.1f %c%s", bytes / unit, binary && !i ? 'K' : prefixes[i], binary ? "iB" : "B");
+        put_format(&b, "%.1f %c%s", bytes / unit, binary && !i ? 'K' : prefixes[i], binary ? "iB"
+                   : "B");
     }
     return v_text(built(&b));
 }

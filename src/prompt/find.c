@@ -9,7 +9,8 @@
 
 enum { FILE_BYTES_MAX = 64 << 20, NAMES_MAX = 64, JSON_DEPTH_MAX = 64 };
 
-static void add(struct arena *arena, struct named_text **list, int *n, struct str name, struct str text) {
+static void add(struct arena *arena, struct named_text **list, int *n, struct str name,
+                struct str text) {
     for (int i = 0; i < *n; i++)
         if (str_eq((*list)[i].name, name)) return;           /* the first one found stands */
     if (!*list) *list = arena_new(arena, NAMES_MAX * sizeof **list);
@@ -73,7 +74,8 @@ static void add_tokens(struct found *f, struct json_object *j) {
     }
 }
 
-static bool read_json(struct found *f, const char *dir, const char *name, bool templates, bool tokens,
+static bool read_json(struct found *f, const char *dir, const char *name, bool templates,
+                      bool tokens,
                       struct err *err) {
     struct buf text = { 0 };
     if (!read_if_there(&text, dir, name, err)) {
@@ -102,7 +104,8 @@ static bool read_template(struct found *f, const char *dir, const char *file, co
                           struct err *err) {
     struct buf text = { 0 };
     bool ok = read_if_there(&text, dir, file, err);
-    if (ok && text.len) add(&f->arena, &f->templates, &f->n_templates, str_of(name), buf_view(&text));
+    if (ok && text.len)
+        add(&f->arena, &f->templates, &f->n_templates, str_of(name), buf_view(&text));
     buf_free(&text);
     return ok;
 }

@@ -248,7 +248,8 @@ static struct spec parse_spec(struct vm *vm, struct text *t) {
 static struct text *format_field(struct vm *vm, struct value v, struct text *spec_text) {
     struct spec spec = parse_spec(vm, spec_text);
     if (!spec_text->len) return v_str(&vm->box, v);
-    if (v.kind == V_TEXT && (!spec.type || spec.type == 's')) return format_text(vm, v.u.text, &spec);
+    if (v.kind == V_TEXT && (!spec.type || spec.type == 's'))
+        return format_text(vm, v.u.text, &spec);
     bool whole = spec.type == 'd' || spec.type == 'x' || spec.type == 'X' || spec.type == 'o' ||
                  spec.type == 'b' || spec.type == 'n';
     if (v_is_int(v) && (whole || !spec.type)) return format_int(vm, v_as_int(v), &spec);
@@ -288,7 +289,8 @@ static struct value field_value(struct vm *vm, struct fields *f, struct text *pa
         if (item && to >= s.len) box_fail(&vm->box, "format: ']' is missing");
         struct text *name = text_cut(&vm->box, path, from, to);
         bool digits = str_u64(text_str(name), INT32_MAX, &number);
-        v = item ? vm_item(vm, v, digits ? v_int((int64_t)number) : v_text(name)) : vm_attr(vm, v, name);
+        v = item ? vm_item(vm, v, digits ? v_int((int64_t)number) : v_text(name))
+            : vm_attr(vm, v, name);
         i = to + item;
     }
     return v;
@@ -325,7 +327,8 @@ static struct text *format_with(struct vm *vm, struct text *f, struct fields *fi
         struct value v = field_value(vm, fields, text_cut(&vm->box, f, i + 1, path_end));
         if (s.at[path_end] == '!') {
             char how = path_end + 1 < end ? s.at[path_end + 1] : 0;
-            if (how != 'r' && how != 's') box_fail(&vm->box, "format: the conversion must be !r or !s");
+            if (how != 'r' && how != 's')
+                box_fail(&vm->box, "format: the conversion must be !r or !s");
             v = v_text(how == 'r' ? quoted(vm, v) : v_str(&vm->box, v));
             path_end += 2;
         }

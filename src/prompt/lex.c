@@ -76,7 +76,8 @@ static void comment(struct lexer *x, size_t tag, size_t body) {
 }
 
 /* `{% word %}` at the `{%` of `tag`: the offset of its end with *sign set, or SIZE_MAX. */
-static size_t bare_tag(const struct lexer *x, size_t tag, const char *word, char *open, char *close) {
+static size_t bare_tag(const struct lexer *x, size_t tag, const char *word, char *open,
+                       char *close) {
     size_t i = tag + 2;
     *open = i < x->s.len && (x->s.at[i] == '-' || x->s.at[i] == '+') ? x->s.at[i++] : 0;
     i = skip_space(x, i);
@@ -133,7 +134,8 @@ static size_t digits(const struct lexer *x, size_t i, int base) {
 static void number(struct lexer *x) {
     size_t begin = x->i, i = begin;
     char second = i + 1 < x->s.len ? (char)(x->s.at[i + 1] | 0x20) : 0;
-    int base = x->s.at[i] != '0' ? 10 : second == 'x' ? 16 : second == 'o' ? 8 : second == 'b' ? 2 : 10;
+    int base = x->s.at[i] != '0' ? 10 : second == 'x' ? 16 : second == 'o' ? 8 : second == 'b' ? 2
+        : 10;
     if (base != 10) {
         x->i = digits(x, i + 2, base);
         whole_number(x, begin + 2, x->i, base);

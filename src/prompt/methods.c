@@ -27,7 +27,8 @@ static size_t span_of(struct vm *vm, struct value self, struct value from, struc
     return text_offset(&vm->box, self.u.text, (size_t)ends[0]);
 }
 
-static struct value find(struct vm *vm, struct value self, struct value *arg, bool last, bool must) {
+static struct value find(struct vm *vm, struct value self, struct value *arg, bool last,
+                         bool must) {
     struct str what = text_str(vm_text(vm, arg[0], "what to find")), s = text_str(self.u.text);
     size_t end, begin = span_of(vm, self, arg[1], arg[2], &end), at = SIZE_MAX;
     box_work(&vm->box, s.len / 8 + (last ? s.len / 8 * (what.len / 64) : 0));
@@ -49,7 +50,9 @@ static BUILTIN(do_count) {
     int64_t n = 0;
     box_work(&vm->box, s.len / 8);
     if (begin == SIZE_MAX || begin > end) return v_int(0);
-    if (!what.len) return v_int((int64_t)text_points(&vm->box, text_cut(&vm->box, self.u.text, begin, end)) + 1);
+    if (!what.len)
+        return v_int((int64_t)text_points(&vm->box,
+                                          text_cut(&vm->box, self.u.text, begin, end)) + 1);
     for (size_t at = begin; (at = str_find(s, what, at, end)) != SIZE_MAX; at += what.len) n++;
     return v_int(n);
 }
@@ -105,7 +108,8 @@ static BUILTIN(do_zfill) {
 }
 
 static BUILTIN(do_replace) {
-    struct text *from = vm_text(vm, arg[0], "what to replace"), *to = vm_text(vm, arg[1], "the replacement");
+    struct text *from = vm_text(vm, arg[0], "what to replace"),
+        *to = vm_text(vm, arg[1], "the replacement");
     return text_of(string_replace(vm, self.u.text, from, to, vm_int(vm, arg[2], -1)));
 }
 
@@ -325,7 +329,8 @@ static BUILTIN(do_istitle) {
     bool in_word = false, any = false;
     for (size_t i = 0, n; i < s.len; i += n) {
         int class = class_of(point_at(s, i, &n));
-        if ((class & CLASS_UPPER && in_word) || (class & CLASS_LOWER && !in_word)) return v_bool(false);
+        if ((class & CLASS_UPPER && in_word) || (class & CLASS_LOWER && !in_word))
+            return v_bool(false);
         in_word = (class & (CLASS_UPPER | CLASS_LOWER)) != 0;
         any |= in_word;
     }

@@ -102,7 +102,8 @@ static struct value float_binary(struct vm *vm, int op, double a, double b) {
     if (op == OP2('*', '*')) {
         if (a == 0 && b < 0) box_fail(&vm->box, "zero to a negative power");
         double p = pow(a, b);
-        if (isnan(p) && !isnan(a) && !isnan(b)) box_fail(&vm->box, "a power that is not a real number");
+        if (isnan(p) && !isnan(a) && !isnan(b))
+            box_fail(&vm->box, "a power that is not a real number");
         if (isinf(p) && isfinite(a) && isfinite(b)) box_fail(&vm->box, "a power beyond any float");
         return v_float(p);
     }
@@ -174,7 +175,8 @@ static bool macro_attr(struct vm *vm, struct value v, const struct text *name, s
     else if (text_is(name, "catch_kwargs")) *out = v_bool(node->takes_kwargs);
     else if (text_is(name, "arguments")) {
         struct list *list = list_new(&vm->box, L_TUPLE, 0);
-        for (const struct node *n = node->a; n; n = n->next) list_put(&vm->box, list, v_text(n->name));
+        for (const struct node *n = node->a; n; n = n->next)
+            list_put(&vm->box, list, v_text(n->name));
         *out = v_list(list);
     } else return false;
     return true;
@@ -236,12 +238,14 @@ struct value vm_item(struct vm *vm, struct value v, struct value key) {
     }
     if (indexable(v) && v_is_int(key)) {
         if (index_of(key, v.u.list->n, &i)) return v.u.list->at[i];
-        return v_missing(&vm->box, "index %lld is outside of a list of %zu", (long long)v_as_int(key),
+        return v_missing(&vm->box, "index %lld is outside of a list of %zu",
+                         (long long)v_as_int(key),
                          v.u.list->n);
     }
     if (v.kind == V_TEXT && v_is_int(key)) {
         if (!index_of(key, text_points(&vm->box, v.u.text), &i))
-            return v_missing(&vm->box, "index %lld is outside of a string", (long long)v_as_int(key));
+            return v_missing(&vm->box, "index %lld is outside of a string",
+                             (long long)v_as_int(key));
         size_t at = text_offset(&vm->box, v.u.text, i), n;
         point_at(text_str(v.u.text), at, &n);
         return v_text(text_cut(&vm->box, v.u.text, at, at + n));
@@ -274,18 +278,21 @@ static size_t slice_span(struct vm *vm, size_t n, struct value from, struct valu
     struct value given[2] = { from, to };
     for (int i = 0; i < 2; i++) {
         if (given[i].kind == V_NONE) continue;
-        if (!v_is_int(given[i])) box_fail(&vm->box, "a slice needs integers, not %s", v_type(given[i]));
+        if (!v_is_int(given[i]))
+            box_fail(&vm->box, "a slice needs integers, not %s", v_type(given[i]));
         int64_t at = v_as_int(given[i]);
         if (at < 0) at += len;
         ends[i] = at < low ? low : at > high ? high : at;
     }
     *begin = ends[0];
-    uint64_t span = step > 0 ? (uint64_t)MAX(ends[1] - ends[0], 0) : (uint64_t)MAX(ends[0] - ends[1], 0);
+    uint64_t span = step > 0 ? (uint64_t)MAX(ends[1] - ends[0], 0)
+        : (uint64_t)MAX(ends[0] - ends[1], 0);
     uint64_t stride = step > 0 ? (uint64_t)step : -(uint64_t)step;
     return (size_t)(span / stride + (span % stride != 0));
 }
 
-static struct value slice_text(struct vm *vm, struct text *t, int64_t begin, size_t n, int64_t step) {
+static struct value slice_text(struct vm *vm, struct text *t, int64_t begin, size_t n,
+                               int64_t step) {
     if (step == 1 || !n) {
         size_t from = text_offset(&vm->box, t, (size_t)MAX(begin, 0));
         size_t to = n ? text_offset(&vm->box, t, (size_t)begin + n) : from;

@@ -98,7 +98,8 @@ static struct node *strings(struct parser *p) {
     if (p->token->kind != T_STRING) return n;
     struct builder b = { .box = p->box };
     put_text(&b, n->constant.u.text);
-    for (; p->token->kind == T_STRING; p->token++) put(&b, p->token->u.text.at, p->token->u.text.len, false);
+    for (; p->token->kind == T_STRING; p->token++)
+        put(&b, p->token->u.text.at, p->token->u.text.len, false);
     n->constant = v_text(built(&b));
     return n;
 }
@@ -134,7 +135,8 @@ static struct node *primary(struct parser *p) {
     const struct token *t = p->token;
     switch (t->kind) {
     case T_NAME:
-        if (str_is(t->u.text, "true") || str_is(t->u.text, "True")) return constant(p, v_bool(true));
+        if (str_is(t->u.text, "true") || str_is(t->u.text, "True"))
+            return constant(p, v_bool(true));
         if (str_is(t->u.text, "false") || str_is(t->u.text, "False"))
             return constant(p, v_bool(false));
         if (str_is(t->u.text, "none") || str_is(t->u.text, "None")) return constant(p, v_none());

@@ -29,4 +29,4 @@ struct node *parse_conditionless(struct parser *);                 /* no "x if y
 struct node *parse_tuple(struct parser *, bool conditions);        /* "a, b" without brackets */
 struct node *parse_target(struct parser *, bool spaces);           /* of set and for */
 struct node *parse_filters(struct parser *, struct node *on, bool first);
-struct node *parse_body(struct parser *);                          /* until the end of the template */
+struct node *parse_body(struct parser *);                          /* the whole template */

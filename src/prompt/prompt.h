@@ -18,7 +18,7 @@ struct dialog {                      /* all borrowed for the call */
     struct json_object *documents;   /* NULL or a list */
     struct json_object *vars;        /* NULL or more variables: enable_thinking, date_string, ... */
     bool no_generation_prompt;       /* else the answer's opening is added */
-    int64_t now_s;                   /* the time that a template sees, Unix seconds; 0: the clock's */
+    int64_t now_s;                   /* the time that a template sees, Unix seconds; 0: now */
 };
 
 struct prompt {

@@ -77,9 +77,9 @@ void put_quoted(struct builder *b, const struct text *t) {
         uint32_t cp = point_at(s, i, &n);
         char escape[16] = "";
         if (cp == '\\' || cp == (uint32_t)quote) snprintf(escape, sizeof escape, "\\%c", (char)cp);
-        else if (cp == '\n') strncpy(escape, "\\n", 3);
-        else if (cp == '\r') strncpy(escape, "\\r", 3);
-        else if (cp == '\t') strncpy(escape, "\\t", 3);
+        else if (cp == '\n') memcpy(escape, "\\n", 3);
+        else if (cp == '\r') memcpy(escape, "\\r", 3);
+        else if (cp == '\t') memcpy(escape, "\\t", 3);
         else if (printable(cp)) continue;
         else if (cp < 0x100) snprintf(escape, sizeof escape, "\\x%02x", cp);
         else if (cp < 0x10000) snprintf(escape, sizeof escape, "\\u%04x", cp);

@@ -261,7 +261,8 @@ static struct node *statement(struct parser *p) {
     p->box->at = p->token->at;
     for (size_t i = 0; i < COUNT(loaders); i++)
         if (next_word(p, loaders[i]))
-            box_fail(p->box, "{%% %s %%} is not supported: a chat template stands alone", loaders[i]);
+            box_fail(p->box, "{%% %s %%} is not supported: a chat template stands alone",
+                     loaders[i]);
     box_fail(p->box, "unknown statement \"%.*s\"", STR_ARG(p->token->u.text));
 }
 

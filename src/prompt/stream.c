@@ -53,7 +53,8 @@ static struct str without_blanks_after(struct str s) {
     return s;
 }
 
-struct chat_stream *chat_stream_open(const struct chat *chat, const struct prompt *prompt, bool tools) {
+struct chat_stream *chat_stream_open(const struct chat *chat, const struct prompt *prompt,
+                                     bool tools) {
     struct chat_stream *s = mem_new(sizeof *s);
     s->think = think_tags[0];
     for (size_t i = COUNT(think_tags); i-- > 0;)

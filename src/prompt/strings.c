@@ -16,7 +16,8 @@ static bool ignored_for_case(uint32_t cp) {
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
     case UTF8PROC_CATEGORY_MN: case UTF8PROC_CATEGORY_ME: case UTF8PROC_CATEGORY_CF:
     case UTF8PROC_CATEGORY_LM: case UTF8PROC_CATEGORY_SK: return true;
-    default: return cp == '\'' || cp == '.' || cp == ':' || cp == 0xB7 || cp == 0x2018 || cp == 0x2019;
+    default: return cp == '\'' || cp == '.' || cp == ':' || cp == 0xB7 || cp == 0x2018 ||
+        cp == 0x2019;
     }
 }
 

@@ -26,7 +26,8 @@ enum node_kind {
     S_DATA,                          /* constant: the text */
     S_PRINT,                         /* a: list of expressions */
     S_IF,                            /* a: condition, b: body, c: else body (elif: an S_IF) */
-    S_FOR,                           /* a: target, b: iterable, c: body, d: else body; e: condition; op: recursive */
+    S_FOR,                           /* a: target, b: iterable, c: body, d: else body,
+                                        e: condition or NULL; op: it is recursive */
     S_SET,                           /* a: target, b: expression */
     S_SET_BLOCK,                     /* a: target, b: filters on E_CAPTURED or NULL, c: body */
     S_MACRO,                         /* symbol, a: parameters (E_NAME, a: default), c: body */
@@ -59,7 +60,7 @@ enum { OP_IN = 1, OP_NOT_IN = 2 };   /* E_OPERAND's that are words */
 
 struct node {
     uint8_t kind;
-    uint8_t calls_caller, takes_varargs, takes_kwargs;     /* S_MACRO, S_CALL: its body names them */
+    uint8_t calls_caller, takes_varargs, takes_kwargs;   /* S_MACRO, S_CALL: named inside */
     uint32_t at;
     int op;
     int builtin;

@@ -67,7 +67,8 @@ static bool all_in_case(struct vm *vm, struct value v, utf8proc_category_t wante
     bool any = false;
     for (size_t i = 0, n; i < s.len; i += n) {
         utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)point_at(s, i, &n));
-        bool cased = c == UTF8PROC_CATEGORY_LU || c == UTF8PROC_CATEGORY_LL || c == UTF8PROC_CATEGORY_LT;
+        bool cased = c == UTF8PROC_CATEGORY_LU || c == UTF8PROC_CATEGORY_LL ||
+            c == UTF8PROC_CATEGORY_LT;
         if (cased && c != wanted) return false;
         any |= cased;
     }

@@ -111,7 +111,8 @@ static size_t copy_spans(struct span *to, size_t n, const struct text *from, siz
     return n;
 }
 
-static struct room *room_new(struct box *box, const struct text *a, size_t more, size_t more_spans) {
+static struct room *room_new(struct box *box, const struct text *a, size_t more,
+                             size_t more_spans) {
     enum { WORTH_SPARE_BYTES = 512 };
     struct room *room = box_new(box, sizeof *room);
     size_t len = a->len + more, n = a->n_spans + more_spans;

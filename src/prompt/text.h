@@ -15,7 +15,7 @@ struct text {
     uint32_t points;                         /* code points; UINT32_MAX: not counted yet */
     const struct span *span;                 /* the last one may reach past len: clamp it */
     uint32_t n_spans;
-    bool markup;                             /* `safe`: escapes what is added to it, as Jinja's Markup */
+    bool markup;                             /* `safe`: what is added to it is escaped */
     struct room *room;                       /* spare space behind it, for appending; or NULL */
 };
 
@@ -36,9 +36,9 @@ bool text_from_input(const struct text *);   /* any byte of it */
 bool text_input_at(const struct text *, size_t i);                 /* this byte */
 
 size_t text_points(struct box *, struct text *);
-size_t text_offset(struct box *, struct text *, size_t point);      /* bytes; points past the end: len */
+size_t text_offset(struct box *, struct text *, size_t point);     /* bytes; clamped to len */
 struct text *text_cut(struct box *, const struct text *, size_t begin, size_t end);    /* bytes */
-struct text *text_join(struct box *, struct text *, struct text *); /* cheap when repeated on the left */
+struct text *text_join(struct box *, struct text *, struct text *); /* cheap to repeat */
 struct text *text_escaped(struct box *, const struct text *);      /* HTML; the result is markup */
 int text_compare(struct str, struct str);    /* by code point */
 double text_double(const char *spelling);    /* checked before; terminated */

@@ -58,7 +58,8 @@ static void put_key(struct builder *b, struct value key, const struct json_style
 }
 
 /* Merge sort of pair numbers by key: stable, and the comparison may fail out of the box. */
-static void sort_keys(struct box *box, const struct dict *d, size_t *order, size_t *spare, size_t n) {
+static void sort_keys(struct box *box, const struct dict *d, size_t *order, size_t *spare,
+                      size_t n) {
     if (n < 2) return;
     size_t half = n / 2;
     sort_keys(box, d, order, spare, half);
@@ -107,7 +108,8 @@ static void put_array(struct builder *b, const struct list *list, const struct j
     put_c(b, "]");
 }
 
-static void put_any(struct builder *b, struct value v, const struct json_style *style, size_t level) {
+static void put_any(struct builder *b, struct value v, const struct json_style *style,
+                    size_t level) {
     box_work(b->box, 1);
     box_enter(b->box);
     bool array = v.kind == V_LIST && v.u.list->kind <= L_TUPLE;

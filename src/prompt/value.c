@@ -112,7 +112,8 @@ static struct pair *lookup(struct box *box, const struct dict *d, struct value k
             if (v_equal(box, d->at[i].key, key)) return &d->at[i];
         return NULL;
     }
-    for (size_t slot = h & (d->index_cap - 1); d->index[slot]; slot = (slot + 1) & (d->index_cap - 1)) {
+    for (size_t slot = h & (d->index_cap - 1); d->index[slot]; slot =
+         (slot + 1) & (d->index_cap - 1)) {
         struct pair *pair = &d->at[d->index[slot] - 1];
         box_work(box, 1);
         if (v_equal(box, pair->key, key)) return pair;
@@ -354,7 +355,8 @@ bool v_contains(struct box *box, struct value in, struct value item) {
     switch (in.kind) {
     case V_UNDEFINED: return false;
     case V_TEXT:
-        if (item.kind != V_TEXT) box_fail(box, "'in' a string needs a string, not %s", v_type(item));
+        if (item.kind != V_TEXT)
+            box_fail(box, "'in' a string needs a string, not %s", v_type(item));
         box_work(box, in.u.text->len / 64);
         return str_find(text_str(in.u.text), text_str(item.u.text), 0, SIZE_MAX) != SIZE_MAX;
     case V_DICT: return dict_get(box, in.u.dict, item) != NULL;

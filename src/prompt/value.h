@@ -9,7 +9,7 @@
 
 enum value_kind {
     V_UNDEFINED, V_NONE, V_BOOL, V_INT, V_FLOAT, V_TEXT, V_LIST, V_DICT,
-    V_BIG,                           /* an integer of the input beyond 64 bits: shown, not computed with */
+    V_BIG,                           /* an integer beyond 64 bits: shown, not computed with */
     V_SPACE,                         /* namespace(...) */
     V_MACRO, V_BUILTIN, V_LOOP, V_CYCLER, V_JOINER,
     V_ABSENT                         /* no value at all: an argument not given, a name not set */
@@ -49,6 +49,7 @@ struct cycler { struct list *items; size_t next; };        /* a joiner counts ca
 /* A built-in function, perhaps taken off a value ("abc".upper). */
 struct bound { struct value self; const struct builtin *builtin; };
 
+/* A value of each kind; v_missing is undefined with the reason, for the error that may come. */
 struct value v_undefined(void);
 struct value v_missing(struct box *, const char *format, ...) __attribute__((format(printf, 2, 3)));
 struct value v_none(void);
@@ -76,7 +77,8 @@ bool v_is_int(struct value);                               /* int or bool */
 int64_t v_as_int(struct value);                            /* of one that v_is_int */
 double v_as_float(struct value);                           /* of one that v_number */
 bool v_equal(struct box *, struct value, struct value);
-int v_compare(struct box *, struct value, struct value, const char *op);      /* fails when unordered */
+/* Fails when the two have no order; neither may be NaN. */
+int v_compare(struct box *, struct value, struct value, const char *op);
 bool v_less(struct box *, struct value, struct value, const char *op);        /* false for NaN */
 bool v_contains(struct box *, struct value container, struct value item);
 bool v_iterable(struct value);
@@ -89,5 +91,6 @@ void put_repr(struct builder *, struct value);             /* Python's repr() */
 void put_float(struct builder *, double);                  /* shortest that reads back */
 void put_quoted(struct builder *, const struct text *);
 
+/* What json.dumps' arguments say; indent NULL: all on one line. */
 struct json_style { bool ascii, sort; const struct text *indent, *comma, *colon; };
 void put_json(struct builder *, struct value, const struct json_style *);

@@ -51,6 +51,7 @@ struct value vm_eval(struct vm *, const struct node *);
 void vm_set(struct vm *, uint32_t symbol, struct value);
 struct value vm_get(struct vm *, uint32_t symbol);         /* V_ABSENT: not set anywhere */
 
+/* Calls of any value, and of each kind that can be called. */
 struct value vm_call(struct vm *, struct value callee, struct args *);
 struct value vm_builtin(struct vm *, const struct builtin *, struct value self, struct args *);
 struct value vm_macro(struct vm *, const struct macro *, struct args *);
@@ -59,7 +60,7 @@ struct value vm_loop_attr(struct vm *, struct loop *, const struct text *name);
 
 struct value vm_attr(struct vm *, struct value, struct text *name);           /* v.name */
 struct value vm_item(struct vm *, struct value, struct value key);            /* v[key] */
-struct value vm_path(struct vm *, struct value, struct value path);           /* "a.b.0" or a number */
+struct value vm_path(struct vm *, struct value, struct value path);           /* "a.b.0" */
 struct value vm_slice(struct vm *, struct value, struct value from, struct value to,
                       struct value step);
 struct value vm_binary(struct vm *, int op, struct value, struct value);
