@@ -47,9 +47,9 @@ static void bash_values(struct buf *out, const struct command *c) {
         if (o->kind == V_CHOICE) {
             buf_str(out, S("COMPREPLY=($(compgen -W '"));
             words_of(out, o->choices);
-            buf_str(out, S("' -- \"$cur\"))"));
+            buf_str(out, S("' -- \"$cur\"));"));
         } else if (o->kind == V_FILE || o->kind == V_DIR) {
-            buf_format(out, "compopt -o filenames; COMPREPLY=($(compgen -%c -- \"$cur\"))",
+            buf_format(out, "compopt -o filenames; COMPREPLY=($(compgen -%c -- \"$cur\"));",
                        o->kind == V_FILE ? 'f' : 'd');
         }
         buf_str(out, S(" return ;;\n"));
