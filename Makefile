@@ -63,13 +63,19 @@ all: $(LIB) $(BIN) tools ## build the program (build/mlxcel) and the tools
 
 # An instruction set is a file: it alone is compiled for it, and runs only where the CPU has it.
 # Kernels see checked sizes only, and do without the hardening that costs them time.
+# Under sanitizers clang optimizes minutes on one file of unrolled loops; and no fuzz target
+# runs a kernel, so there they are left plain.
+KERNEL_OPT := $(if $(SAN),$(if $(IS_GCC),-O1,-O0),-O3)
+ifneq ($(findstring fuzzer,$(SAN)),)
+$(BUILD)/src/device/cpu/%.o: HARDEN :=
+endif
 ifeq ($(SAN),)
 $(BUILD)/src/device/cpu/%.o: HARDEN := -fstack-protector-strong -fno-strict-aliasing
 endif
 ifeq ($(MACHINE),x86_64)
-$(BUILD)/%_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c -O3
+$(BUILD)/%_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c $(KERNEL_OPT)
 $(BUILD)/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mfma \
-                               -mf16c -O3
+                               -mf16c $(KERNEL_OPT)
 endif
 
 # The flags are a file that changes only with them, so other flags mean other objects.

@@ -43,6 +43,7 @@ void text_cp(struct text *t, uint32_t cp, uint32_t origin) {
 }
 
 void text_copy(struct text *t, const struct text *from, size_t begin, size_t end) {
+    if (begin == end) return;                    /* an empty text has no address to add to */
     if (!t->track) {
         buf_put(&t->bytes, from->bytes.at + begin, end - begin);
         return;
