@@ -55,21 +55,32 @@ static void bind_ends(struct loaded *m, struct binder *b) {
     else bind_linear(b, &m->head, W_HEAD, d->vocab, d->dim, d->head_bias);
 }
 
-bool load_bind(struct loaded *m, const char *dir, struct device *dev,
-               void (*progress)(void *, double), void *to, struct err *err) {
+static void bind_all(struct loaded *m, struct binder *b, void (*progress)(void *, double),
+                     void *to) {
     const struct decoder_spec *d = &m->spec;
-    m->weights = weights_open(dir, err);
-    if (!m->weights) return false;
-    m->binder = binder_open(m->weights, m->config, dev, &m->arena, m->family->names, d->n_layers,
-                            err);
-    if (!m->binder) return false;
-    bind_ends(m, m->binder);
-    m->block = bind_new(m->binder, (size_t)d->n_layers * sizeof *m->block);
+    bind_ends(m, b);
+    m->block = bind_new(b, (size_t)d->n_layers * sizeof *m->block);
     for (int i = 0; i < d->n_layers; i++) {
-        binder_layer(m->binder, i);
-        block_bind(m->binder, d, &d->layer[i], &m->block[i]);
+        binder_layer(b, i);
+        block_bind(b, d, &d->layer[i], &m->block[i]);
         if (progress) progress(to, (double)(i + 1) / d->n_layers);
     }
+}
+
+bool load_record(struct loaded *m, bind_want *want, void *to, struct err *err) {
+    struct binder *b = binder_record(&m->arena, m->family->names, m->spec.n_layers, want, to);
+    bind_all(m, b, NULL, NULL);
+    return binder_finish(b, err);
+}
+
+bool load_bind(struct loaded *m, const char *dir, struct device *dev,
+               void (*progress)(void *, double), void *to, struct err *err) {
+    m->weights = weights_open(dir, err);
+    if (!m->weights) return false;
+    m->binder = binder_open(m->weights, m->config, dev, &m->arena, m->family->names,
+                            m->spec.n_layers, err);
+    if (!m->binder) return false;
+    bind_all(m, m->binder, progress, to);
     return true;
 }
 

@@ -23,6 +23,8 @@ bool load_spec(struct loaded *, const char *dir, struct err *);
  * load_finish, so that inspect can look at the claims before. */
 bool load_bind(struct loaded *, const char *dir, struct device *,
                void (*progress)(void *, double), void *to, struct err *);
+/* Reports every tensor this spec asks for, without any file; see binder_record. */
+bool load_record(struct loaded *, bind_want *, void *to, struct err *);
 bool load_finish(struct loaded *, struct err *);
 void load_close(struct loaded *);
 /* [n_layers] what each layer keeps. */
