@@ -283,16 +283,118 @@ def cases(tok):
     return out
 
 
+def train_spm(kind, rules=None, **options):
+    import io
+    import sentencepiece
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS * 2), model_writer=out, model_type=kind, minloglevel=2, hard_vocab_limit=False,
+        character_coverage=0.98, **{"vocab_size": 560, "num_threads": 1, **options})
+    return out.getvalue()
+
+
+def spm_cases(data):
+    """SentencePiece finds no control tokens in a text; ours are in the rows under "literal"."""
+    import sentencepiece
+    sp = sentencepiece.SentencePieceProcessor(model_proto=data)
+    rows = []
+    for text in TEXTS:
+        if any(c in text for c in ("<s>", "</s>", "<unk>")) or "\0" in text:
+            continue
+        ids = sp.encode(text)
+        row = {"text": text, "ids": ids, "bos": [sp.bos_id()] + ids}
+        if sp.unk_id() not in ids:       # ours spells the unknown token, theirs puts a sign
+            row["decoded"] = sp.decode(ids)
+        if not data_is_bpe(data):
+            del row["bos"]
+        rows.append(row)
+    return rows
+
+
+def data_is_bpe(data):
+    from sentencepiece import sentencepiece_model_pb2 as pb
+    return pb.ModelProto.FromString(data).trainer_spec.model_type == 2
+
+
+def ranks(folder, form):
+    """The tokens of a trained BPE by rank, as tiktoken's and Mistral's files have them."""
+    import base64
+    import tiktoken
+    regex = CL100K if form == "tiktoken" else TEKKEN
+    tok = bpe(bytes_after(split(regex)), specials=(), vocab=420)
+    back = {chr(c): b for b, c in stand_ins().items()}
+    names = sorted(tok.get_vocab().items(), key=lambda kv: kv[1])
+    table = {bytes(back[c] for c in name): i for name, i in names}
+    first = 0 if form == "tiktoken" else 10
+    enc = tiktoken.Encoding("x", pat_str=regex, mergeable_ranks=table, special_tokens={})
+    if form == "tiktoken":
+        with open(os.path.join(folder, "cl100k_base.tiktoken"), "w") as f:
+            f.writelines(f"{base64.b64encode(k).decode()} {v}\n" for k, v in table.items())
+    else:
+        vocab = [{"rank": v, "token_bytes": base64.b64encode(k).decode(), "token_str": None} for k, v in table.items()]
+        with open(os.path.join(folder, "tekken.json"), "w") as f:
+            json.dump({"config": {"pattern": regex, "num_vocab_tokens": len(table), "default_vocab_size": len(table) + first,
+                                  "default_num_special_tokens": first, "version": "v3"}, "vocab": vocab}, f)
+    rows = []
+    for text in TEXTS:
+        if "<s>" in text or "</s>" in text:
+            continue
+        ids = [i + first for i in enc.encode(text, disallowed_special=())]
+        rows.append({"text": text, "ids": ids, "decoded": text, **({"bos": [1] + ids} if first else {})})
+    return rows
+
+
+def stand_ins():
+    keep = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
+    rest = [b for b in range(256) if b not in keep]
+    return {**{b: b for b in keep}, **{b: 256 + i for i, b in enumerate(rest)}}
+
+
+def spm(name):
+    options = dict(SPM[name])
+    if options.pop("rules", None):
+        import tempfile
+        with tempfile.NamedTemporaryFile("w", suffix=".tsv") as f:
+            f.write("FF21\t41\n3000\t20\nA0\t20\nFB01\t66 69\n65 301\tE9\n200B\t\n9\t20\nA\t20\nD\t20\n")
+            f.flush()
+            return train_spm(normalization_rule_tsv=f.name, **options)
+    return train_spm(normalization_rule_name="identity", **options)
+
+
+SPM = {
+    "spm-bpe": dict(kind="bpe", byte_fallback=True, remove_extra_whitespaces=False),
+    "spm-bpe-plain": dict(kind="bpe", rules=True, vocab_size=300),
+    "spm-unigram": dict(kind="unigram", byte_fallback=True, rules=True, add_dummy_prefix=False),
+    "spm-unigram-user": dict(kind="unigram", user_defined_symbols=["<mask>", "New York"], vocab_size=260),
+}
+
+
+def write_cases(folder, rows):
+    with open(os.path.join(folder, "cases.json"), "w", encoding="utf-8") as f:
+        f.write("[\n" + ",\n".join(json.dumps(c, ensure_ascii=False, separators=(",", ":")) for c in rows) + "\n]\n")
+
+
 def main():
-    for name in sys.argv[1:] or KINDS:
+    for name in sys.argv[1:] or list(KINDS) + list(SPM) + ["tiktoken", "tekken-file"]:
+        folder = os.path.join(HERE, name)
+        if name not in KINDS:
+            os.makedirs(folder, exist_ok=True)
+            if name in SPM:
+                data = spm(name)
+                with open(os.path.join(folder, "tokenizer.model"), "wb") as f:
+                    f.write(data)
+                write_cases(folder, spm_cases(data))
+            else:
+                write_cases(folder, ranks(folder, name))
+            print(name)
+            continue
         tok = KINDS[name]()
         folder = os.path.join(HERE, name)
         os.makedirs(folder, exist_ok=True)
         data = old_merges(tok) if name in ("gpt2", "gemma") else json.loads(tok.to_str())
         with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as f:
             json.dump(data, f, ensure_ascii=False, separators=(",", ":"))
-        with open(os.path.join(folder, "cases.json"), "w", encoding="utf-8") as f:
-            f.write("[\n" + ",\n".join(json.dumps(c, ensure_ascii=False, separators=(",", ":")) for c in cases(tok)) + "\n]\n")
+        write_cases(folder, cases(tok))
         print(name, tok.get_vocab_size())
 
 

@@ -13,7 +13,7 @@
 #include "tokens/text.h"
 
 enum { SCAN_MAX = 32, MERGES_MAX = 1 << 24, CACHE_SLOTS = 1 << 12, CACHE_WORD_MAX = 64,
-       CACHE_IDS_MAX = 15, FAST_CPS = 0x180 };
+       CACHE_IDS_MAX = 15, FAST_CPS = 0x180, PAIR_BYTES_MAX = 1 << 12 };
 
 static const uint32_t NO_RANK = UINT32_MAX;
 
@@ -113,6 +113,32 @@ bool bpe_add_merge(struct tok_model *m, struct str left, struct str right, struc
     b->used += b->merge[slot].rank == NO_RANK;
     b->merge[slot] = (struct merge){ (uint32_t)l, (uint32_t)r, b->n_merges++, (uint32_t)id };
     return true;
+}
+
+void bpe_no_more_merges(struct tok_model *m) {
+    own(m)->listed = true;
+}
+
+void bpe_all_pairs(struct tok_model *m, const uint32_t *rank) {
+    struct bpe *b = own(m);
+    b->listed = true;
+    for (int id = 0; id < m->vocab->n; id++) {
+        struct str text = vocab_text(m->vocab, id);
+        uint32_t cp;
+        if (rank[id] == NO_RANK || text.len > PAIR_BYTES_MAX)
+            continue;
+        for (size_t at = 0; at < text.len;) {
+            at += (size_t)cp_at(text, at, &cp);
+            int l = vocab_find(m->vocab, str_cut(text, 0, at));
+            int r = at < text.len && l >= 0 ? vocab_find(m->vocab, str_from(text, at)) : -1;
+            if (r < 0)
+                continue;
+            merges_reserve(b, b->used + 1);
+            size_t slot = pair_slot(b, (uint32_t)l, (uint32_t)r);
+            b->used += b->merge[slot].rank == NO_RANK;
+            b->merge[slot] = (struct merge){ (uint32_t)l, (uint32_t)r, rank[id], (uint32_t)id };
+        }
+    }
 }
 
 /* A merge is "a b" or ["a", "b"]. The vocabulary must have been read: the reader sees to it. */

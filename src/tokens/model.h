@@ -39,5 +39,12 @@ bool model_byte_tokens(const struct vocab *, int to[256]);
  * the next number. What it makes is found by its spelling. */
 bool bpe_add_merge(struct tok_model *, struct str left, struct str right, struct err *);
 
+/* All merges were given; a model may have none. */
+void bpe_no_more_merges(struct tok_model *);
+
+/* For vocabularies without merges, where whatever two tokens make a token: every such pair, with
+ * the rank of what it makes. rank is by id, UINT32_MAX: nothing makes it. */
+void bpe_all_pairs(struct tok_model *, const uint32_t *rank);
+
 /* The next token of a Unigram model. found: texts may be cut into it. */
 bool unigram_put(struct tok_model *, struct str piece, double score, bool found, struct err *err);

@@ -346,6 +346,39 @@ static void precompiled(const struct part *p, const struct text *in, struct text
     }
 }
 
+/* What a SentencePiece model does: its map, white space cut to one space and none at the ends
+ * when strip_left is on, a space put before the text when add_prefix_space is, and all written
+ * U+2581. */
+static void sentence_piece(const struct part *p, const struct text *in, struct text *out) {
+    struct str s = buf_view(&in->bytes);
+    bool after_space = p->strip_left, any = false;
+    for (size_t i = 0; i < s.len;) {
+        uint32_t cp, origin = text_origin(in, i);
+        struct str to;
+        size_t n = p->charsmap ? charsmap_longest(p->charsmap, str_from(s, i), &to) : 0;
+        if (!n) {
+            n = (size_t)cp_at(s, i, &cp);
+            to = str_cut(s, i, i + n);
+        }
+        i += n;
+        while (after_space && str_starts(to, " "))
+            to = str_from(to, 1);
+        if (!to.len)
+            continue;
+        if (!any && p->add_prefix_space && !text_origin(in, 0))
+            text_cp(out, 0x2581, origin);
+        any = true;
+        for (size_t k = 0; k < to.len; k++)
+            if (to.at[k] == ' ')
+                text_cp(out, 0x2581, origin);
+            else
+                text_put(out, to.at + k, 1, origin);
+        after_space = p->strip_left && to.at[to.len - 1] == ' ';
+    }
+    while (p->strip_left && str_ends(buf_view(&out->bytes), "\xe2\x96\x81"))
+        out->bytes.len -= 3;
+}
+
 static const struct {
     const char *type;
     void (*run)(const struct part *, const struct text *in, struct text *out);
@@ -354,7 +387,7 @@ static const struct {
     { "Lowercase", lowercase }, { "Strip", strip }, { "StripAccents", strip_accents },
     { "Nmt", nmt }, { "Prepend", prepend }, { "Replace", replace }, { "ByteLevel", byte_level },
     { "BertNormalizer", bert }, { "Bert", bert },
-    { "Precompiled", precompiled },
+    { "Precompiled", precompiled }, { "SentencePiece", sentence_piece },
 };
 
 /* By how much a step can make a text longer, the constant part aside. */
@@ -390,6 +423,13 @@ bool normalize_bind(struct parts *list, struct err *err) {
         p->row = (int)row;
     }
     return true;
+}
+
+bool normalize_needs_origin(const struct parts *list) {
+    for (int i = 0; i < list->n; i++)
+        if (rows[list->at[i].row].run == sentence_piece)
+            return true;
+    return false;
 }
 
 void normalize_run(const struct parts *list, struct text *text, struct text *spare) {

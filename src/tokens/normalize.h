@@ -6,6 +6,9 @@
 /* Finds each part's row and refuses what is unknown, or what could grow a text without bounds. */
 bool normalize_bind(struct parts *, struct err *);
 
+/* Whether a step asks for origins. */
+bool normalize_needs_origin(const struct parts *);
+
 /* Runs all; `text` is both input and output, `spare` is working space. */
 void normalize_run(const struct parts *, struct text *text, struct text *spare);
 

@@ -4,15 +4,18 @@
  * segment is normalized, cut at the other added tokens, pre-tokenized, and its words go to the
  * model. */
 #include "tokens/tokenizer.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include "base/utf8.h"
+#include "tokens/build.h"
 #include "tokens/decode.h"
 
 /* Offsets have 32 bits, one of them is a flag, and byte stand-ins double a text: what lies beyond
  * is not encoded. */
-enum { TEXT_BYTES_MAX = 1 << 28, FILE_BYTES_MAX = 1 << 30 };
+enum { TEXT_BYTES_MAX = 1 << 28, FILE_BYTES_MAX = 1 << 30,
+       GGUF_HEAD_MAX = 1 << 28, GGUF_STEP = 1 << 20 };
 
 void ids_put(struct ids *ids, int id) {
     if (ids->len == ids->cap) {
@@ -66,7 +69,8 @@ bool tokenizer_ready(struct tokenizer *t, struct err *err) {
     if (!t->model.kind)
         return err_set(err, "the tokenizer has no model");
     t->model.bytes = presplit_gives_bytes(&t->presplits);
-    t->track = presplit_needs_origin(&t->presplits) || added_has_special(t->normalized);
+    t->track = presplit_needs_origin(&t->presplits) || normalize_needs_origin(&t->normalizers)
+        || added_has_special(t->normalized);
     for (int i = 0; i < t->n_before + t->n_after; i++) {
         int id = i < t->n_before ? t->before[i] : t->after[i - t->n_before];
         if (!(vocab_flags(&t->vocab, id) & VOCAB_HERE))
@@ -93,6 +97,80 @@ static bool exists(const char *path) {
     return stat(path, &s) == 0;
 }
 
+/* Llama 3 and Kimi name a tiktoken file as SentencePiece does; only its first bytes tell. */
+static bool model_read(struct tokenizer *t, struct str file, struct err *err) {
+    bool text = file.len > 2 && (uint8_t)file.at[0] >= '+';
+    return text ? tiktoken_read(t, file, build_pre_find(S("llama3")), err)
+        : sentencepiece_read(t, file, err);
+}
+
+static bool kimi_read(struct tokenizer *t, struct str file, struct err *err) {
+    return tiktoken_read(t, file, build_pre_find(S("kimi-k2")), err);
+}
+
+static bool qwen_read(struct tokenizer *t, struct str file, struct err *err) {
+    return tiktoken_read(t, file, build_pre_find(S("qwen2")), err);
+}
+
+static bool cl100k_read(struct tokenizer *t, struct str file, struct err *err) {
+    return tiktoken_read(t, file, build_pre_find(S("cl100k")), err);
+}
+
+static bool o200k_read(struct tokenizer *t, struct str file, struct err *err) {
+    return tiktoken_read(t, file, build_pre_find(S("o200k")), err);
+}
+
+/* In the order in which a folder is searched. */
+static const struct format {
+    const char *name;
+    bool (*read)(struct tokenizer *, struct str, struct err *);
+} formats[] = {
+    { "tokenizer.json", tokenizer_json_read }, { "tekken.json", tekken_read },
+    { "tiktoken.model", kimi_read }, { "qwen.tiktoken", qwen_read },
+    { "cl100k_base.tiktoken", cl100k_read }, { "o200k_base.tiktoken", o200k_read },
+    { "tokenizer.model", model_read },
+};
+
+/* The metadata of a GGUF file comes before its tensors, which are not read. */
+static bool gguf_read(struct tokenizer *t, const char *path, struct err *err) {
+    FILE *f = fopen(path, "rb");
+    struct buf file = { 0 };
+    char *part = mem_new(GGUF_STEP);
+    size_t n;
+    if (!f)
+        err_set(err, "%s: cannot be opened", path);
+    while (f && file.len < GGUF_HEAD_MAX && (n = fread(part, 1, GGUF_STEP, f)) > 0)
+        buf_put(&file, part, n);
+    if (f)
+        fclose(f);
+    struct err why = { 0 };
+    bool done = f && gguf_vocab_read(t, buf_view(&file), &why);
+    if (f && !done)
+        err_code(err, why.code, "%s: %s", path, why.text);
+    free(part);
+    buf_free(&file);
+    return done;
+}
+
+static bool read_any(struct tokenizer *t, const char *dir, struct err *err) {
+    struct buf path = { 0 };
+    struct stat s;
+    if (stat(dir, &s) == 0 && S_ISREG(s.st_mode))
+        return str_ends(str_of(dir), ".gguf") ? gguf_read(t, dir, err)
+            : err_code(err, ERR_UNSUPPORTED, "%s: neither a folder nor a GGUF file", dir);
+    for (size_t i = 0; i < COUNT(formats); i++) {
+        buf_clear(&path);
+        buf_format(&path, "%s/%s", dir, formats[i].name);
+        if (!exists(buf_c(&path)))
+            continue;
+        bool done = read_into(t, buf_c(&path), "not a tokenizer", formats[i].read, err);
+        buf_free(&path);
+        return done;
+    }
+    buf_free(&path);
+    return err_code(err, ERR_NOT_FOUND, "%s: no tokenizer.json, nor another tokenizer file", dir);
+}
+
 struct tokenizer *tokenizer_blank(void) {
     struct tokenizer *t = mem_new(sizeof *t);
     t->bos = t->eos = t->model.unk = -1;
@@ -106,11 +184,7 @@ struct tokenizer *tok_open(const char *dir, struct err *err) {
     struct tokenizer *t = tokenizer_blank();
     struct buf path = { 0 };
     struct err own = { 0 };
-    buf_format(&path, "%s/tokenizer.json", dir);
-    bool done = exists(buf_c(&path))
-        ? read_into(t, buf_c(&path), "not a tokenizer", tokenizer_json_read, &own)
-        : err_code(&own, ERR_NOT_FOUND, "%s: no tokenizer.json", dir);
-    buf_clear(&path);
+    bool done = read_any(t, dir, &own);
     buf_format(&path, "%s/tokenizer_config.json", dir);
     if (done && exists(buf_c(&path)))
         done = read_into(t, buf_c(&path), "not understood", tokenizer_config_read, &own);

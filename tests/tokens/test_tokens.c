@@ -14,7 +14,11 @@
 
 #define FOLDER "tests/tokens"
 
-struct example { struct buf text, decoded; struct ids ids, bos, literal; bool has_text, skip; };
+struct example {
+    struct buf text, decoded;
+    struct ids ids, bos, literal;
+    bool has_text, has_decoded, skip;
+};
 
 static void read_ids(struct pull *j, struct ids *out) {
     uint64_t id;
@@ -43,6 +47,7 @@ static void read_example(struct pull *j, struct example *e) {
         } else if (str_is(key, "decoded")) {
             assert_true(pull_string(j, &s));
             buf_str(&e->decoded, s);
+            e->has_decoded = true;
         } else if (str_is(key, "ids")) {
             read_ids(j, &e->ids);
         } else if (str_is(key, "bos")) {
@@ -101,7 +106,7 @@ static bool check_encode(const struct tokenizer *t, const struct example *e) {
 static bool check_decode(const struct tokenizer *t, const struct example *e) {
     struct buf all = { 0 }, stream = { 0 };
     tok_decode(t, e->ids.at, e->ids.len, !e->skip, &all);
-    bool same = str_eq(buf_view(&all), buf_view(&e->decoded));
+    bool same = !e->has_decoded || str_eq(buf_view(&all), buf_view(&e->decoded));
     if (!same)
         print_message("decoded \"%.*s\"\n   want \"%.*s\"\n", STR_ARG(buf_view(&all)),
                       STR_ARG(buf_view(&e->decoded)));
