@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -131,10 +132,16 @@ struct pool *pool_open(int n_threads) {
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, STACK_BYTES);
+    /* Signals are for the threads that wait for input: a Ctrl-C that a helper took would not
+     * interrupt their read. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     /* A system that refuses another thread leaves us with fewer, which is slower, not wrong. */
     while (p->n_helpers < n_threads - 1
            && pthread_create(&p->helpers[p->n_helpers], &attr, helper, p) == 0)
         p->n_helpers++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     return p;
 }

@@ -10,6 +10,7 @@
 #include <histedit.h>
 #include <langinfo.h>
 #include <locale.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,17 +42,31 @@ static char *prompt(EditLine *el) {
     return e && e->more ? more : first;
 }
 
-/* One byte; 0 at the end, -1 when a signal wants us back. */
+/* One byte; 0 at the end, -1 when a signal wants us back. Signals are let in only while ppoll
+ * waits: one that came between a look at the flag and a read would be slept over. */
 static int read_byte(EditLine *el, unsigned char *byte) {
-    for (;;) {
-        ssize_t n = read(STDIN_FILENO, byte, 1);
-        if (n >= 0) return (int)n;
-        if (errno != EINTR || signal_seen()) return -1;
+    struct pollfd in = { .fd = STDIN_FILENO, .events = POLLIN };
+    sigset_t held, before;
+    int got = -1;
+    sigemptyset(&held);
+    sigaddset(&held, SIGINT);
+    sigaddset(&held, SIGTERM);
+    sigaddset(&held, SIGWINCH);
+    sigprocmask(SIG_BLOCK, &held, &before);
+    while (!signal_seen()) {
         if (resized) {
             resized = 0;
             el_resize(el);
         }
+        if (ppoll(&in, 1, NULL, &before) < 0) {
+            if (errno == EINTR) continue;
+            break;
+        }
+        got = (int)read(STDIN_FILENO, byte, 1);
+        break;
     }
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return got;
 }
 
 static int read_char(EditLine *el, wchar_t *out) {

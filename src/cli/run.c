@@ -84,7 +84,6 @@ static int chat(struct conversation *c, struct err *err) {
         }
         interrupts = 0;
         if (!message.len) continue;
-        signal_clear();
         if (message.at[0] == '/')
             chat_command(c, buf_view(&message));
         else
