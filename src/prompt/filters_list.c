@@ -148,19 +148,26 @@ void vm_sort(struct vm *vm, struct list *items, const struct value *keys, bool r
     items->cap = n;
 }
 
+/* `listed` makes each key a list of one, which two undefined values can be compared as: Jinja's
+ * sort does so, its groupby does not. */
 static struct list *sorted_by(struct vm *vm, struct value v, struct value attribute, bool cases,
-                              bool reverse, struct value other) {
+                              bool reverse, struct value other, bool listed) {
     struct list *list = copy_items(vm, v, L_LIST);
     struct value *keys = box_array(&vm->box, list->n, sizeof *keys);
-    for (size_t i = 0; i < list->n; i++)
+    for (size_t i = 0; i < list->n; i++) {
         keys[i] = sort_key(vm, list->at[i], attribute, cases, other);
+        if (!listed) continue;
+        struct list *key = list_new(&vm->box, L_LIST, 1);
+        list_put(&vm->box, key, keys[i]);
+        keys[i] = v_list(key);
+    }
     vm_sort(vm, list, keys, reverse);
     return list;
 }
 
 BUILTIN(filter_sort) {
     return v_list(sorted_by(vm, self, arg[2], vm_bool(arg[1], false), vm_bool(arg[0], false),
-                            absent()));
+                            absent(), true));
 }
 
 BUILTIN(filter_dictsort) {
@@ -231,7 +238,7 @@ BUILTIN(filter_sum) {
 
 BUILTIN(filter_groupby) {
     bool cases = vm_bool(arg[2], false);
-    struct list *sorted = sorted_by(vm, self, arg[0], cases, false, arg[1]);
+    struct list *sorted = sorted_by(vm, self, arg[0], cases, false, arg[1], false);
     struct list *groups = list_new(&vm->box, L_LIST, 0), *members = NULL;
     struct value last = absent();
     for (size_t i = 0; i < sorted->n; i++) {

@@ -83,6 +83,7 @@ BUILTIN(filter_indent) {
     struct text *t = soft(vm, self), *indent;
     bool first = vm_bool(arg[1], false), blank = vm_bool(arg[2], false);
     if (self.kind == V_UNDEFINED) vm_undefined(vm, self);
+    vm_text(vm, self, "what indent takes");
     if (arg[0].kind == V_TEXT) {
         indent = arg[0].u.text;
     } else {
@@ -105,6 +106,10 @@ BUILTIN(filter_indent) {
 }
 
 BUILTIN(filter_truncate) {
+    if (self.kind != V_TEXT) {
+        filter_length(vm, self, arg);
+        return self;                 /* a short list passes through Python's as well */
+    }
     struct text *t = soft(vm, self), *end;
     int64_t length = vm_int(vm, arg[0], 255), leeway = arg[3].kind == V_NONE ? 5
         : vm_int(vm, arg[3], 5);
@@ -195,15 +200,19 @@ static void put_url(struct builder *b, const struct text *t, bool query) {
 
 BUILTIN(filter_urlencode) {
     struct builder b = { .box = &vm->box };
-    if (self.kind != V_DICT) {
+    if (self.kind == V_TEXT || !v_iterable(self)) {
         put_url(&b, soft(vm, self), false);
         return v_text(built(&b));
     }
-    for (size_t i = 0; i < self.u.dict->n; i++) {
+    struct list *pairs = self.kind == V_DICT ? filter_items(vm, self, arg).u.list
+                                             : v_items(&vm->box, self);
+    for (size_t i = 0; i < pairs->n; i++) {
+        struct list *pair = v_items(&vm->box, pairs->at[i]);
+        if (pair->n != 2) box_fail(&vm->box, "urlencode: item %zu is not a pair", i);
         if (i) put_c(&b, "&");
-        put_url(&b, soft(vm, self.u.dict->at[i].key), true);
+        put_url(&b, soft(vm, pair->at[0]), true);
         put_c(&b, "=");
-        put_url(&b, soft(vm, self.u.dict->at[i].value), true);
+        put_url(&b, soft(vm, pair->at[1]), true);
     }
     return v_text(built(&b));
 }

@@ -212,7 +212,8 @@ struct value vm_percent(struct vm *vm, struct text *f, struct value values) {
         put_text(&b, percent_field(vm, v, &spec));
     }
     bool tuple = values.kind == V_LIST && values.u.list->kind == L_TUPLE;
-    size_t n = tuple ? values.u.list->n : values.kind == V_DICT || values.kind == V_LIST ? 0 : 1;
+    size_t n = tuple ? values.u.list->n : values.kind == V_DICT || values.kind == V_LIST ||
+               values.kind == V_UNDEFINED ? 0 : 1;
     if (!p.by_name && p.next < n) box_fail(&vm->box, "'%%': not all values are in the format");
     return v_text(built(&b));
 }

@@ -245,6 +245,20 @@ static struct value partition(struct vm *vm, struct value self, struct value *ar
     return v_list(list);
 }
 
+static BUILTIN(do_expandtabs) {
+    int64_t width = vm_int(vm, arg[0], 8), column = 0;
+    struct text *t = self.u.text, *blank = text_literal(&vm->box, " ");
+    struct builder b = { .box = &vm->box };
+    for (size_t i = 0, n; i < t->len; i += n) {
+        uint32_t cp = point_at(text_str(t), i, &n);
+        int64_t gap = width > 0 ? width - column % width : 0;
+        if (cp == '\t') put_fill(&b, blank, (size_t)gap);
+        else put_cut(&b, t, i, i + n);
+        column = cp == '\n' || cp == '\r' ? 0 : cp == '\t' ? column + gap : column + 1;
+    }
+    return v_text(built(&b));
+}
+
 static BUILTIN(do_partition) { return partition(vm, self, arg, false); }
 static BUILTIN(do_rpartition) { return partition(vm, self, arg, true); }
 
@@ -391,6 +405,7 @@ const struct builtin text_methods[] = {
     { "capitalize", "", do_capital },      { "casefold", "", do_casefold },
     { "center", "width fill?", do_center }, { "count", "sub start? end?", do_count },
     { "endswith", "suffix start? end?", do_endswith }, { "find", "sub start? end?", do_find },
+    { "expandtabs", "tabsize?", do_expandtabs },
     { "format", "* **", do_format },       { "index", "sub start? end?", do_index },
     { "isalnum", "", do_isalnum },         { "isalpha", "", do_isalpha },
     { "isascii", "", do_isascii },         { "isdecimal", "", do_isdecimal },

@@ -109,10 +109,16 @@ static struct value float_binary(struct vm *vm, int op, double a, double b) {
     }
     if (b == 0) box_fail(&vm->box, "division by zero");
     if (op == '/') return v_float(a / b);
-    double r = fmod(a, b);
-    if (r != 0 && (r < 0) != (b < 0)) r += b;
-    if (op == '%') return v_float(r == 0 ? copysign(0, b) : r);
-    return v_float(floor((a - r) / b + 0.5));
+    double rest = fmod(a, b), whole = (a - rest) / b;
+    if (rest == 0) {
+        rest = copysign(0, b);
+    } else if ((rest < 0) != (b < 0)) {
+        rest += b;
+        whole -= 1;
+    }
+    if (op == '%') return v_float(rest);
+    if (whole == 0) return v_float(copysign(0, a / b));
+    return v_float(whole - floor(whole) > 0.5 ? floor(whole) + 1 : floor(whole));
 }
 
 struct value vm_binary(struct vm *vm, int op, struct value a, struct value b) {
@@ -320,7 +326,7 @@ struct value vm_slice(struct vm *vm, struct value v, struct value from, struct v
         box_fail(&vm->box, "a slice needs integers, not %s", v_type(step_value));
     int64_t step = step_value.kind == V_NONE ? 1 : v_as_int(step_value), begin;
     bool sliceable = indexable(v) || v.kind == V_TEXT;
-    if (!sliceable) return v_missing(&vm->box, "a value of type %s cannot be sliced", v_type(v));
+    if (!sliceable) box_fail(&vm->box, "a value of type %s cannot be sliced", v_type(v));
     if (!step) box_fail(&vm->box, "a slice's step cannot be zero");
     size_t len = v.kind == V_TEXT ? text_points(&vm->box, v.u.text) : v.u.list->n;
     size_t n = slice_span(vm, len, from, to, step, &begin);

@@ -87,7 +87,7 @@ static uint64_t hash(struct box *box, struct value key) {
         if (f == 0) f = 0;               /* -0.0 is 0.0 */
         return XXH3_64bits_withSeed(&f, sizeof f, seed);
     }
-    if (key.kind == V_NONE) return 1;
+    if (key.kind == V_NONE || key.kind == V_UNDEFINED) return (uint64_t)key.kind;
     if (key.kind == V_LIST && key.u.list->kind == L_TUPLE) {
         uint64_t mixed = seed;
         box_enter(box);
@@ -383,7 +383,9 @@ struct list *v_items(struct box *box, struct value v) {
         box_work(box, s.len);
         for (size_t i = 0, n; i < s.len; i += n) {
             point_at(s, i, &n);
-            list_put(box, list, v_text(text_cut(box, v.u.text, i, i + n)));
+            struct text *one = text_cut(box, v.u.text, i, i + n);
+            one->markup = false;
+            list_put(box, list, v_text(one));
         }
     }
     return list;
