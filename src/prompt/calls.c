@@ -14,6 +14,14 @@ const struct call_format call_formats[] = {
     { "<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>",
       "<｜tool▁call▁end｜>", CALL_NAMED,
       { "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>" } },
+    { "<seed:tool_call>", "<seed:tool_call>", NULL, "</seed:tool_call>", CALL_AUTO, { 0 } },
+    { "<|tool_call|>", "<|tool_call|>", NULL, NULL, CALL_JSON, { 0 } },                 /* Granite */
+    { "<|START_ACTION|>", "<|START_ACTION|>", NULL, "<|END_ACTION|>", CALL_AUTO,       /* Command R */
+      { "<|START_RESPONSE|>", "<|END_RESPONSE|>" } },
+    { "<minimax:tool_call>", "<minimax:tool_call>", NULL, "</minimax:tool_call>", CALL_INVOKES,
+      { 0 } },
+    { "<|tool_call>call:", "<|tool_call>", NULL, "<tool_call|>", CALL_GEMMA, { 0 } },
+    { "<function=example_function_name>", "<function=", ">", "</function>", CALL_NAMED, { 0 } },
     { "<|python_tag|>", "<|python_tag|>", NULL, NULL, CALL_JSON, { 0 } },
     { "\"parameters\": dictionary of argument name", NULL, NULL, NULL, CALL_JSON, { 0 } },
     { 0 },
@@ -93,8 +101,8 @@ static void keep(struct calls *c, struct str name, struct str arguments) {
     at[3] = c->text.len;
 }
 
-/* {"name": ..., "arguments": {...}}; arguments may be called parameters, and may be JSON in a
- * string. */
+/* {"name": ..., "arguments": {...}}; they may be called tool_name and parameters, and arguments
+ * may be JSON in a string. */
 static bool read_object(struct str s, struct calls *out) {
     struct pull j = pull_open(s);
     struct buf name = { 0 }, arguments = { 0 };
@@ -102,7 +110,8 @@ static bool read_object(struct str s, struct calls *out) {
     bool named = false, given = false, ok = pull_object(&j);
     while (ok && pull_key(&j, &key)) {
         bool is_arguments = str_is(key, "arguments") || str_is(key, "parameters");
-        if (str_is(key, "name") && !named) {
+        bool is_name = str_is(key, "name") || str_is(key, "tool_name");
+        if (is_name && !named) {
             named = pull_string(&j, &value);
             if (named) buf_str(&name, value);
         } else if (is_arguments && !given) {
@@ -155,6 +164,8 @@ static struct str plain_name(struct str name) {
     return name;
 }
 
+static bool read_coder(struct str name, struct str s, struct calls *out);
+
 static bool read_named(struct str s, const char *separator, struct calls *out) {
     size_t at = find(s, separator);
     if (at == SIZE_MAX) return false;
@@ -167,7 +178,8 @@ static bool read_named(struct str s, const char *separator, struct calls *out) {
         size_t end = find(arguments, "```");
         arguments = trimmed(str_cut(arguments, 0, end));
     }
-    if (!name.len || !is_object(arguments)) return false;
+    if (!name.len) return false;
+    if (!is_object(arguments)) return read_coder(name, arguments, out);
     keep(out, name, arguments);
     return true;
 }
@@ -221,8 +233,12 @@ static bool read_tags(struct str name, struct str s, const struct tags *t, struc
     return ok;
 }
 
-static bool read_auto(struct str s, struct calls *out) {
+static bool read_coder(struct str name, struct str s, struct calls *out) {
     static const struct tags coder = { "<parameter=", ">", NULL, "</parameter>" };
+    return read_tags(name, s, &coder, out);
+}
+
+static bool read_auto(struct str s, struct calls *out) {
     static const struct tags glm = { "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>" };
     s = trimmed(s);
     if (s.len && (s.at[0] == '{' || s.at[0] == '[')) return read_json(s, out);
@@ -230,13 +246,64 @@ static bool read_auto(struct str s, struct calls *out) {
         size_t end = find(s, ">"), close = find(s, "</function>");
         if (end == SIZE_MAX || close == SIZE_MAX || close < end) return false;
         struct str name = trimmed(str_cut(s, strlen("<function="), end));
-        return read_tags(name, str_cut(s, end + 1, close), &coder, out);
+        return read_coder(name, str_cut(s, end + 1, close), out);
     }
     size_t end = MIN(find(s, "<arg_key>"), s.len);
     struct str name = trimmed(str_cut(s, 0, end));
     if (find(name, "\n") != SIZE_MAX || find(name, " ") != SIZE_MAX || find(name, "<") != SIZE_MAX)
         return false;
     return read_tags(name, str_from(s, end), &glm, out);
+}
+
+static bool read_invokes(struct str s, struct calls *out) {
+    static const struct tags tags = { "<parameter name=\"", "\">", NULL, "</parameter>" };
+    static const char open[] = "<invoke name=\"", close[] = "</invoke>";
+    s = trimmed(s);
+    bool ok = s.len > 0;
+    while (ok && s.len) {
+        size_t name_end = find(s, "\">"), end = find(s, close);
+        ok = str_starts(s, open) && name_end != SIZE_MAX && end != SIZE_MAX && name_end < end;
+        if (!ok) break;
+        struct str name = str_cut(s, strlen(open), name_end);
+        ok = read_tags(name, str_cut(s, name_end + 2, end), &tags, out);
+        s = trimmed(str_from(s, end + strlen(close)));
+    }
+    return ok;
+}
+
+/* Gemma's objects, which are JSON but for bare keys and odd quotation marks, as JSON. */
+static void put_gemma(struct buf *b, struct str s) {
+    static const char quote[] = "<|\"|>";
+    while (s.len) {
+        if (str_starts(s, quote)) {
+            s = str_from(s, strlen(quote));
+            size_t end = MIN(find(s, quote), s.len);
+            buf_json(b, str_cut(s, 0, end));
+            s = str_from(s, end + strlen(quote));
+            continue;
+        }
+        size_t n = 0;
+        while (n < s.len && !strchr("{}[],:", s.at[n]) && !str_starts(str_from(s, n), quote)) n++;
+        struct str word = trimmed(str_cut(s, 0, n));
+        bool key = n < s.len && s.at[n] == ':';
+        if (word.len && key) buf_json(b, word);
+        else if (word.len) put_loose(b, word);
+        if (n < s.len && s.at[n] != '<') buf_char(b, s.at[n++]);
+        s = str_from(s, MAX(n, (size_t)(word.len == 0)));
+    }
+}
+
+static bool read_gemma(struct str s, struct calls *out) {
+    s = trimmed(s);
+    size_t brace = find(s, "{");
+    if (!str_starts(s, "call:") || brace == SIZE_MAX) return false;
+    struct buf arguments = { 0 };
+    struct str name = trimmed(str_cut(s, strlen("call:"), brace));
+    put_gemma(&arguments, str_from(s, brace));
+    bool ok = name.len && is_object(buf_view(&arguments));
+    if (ok) keep(out, name, buf_view(&arguments));
+    buf_free(&arguments);
+    return ok;
 }
 
 static bool read_mistral(struct str s, struct calls *out) {
@@ -261,6 +328,8 @@ bool calls_read(const struct call_format *f, struct str body, const struct call_
     case CALL_NAMED: ok = read_named(body, f->separator, &c); break;
     case CALL_JSON: ok = read_json(body, &c); break;
     case CALL_MISTRAL: ok = read_mistral(body, &c); break;
+    case CALL_INVOKES: ok = read_invokes(body, &c); break;
+    case CALL_GEMMA: ok = read_gemma(body, &c); break;
     }
     struct str text = buf_view(&c.text);
     for (size_t i = 0; ok && i < c.n; i++)
@@ -269,4 +338,11 @@ bool calls_read(const struct call_format *f, struct str body, const struct call_
     buf_free(&c.text);
     free(c.at);
     return ok;
+}
+
+bool calls_read_to(struct str recipient, struct str body, const struct call_sink *sink) {
+    struct str name = plain_name(recipient), arguments = trimmed(body);
+    if (!name.len || !is_object(arguments)) return false;
+    sink->call(sink->to, name, arguments);
+    return true;
 }

@@ -7,7 +7,9 @@ enum call_body {
     CALL_AUTO,                       /* JSON, or one of the XML-like spellings */
     CALL_NAMED,                      /* name, separator, JSON arguments */
     CALL_JSON,                       /* an object or a list of objects, ended by itself */
-    CALL_MISTRAL                     /* a list as CALL_JSON, or name[ARGS]{...}, ended by itself */
+    CALL_MISTRAL,                    /* a list as CALL_JSON, or name[ARGS]{...}, ended by itself */
+    CALL_INVOKES,                    /* <invoke name="..."><parameter name="...">... */
+    CALL_GEMMA                       /* call:name{key:<|"|>text<|"|>,...} */
 };
 
 struct call_format {
@@ -19,6 +21,10 @@ struct call_format {
     const char *drop[2];             /* said around calls, and nothing in themselves */
 };
 extern const struct call_format call_formats[];            /* ends with a NULL sign */
+
+/* gpt-oss writes calls as messages to a recipient: these are its name and its text. */
+struct call_sink;
+bool calls_read_to(struct str recipient, struct str body, const struct call_sink *);
 
 struct call_sink { void (*call)(void *to, struct str name, struct str arguments); void *to; };
 

@@ -14,10 +14,11 @@ static const struct think think_tags[] = {
     { "<seed:think>", "</seed:think>" },
     { "<|START_THINKING|>", "<|END_THINKING|>" },
     { "<|inner_prefix|>", "<|inner_suffix|>" },
+    { "<|channel>thought", "<channel|>" },
 };
 
-enum { FORMATS_MAX = 8, CALL_BYTES_MAX = 4 << 20 };
-enum state { AT_START, IN_REASONING, IN_CONTENT, IN_CALL };
+enum { FORMATS_MAX = 16, CALL_BYTES_MAX = 4 << 20 };
+enum state { AT_START, IN_REASONING, IN_CONTENT, IN_CALL, IN_HEADER, IN_MESSAGE };
 
 struct chat_stream {
     enum state state;
@@ -31,6 +32,9 @@ struct chat_stream {
     bool said;                                   /* the current kind has shown something */
     bool after_call;
     int n_calls;
+    bool tools;
+    enum chat_kind channel;                      /* IN_MESSAGE: what its text is */
+    struct buf recipient;                        /* IN_MESSAGE: of a call; else empty */
     void (*emit)(void *to, const struct chat_event *);
     void *to;
 };
@@ -61,8 +65,10 @@ struct chat_stream *chat_stream_open(const struct chat *chat, const struct promp
         if (mentions(chat, think_tags[i].close)) s->think = think_tags[i];
     for (const struct call_format *f = call_formats; tools && f->sign; f++)
         if (mentions(chat, f->sign) && s->n_formats < FORMATS_MAX) s->format[s->n_formats++] = f;
+    s->tools = tools;
+    if (mentions(chat, "<|channel|>final<|message|>")) s->state = IN_HEADER;
     struct str tail = prompt ? without_blanks_after(buf_view(&prompt->text)) : (struct str){ 0 };
-    if (str_ends(tail, s->think.open)) s->state = IN_REASONING;
+    if (s->state == AT_START && str_ends(tail, s->think.open)) s->state = IN_REASONING;
     return s;
 }
 
@@ -70,6 +76,7 @@ void chat_stream_close(struct chat_stream *s) {
     if (!s) return;
     buf_free(&s->pending);
     buf_free(&s->blank);
+    buf_free(&s->recipient);
     free(s);
 }
 
@@ -80,7 +87,8 @@ static void event(struct chat_stream *s, enum chat_kind kind, int index, struct 
 /* Shows text of the current kind. White space at its beginning (after a marker) goes, and such at
  * its end waits: before a marker it is layout, not text. */
 static void show(struct chat_stream *s, struct str text) {
-    enum chat_kind kind = s->state == IN_REASONING ? CHAT_REASONING : CHAT_TEXT;
+    enum chat_kind kind = s->state == IN_REASONING ? CHAT_REASONING
+                        : s->state == IN_MESSAGE ? s->channel : CHAT_TEXT;
     bool strips = s->state == IN_REASONING || s->after_call;
     while (!s->said && strips && text.len && blank(text.at[0])) text = str_from(text, 1);
     struct str solid = without_blanks_after(text);
@@ -238,18 +246,78 @@ static bool call(struct chat_stream *s, bool last) {
     return (last && finish_call(s, text.len, text.len)) || give_up(s);
 }
 
+/* gpt-oss: "<|channel|>commentary to=functions.f <|constrain|>json<|message|>", from the start of
+ * a turn or after "<|start|>assistant". */
+static bool header(struct chat_stream *s, bool last) {
+    struct str text = buf_view(&s->pending);
+    size_t end = str_find(text, S("<|message|>"), 0, SIZE_MAX), begin = 0, at;
+    while (begin < text.len && blank(text.at[begin])) begin++;
+    struct str rest = str_from(text, begin);
+    bool short_to = rest.len < 3 && !last && !strncmp("to=", rest.at ? rest.at : "", rest.len);
+    bool marked = short_to || str_starts(rest, "<") || str_starts(rest, "to=");
+    if (begin < text.len && !marked && !s->said && !s->n_calls) {
+        enter(s, IN_CONTENT);        /* not in this format at all */
+        return true;
+    }
+    if (end == SIZE_MAX) {
+        if (last) drop_front(s, text.len);
+        return false;
+    }
+    struct str head = str_cut(text, 0, end);
+    bool analysis = str_find(head, S("<|channel|>analysis"), 0, SIZE_MAX) != SIZE_MAX;
+    buf_clear(&s->recipient);
+    at = str_find(head, S("to="), 0, SIZE_MAX);
+    for (size_t i = at == SIZE_MAX ? end : at + 3; i < end && !blank(text.at[i]) &&
+         text.at[i] != '<'; i++)
+        buf_char(&s->recipient, text.at[i]);
+    s->channel = analysis ? CHAT_REASONING : CHAT_TEXT;
+    drop_front(s, end + strlen("<|message|>"));
+    s->state = IN_MESSAGE;
+    return true;
+}
+
+static bool message(struct chat_stream *s, bool last) {
+    static const char *const ends[] = { "<|end|>", "<|call|>", "<|return|>", "<|start|>",
+                                       "<|channel|>" };
+    struct str text = buf_view(&s->pending);
+    size_t end = SIZE_MAX, hold = 0, len = 0;
+    for (size_t i = 0; i < COUNT(ends); i++) {
+        size_t at = str_find(text, str_of(ends[i]), 0, SIZE_MAX);
+        hold = MAX(hold, may_begin(text, ends[i]));
+        if (at >= end) continue;
+        end = at;
+        len = i < 3 ? strlen(ends[i]) : 0;       /* the others open the next header */
+    }
+    bool ended = end != SIZE_MAX;
+    if (!ended) end = last ? text.len : text.len - hold;
+    bool is_call = s->recipient.len && s->tools;
+    if (is_call && !ended && !last && text.len < CALL_BYTES_MAX) return false;
+    struct call_sink sink = { on_call, s };
+    struct str body = str_cut(text, 0, end);
+    if (!is_call || !calls_read_to(buf_view(&s->recipient), body, &sink)) show(s, body);
+    drop_front(s, ended ? end + len : end);
+    if (!ended) return false;
+    if (s->blank.len) event(s, s->channel, 0, buf_view(&s->blank));
+    buf_clear(&s->blank);
+    s->state = IN_HEADER;
+    s->said = true;
+    return true;
+}
+
 void chat_stream_push(struct chat_stream *s, struct str piece, bool last,
                       void (*emit)(void *to, const struct chat_event *), void *to) {
     static bool (*const step[])(struct chat_stream *, bool) = {
         [AT_START] = start, [IN_REASONING] = reasoning, [IN_CONTENT] = content, [IN_CALL] = call,
+        [IN_HEADER] = header, [IN_MESSAGE] = message,
     };
     s->emit = emit;
     s->to = to;
     buf_str(&s->pending, piece);
     while ((s->pending.len || s->state == AT_START) && step[s->state](s, last)) {}
     if (!last) return;
-    if (s->state == IN_CONTENT && s->blank.len && !s->n_calls)
-        event(s, CHAT_TEXT, 0, buf_view(&s->blank));
+    bool text = s->state == IN_CONTENT && !s->n_calls;
+    if (s->blank.len && (text || s->state == IN_MESSAGE))
+        event(s, text ? CHAT_TEXT : s->channel, 0, buf_view(&s->blank));
     buf_clear(&s->blank);
     event(s, CHAT_END, 0, (struct str){ 0 });
 }

@@ -15,7 +15,9 @@ static const char dialog_text[] =
     "{\"role\": \"tool\", \"content\": \"{}\"}, {\"role\": \"assistant\", \"content\": \" so \"}],"
     "\"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\"}}], \"vars\": {\"x\": 3}}";
 
+static const char channel_template[] = "<|channel|>final<|message|>";
 static const char answer_template[] =
+    "<seed:tool_call><|tool_call|><|START_ACTION|><minimax:tool_call><|tool_call>call:"
     "<think></think><tool_call>[TOOL_CALLS]<|python_tag|><|tool_call_argument_begin|><｜tool▁sep｜>"
     "\"parameters\": dictionary of argument name";
 
@@ -50,10 +52,14 @@ static void count(void *to, const struct chat_event *e) {
 }
 
 static void run_stream(struct str text, size_t step) {
-    static struct chat *chat;
+    static struct chat *chats[2];
     struct err err = { 0 };
-    if (!chat) chat = chat_open(NULL, answer_template, &err);
-    struct chat_stream *s = chat_stream_open(chat, NULL, true);
+    if (!chats[0]) {
+        chats[0] = chat_open(NULL, answer_template, &err);
+        chats[1] = chat_open(NULL, channel_template, &err);
+    }
+    struct chat_stream *s = chat_stream_open(chats[step > 64], NULL, true);
+    if (step > 64) step -= 64;
     size_t bytes = 0;
     for (size_t i = 0; i < text.len; i += step)
         chat_stream_push(s, str_cut(text, i, i + step), false, count, &bytes);
