@@ -15,9 +15,13 @@ const struct call_format call_formats[] = {
       "<｜tool▁call▁end｜>", CALL_NAMED,
       { "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>" } },
     { "<seed:tool_call>", "<seed:tool_call>", NULL, "</seed:tool_call>", CALL_AUTO, { 0 } },
-    { "<|tool_call|>", "<|tool_call|>", NULL, NULL, CALL_JSON, { 0 } },                 /* Granite */
-    { "<|START_ACTION|>", "<|START_ACTION|>", NULL, "<|END_ACTION|>", CALL_AUTO,       /* Command R */
+    /* Granite */
+    { "<|tool_call|>", "<|tool_call|>", NULL, NULL, CALL_JSON, { 0 } },
+    /* Command R */
+    { "<|START_ACTION|>", "<|START_ACTION|>", NULL, "<|END_ACTION|>", CALL_AUTO,
       { "<|START_RESPONSE|>", "<|END_RESPONSE|>" } },
+    /* LFM2 says nothing of it in its template but the list of tools */
+    { "<|tool_list_start|>", "<|tool_call_start|>", NULL, "<|tool_call_end|>", CALL_PYTHON, { 0 } },
     { "<minimax:tool_call>", "<minimax:tool_call>", NULL, "</minimax:tool_call>", CALL_INVOKES,
       { 0 } },
     { "<|tool_call>call:", "<|tool_call>", NULL, "<tool_call|>", CALL_GEMMA, { 0 } },
@@ -306,6 +310,105 @@ static bool read_gemma(struct str s, struct calls *out) {
     return ok;
 }
 
+/* A Python string literal at the start of `s`, as JSON; its bytes, 0: it is none. */
+static size_t put_python_string(struct buf *b, struct str s) {
+    struct buf text = { 0 };
+    char quote = s.at[0];
+    size_t i = 1;
+    for (; i < s.len && s.at[i] != quote; i++) {
+        char c = s.at[i];
+        if (c == '\\' && i + 1 < s.len) {
+            c = s.at[++i];
+            if (c == 'n') c = '\n';
+            else if (c == 'r') c = '\r';
+            else if (c == 't') c = '\t';
+            else if (c != '\\' && c != '\'' && c != '"') buf_char(&text, '\\');
+        }
+        buf_char(&text, c);
+    }
+    if (i < s.len) buf_json(b, buf_view(&text));
+    buf_free(&text);
+    return i < s.len ? i + 1 : 0;
+}
+
+/* A Python value at the start of `s`, as JSON: up to the ',' or bracket that ends it. What it
+ * writes need not be JSON, the caller checks. Its bytes, 0: it does not end. */
+static size_t put_python(struct buf *b, struct str s) {
+    size_t depth = 0;
+    for (size_t i = 0, n; i < s.len; i += n) {
+        char c = s.at[i];
+        n = 1;
+        if (!depth && (c == ',' || c == ')')) return i;
+        if (c == '"' || c == '\'') {
+            n = put_python_string(b, str_from(s, i));
+            if (!n) return 0;
+        } else if (c == '[' || c == '{' || c == '(') {
+            depth++;
+            buf_char(b, c == '{' ? '{' : '[');
+        } else if (c == ']' || c == '}' || c == ')') {
+            if (!depth--) return 0;
+            buf_char(b, c == '}' ? '}' : ']');
+        } else if (c >= 'A' && c <= 'Z') {
+            static const char *const words[][2] = {
+                { "True", "true" }, { "False", "false" }, { "None", "null" } };
+            size_t w = 0;
+            while (w < COUNT(words) && !str_starts(str_from(s, i), words[w][0])) w++;
+            if (w == COUNT(words)) return 0;
+            buf_str(b, str_of(words[w][1]));
+            n = strlen(words[w][0]);
+        } else {
+            buf_char(b, c);
+        }
+    }
+    return 0;
+}
+
+/* "key=value, ...)" after the '(' of a call, as a JSON object; its bytes with the ')'. */
+static size_t put_keywords(struct buf *b, struct str s) {
+    buf_char(b, '{');
+    for (size_t i = 0; i < s.len;) {
+        struct str rest = trimmed(str_from(s, i));
+        if (rest.len) i = (size_t)(rest.at - s.at);
+        if (str_starts(rest, ")")) {
+            buf_char(b, '}');
+            return i + 1;
+        }
+        if (b->len && b->at[b->len - 1] != '{') {
+            if (!str_starts(rest, ",")) return 0;
+            buf_char(b, ',');
+            rest = str_from(rest, 1);
+        }
+        size_t equals = find(rest, "=");
+        if (equals == SIZE_MAX) return 0;
+        buf_json(b, trimmed(str_cut(rest, 0, equals)));
+        buf_char(b, ':');
+        size_t n = put_python(b, str_from(rest, equals + 1));
+        if (!n) return 0;
+        i = (size_t)(rest.at - s.at) + equals + 1 + n;
+    }
+    return 0;
+}
+
+static bool read_python(struct str s, struct calls *out) {
+    s = trimmed(s);
+    bool ok = s.len > 2 && s.at[0] == '[' && s.at[s.len - 1] == ']';
+    if (ok) s = trimmed(str_cut(s, 1, s.len - 1));
+    while (ok && s.len) {
+        struct buf arguments = { 0 };
+        size_t open = find(s, "("), n = 0;
+        struct str name = trimmed(str_cut(s, 0, open));
+        if (open != SIZE_MAX) n = put_keywords(&arguments, str_from(s, open + 1));
+        ok = n && name.len && is_object(buf_view(&arguments));
+        if (ok) keep(out, name, buf_view(&arguments));
+        buf_free(&arguments);
+        if (!ok) break;
+        s = trimmed(str_from(s, open + 1 + n));
+        if (s.len && s.at[0] != ',') ok = false;
+        s = trimmed(str_from(s, 1));
+    }
+    return ok && out->n > 0;
+}
+
 static bool read_mistral(struct str s, struct calls *out) {
     s = trimmed(s);
     if (s.len && s.at[0] == '[') return read_list(s, out);
@@ -329,6 +432,7 @@ bool calls_read(const struct call_format *f, struct str body, const struct call_
     case CALL_JSON: ok = read_json(body, &c); break;
     case CALL_MISTRAL: ok = read_mistral(body, &c); break;
     case CALL_INVOKES: ok = read_invokes(body, &c); break;
+    case CALL_PYTHON: ok = read_python(body, &c); break;
     case CALL_GEMMA: ok = read_gemma(body, &c); break;
     }
     struct str text = buf_view(&c.text);

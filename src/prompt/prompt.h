@@ -38,7 +38,11 @@ bool chat_render(const struct chat *, const struct dialog *, struct prompt *, st
 enum chat_kind { CHAT_TEXT, CHAT_REASONING, CHAT_TOOL_NAME, CHAT_TOOL_ARGS, CHAT_END };
 struct chat_event { enum chat_kind kind; int index; struct str text; };
 
-struct chat_stream;                  /* pieces of text in, events out, in order */
+/* Pieces of text in, events out, in order; how the text was cut makes no difference to their sum.
+ * The text must have its control tokens, as many models mark channels and calls with them. Without
+ * `tools` a call stays text. A call comes as name and arguments, a JSON object, when it is whole
+ * and valid; what is not becomes content. `index` counts calls. */
+struct chat_stream;
 struct chat_stream *chat_stream_open(const struct chat *, const struct prompt *, bool tools);
 void chat_stream_push(struct chat_stream *, struct str piece, bool last,
                       void (*emit)(void *to, const struct chat_event *), void *to);
