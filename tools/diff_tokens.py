@@ -3,8 +3,8 @@
 Usage: diff_tokens.py [-n STRINGS] [--seed N] [DIR...]   (needs: pip install tokenizers, make tools)
 
 Without DIR: the folders of tests/tokens/ share the strings out. DIR holds a tokenizer.json. Prints
-each difference, at most 20 for a folder, and ends with 1 if there was one. MLXCEL_VOCABS (or
-../shared/data/vocabs) names a folder of real vocabularies; see vocab_tokens.py for those.
+each difference, at most 20 for a folder, and ends with 1 if there was one. vocab_tokens.py does the
+same for real vocabularies.
 """
 import argparse
 import os
@@ -140,4 +140,5 @@ def main():
     sys.exit(total > 0)
 
 
-main()
+if __name__ == "__main__":
+    main()
