@@ -48,7 +48,8 @@ def spm(path, n):
                 continue
             got, gone = ours.ask(data, 0)
             want = sp.encode(text)
-            if got != want or gone.decode() != sp.decode(want):
+            known = sp.unk_id() not in want     # we spell that token, the package writes a sign
+            if got != want or known and gone.decode() != sp.decode(want):
                 wrong += 1
                 if wrong <= 10:
                     print(f"  {text!r}\n  ids  {got}\n  want {want}\n  text {gone.decode()!r}\n  want {sp.decode(want)!r}")

@@ -54,6 +54,16 @@ bool added_put(struct added_set *set, struct str text, int id, unsigned flags) {
     return true;
 }
 
+void added_drop(struct added_set *set, struct str text) {
+    uint32_t node = TRIE_ROOT;
+    if (!set->trie.n_nodes)
+        return;
+    for (size_t i = 0; i < text.len; i++)
+        if (!(node = trie_step(&set->trie, node, (uint8_t)text.at[i])))
+            return;
+    set->trie.value[node] = -1;
+}
+
 static bool is_word(const struct added_set *set, struct str c) {
     struct regex_walk walk = regex_walk_open(set->word);
     size_t begin, end;

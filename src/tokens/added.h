@@ -17,6 +17,8 @@ bool added_has_special(const struct added_set *);
  * already is replaced. */
 bool added_put(struct added_set *, struct str text, int id, unsigned flags);
 
+void added_drop(struct added_set *, struct str text);            /* if it is there */
+
 struct added_match { size_t begin, end; int id; };
 
 /* The next match at or after `from`, white space that it strips included, but not before `floor`,

@@ -58,6 +58,7 @@ bool tokenizer_add(struct tokenizer *t, struct str text, unsigned flags, bool no
     if (normalized)
         normalize_run(&t->normalizers, &form, &spare);
     /* One that its normalizers leave nothing of, or too much, is never found in a text. */
+    added_drop(normalized ? t->raw : t->normalized, text);
     bool done = added_put(normalized ? t->normalized : t->raw, buf_view(&form.bytes), id, flags)
         || form.bytes.len != text.len || err_set(err, "the added tokens are too long");
     text_free(&form);

@@ -27,6 +27,9 @@ struct tokenizer *tokenizer_blank(void);         /* for a reader to fill; tok_cl
  * next free one. Call after the vocabulary is complete. False: err. */
 bool tokenizer_add(struct tokenizer *, struct str text, unsigned added_flags, bool normalized,
                    struct err *);
+/* The same from an object of "added_tokens", or of tokenizer_config's "added_tokens_decoder". */
+struct pull;
+bool tokenizer_added_read(struct tokenizer *, struct pull *, struct err *);
 /* When all is read: finds the rows of parts, checks, derives. */
 bool tokenizer_ready(struct tokenizer *, struct err *);
 

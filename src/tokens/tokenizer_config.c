@@ -31,6 +31,18 @@ static bool read_token(struct pull *j, struct buf *out) {
     return !j->error;
 }
 
+/* {"32000": {"content": ..., ...}, ...}: tokens of this file win over those of tokenizer.json. */
+static bool read_added(struct tokenizer *t, struct pull *j, struct err *err) {
+    struct str key;
+    if (pull_peek(j) != PULL_OBJECT)
+        return pull_skip(j);
+    pull_object(j);
+    while (pull_key(j, &key))
+        if (!tokenizer_added_read(t, j, err))
+            return pull_fail(j, "a token of added_tokens_decoder");
+    return !j->error;
+}
+
 static bool read_flag(struct pull *j, int *out) {
     bool on;
     if (pull_peek(j) != PULL_BOOL)
@@ -60,6 +72,8 @@ bool tokenizer_config_read(struct tokenizer *t, struct str text, struct err *err
             read_token(&j, &c.bos);
         else if (str_is(key, "eos_token"))
             read_token(&j, &c.eos);
+        else if (str_is(key, "added_tokens_decoder"))
+            read_added(t, &j, err);
         else if (str_is(key, "add_bos_token"))
             read_flag(&j, &c.add_bos);
         else if (str_is(key, "add_eos_token"))
@@ -67,9 +81,9 @@ bool tokenizer_config_read(struct tokenizer *t, struct str text, struct err *err
         else
             pull_skip(&j);
     }
-    bool done = pull_end(&j) || err_set(err, "%s at byte %zu", j.error ? j.error : "trailing text",
-                                        j.offset);
-    done = done && find(t, &c.bos, "bos_token", &t->bos, err)
+    bool done = pull_end(&j) || err->code
+        || err_set(err, "%s at byte %zu", j.error ? j.error : "trailing text", j.offset);
+    done = done && !err->code && find(t, &c.bos, "bos_token", &t->bos, err)
         && find(t, &c.eos, "eos_token", &t->eos, err);
     if (done && (c.add_bos >= 0 || c.add_eos >= 0)) {
         t->n_before = c.add_bos == 1 && t->bos >= 0;

@@ -21,63 +21,66 @@ static bool bad(struct reader *r, const struct pull *j, size_t base, const char 
                    base + j->offset);
 }
 
-static bool one_added(struct reader *r, struct pull *j, struct buf *text) {
+struct added { struct buf text; unsigned flags; int normalized; };     /* -1: not given */
+
+static bool added_field(struct pull *j, struct str key, struct added *a) {
     static const struct { const char *key; unsigned flag; } flags[] = {
         { "special", ADDED_SPECIAL }, { "lstrip", ADDED_LSTRIP }, { "rstrip", ADDED_RSTRIP },
         { "single_word", ADDED_SINGLE_WORD },
     };
-    struct str key, s;
-    unsigned set = 0;
-    bool normalized = true, has_normalized = false, content = false;
-    if (!pull_object(j))
-        return false;
-    while (pull_key(j, &key)) {
-        bool on = false, known = false;
-        for (size_t i = 0; i < COUNT(flags); i++)
-            if (str_is(key, flags[i].key)) {
-                known = true;
-                if (!pull_bool(j, &on))
-                    return false;
-                set |= on ? flags[i].flag : 0;
-            }
-        if (known)
-            continue;
-        if (str_is(key, "content")) {
-            buf_clear(text);
-            if (!pull_string(j, &s))
+    struct str s;
+    uint64_t id;
+    bool on = false;
+    for (size_t i = 0; i < COUNT(flags); i++)
+        if (str_is(key, flags[i].key)) {
+            if (!pull_bool(j, &on))
                 return false;
-            buf_str(text, s);
-            content = true;
-        } else if (str_is(key, "normalized")) {
-            has_normalized = true;
-            if (!pull_bool(j, &normalized))
-                return false;
-        } else if (str_is(key, "id")) {
-            uint64_t id;
-            if (!pull_u64(j, VOCAB_ID_MAX, &id))
-                return false;
-        } else if (!pull_skip(j)) {
-            return false;
+            a->flags |= on ? flags[i].flag : 0;
+            return true;
         }
+    if (str_is(key, "normalized")) {
+        if (!pull_bool(j, &on))
+            return false;
+        a->normalized = on;
+        return true;
     }
-    if (j->error || !content)
-        return pull_fail(j, "an added token without content");
-    if (!has_normalized)
-        normalized = !(set & ADDED_SPECIAL);
-    return tokenizer_add(r->t, buf_view(text), set, normalized, r->err);
+    if (str_is(key, "id"))           /* checked, and found anew by the text */
+        return pull_u64(j, VOCAB_ID_MAX, &id);
+    if (!str_is(key, "content"))
+        return pull_skip(j);
+    if (!pull_string(j, &s))
+        return false;
+    buf_clear(&a->text);
+    buf_str(&a->text, s);
+    return true;
+}
+
+bool tokenizer_added_read(struct tokenizer *t, struct pull *j, struct err *err) {
+    struct added a = { .normalized = -1 };
+    struct str key;
+    bool content = false, done = pull_object(j);
+    while (done && pull_key(j, &key)) {
+        content |= str_is(key, "content");
+        done = added_field(j, key, &a);
+    }
+    if (!j->error && !content)
+        pull_fail(j, "an added token without content");
+    if (a.normalized < 0)
+        a.normalized = !(a.flags & ADDED_SPECIAL);
+    done = done && !j->error && tokenizer_add(t, buf_view(&a.text), a.flags, a.normalized, err);
+    buf_free(&a.text);
+    return done;
 }
 
 static bool read_added(struct reader *r) {
     if (!r->added.len)
         return true;
     struct pull j = pull_open(r->added);
-    struct buf text = { 0 };
     bool done = pull_array(&j);
     while (done && pull_next(&j))
-        done = one_added(r, &j, &text);
+        done = tokenizer_added_read(r->t, &j, r->err);
     if (j.error)
         done = bad(r, &j, 0, "added_tokens");
-    buf_free(&text);
     pull_close(&j);
     return done;
 }

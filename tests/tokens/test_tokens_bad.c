@@ -222,6 +222,10 @@ static void test_config(void **state) {
           2 },
         { "{\"bos_token\":\"a\",\"eos_token\":\"b\",\"add_bos_token\":true,\"add_eos_token\":true}",
           NULL, 0, 1, 3 },
+        { "{\"bos_token\":\"<new>\",\"add_bos_token\":true,\"added_tokens_decoder\":{\"3\":"
+          "{\"content\":\"<new>\",\"special\":true,\"normalized\":false}}}", NULL, 3, -1, 2 },
+        { "{\"added_tokens_decoder\":{\"3\":{\"content\":7}}}", "tokenizer_config.json", -1, -1,
+          0 },
         { "{\"bos_token\":null,\"add_bos_token\":true}", NULL, -1, -1, 1 },
         { "{\"bos_token\":\"nope\"}", "nope", -1, -1, 0 },
         { "{\"bos_token\":", "tokenizer_config.json", -1, -1, 0 },
