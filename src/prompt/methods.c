@@ -233,10 +233,10 @@ static BUILTIN(do_splitlines) {
 static struct value partition(struct vm *vm, struct value self, struct value *arg, bool last) {
     struct text *t = self.u.text, *by = vm_text(vm, arg[0], "the separator");
     if (!by->len) box_fail(&vm->box, "partition: the separator is empty");
+    box_work(&vm->box, (size_t)t->len / 16 * (last ? by->len / 64 + 1 : 1));
     size_t at = last ? str_rfind(text_str(t), text_str(by), 0, SIZE_MAX)
                      : str_find(text_str(t), text_str(by), 0, SIZE_MAX);
     struct list *list = list_new(&vm->box, L_TUPLE, 3);
-    box_work(&vm->box, t->len / 16);
     bool found = at != SIZE_MAX;
     if (!found) at = last ? 0 : t->len;
     put_piece(vm, list, t, 0, at);

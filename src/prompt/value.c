@@ -80,6 +80,7 @@ struct dict *dict_new(struct box *box) {
 /* Equal keys hash alike: 1, 1.0 and True are one key. Seeded, as keys come from requests. */
 static uint64_t hash(struct box *box, struct value key) {
     uint64_t seed = (uint64_t)(uintptr_t)box;
+    box_work(box, 1);
     if (key.kind == V_TEXT || key.kind == V_BIG)
         return XXH3_64bits_withSeed(key.u.text->at, key.u.text->len, seed);
     if (v_number(key)) {

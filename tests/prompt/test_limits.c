@@ -156,7 +156,11 @@ static void too_much_text(void **state) {                          /* CT-06, CT-
             "{{ 'a'.zfill(1000000000) }}",
         "{{ '%1000000000d' % 1 }}", "{{ '%.1000000000f' % 1 }}", "{{ '{:1000000000}'.format(1) }}",
         "{{ [1]|batch(1000000000, 'x')|list }}", "{{ [1]|slice(1000000000)|list }}",
-        "{{ [1]|tojson(indent=1000000000) }}",
+        "{{ [1]|tojson(indent=1000000000) }}", "{{ ('a' * 9999999).strip('b' * 9999999 ~ 'a') }}",
+        "{{ ('a' * 9999999).rfind('b' ~ 'a' * 999999) }}",
+        "{{ ('a' * 9999999).rpartition('b' ~ 'a' * 999999) }}",
+        "{% set ns = namespace(t=(1,)) %}{% for i in range(60) %}{% set ns.t = (ns.t, ns.t) %}"
+        "{% endfor %}{{ {ns.t: 1}|length }}",
         "{% for i in range(99999) %}{{ 'a' * 10000 }}{% endfor %}",
         "{{ 'a'.join([('b' * 50000000), ('b' * 50000000)]) }}",
     };
