@@ -193,7 +193,7 @@ static void send_token(struct engine *e, struct job *j, int token) {
 static void send_tokens(struct engine *e, const struct batch *b) {
     for (int i = 0; i < b->n_req; i++) {
         struct job *j = (struct job *)b->req[i];
-        if (!j->started_s) j->started_s = e->step_s;
+        if (j->started_s <= 0) j->started_s = e->step_s;
     }
     for (int i = 0; i < b->n_logits; i++)
         if (e->picked[i] >= 0) send_token(e, (struct job *)b->req[b->logit_req[i]], e->picked[i]);
@@ -201,7 +201,7 @@ static void send_tokens(struct engine *e, const struct batch *b) {
 
 static void send_done(struct engine *e, struct job *j) {
     struct request *r = &j->request;
-    double now = clock_s(), started = j->started_s ? j->started_s : now;
+    double now = clock_s(), started = j->started_s > 0 ? j->started_s : now;
     double first = j->n_generated ? j->first_s : now;
     if (j->finish == FINISH_NONE) j->finish = r->cancelled ? FINISH_CANCELLED : FINISH_LENGTH;
     if (r->starved) j->finish = FINISH_ERROR;
