@@ -2,6 +2,7 @@
  *
  * Loading of weights is in bind_load.c, of heads and experts in bind_many.c. */
 #include "weights/binder.h"
+#include "base/log.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -196,6 +197,19 @@ const char *binder_claim(const struct binder *b, size_t i, int *layer) {
     return dropped(b, weights_entry(b->w, i)->name) ? slot_name(W_DROP) : NULL;
 }
 
+/* A tied head that the file holds as well is not used: the config says so. When it differs from the
+ * embedding, one of the two is wrong; the first bytes tell, without reading all of it. */
+static void compare_tied_head(const struct binder *b) {
+    const struct weights_entry *head = lookup(b, b->prefix, "lm_head.weight"), *embed = NULL;
+    for (size_t i = 0; i < weights_count(b->w); i++)
+        if (b->claim[i].slot == W_EMBED && !embed) embed = weights_entry(b->w, i);
+    if (!head || !embed || b->claim[head - weights_entry(b->w, 0)].slot != W_END) return;
+    if (!head->t.at || !embed->t.at || head->bytes != embed->bytes) return;
+    if (memcmp(head->t.at, embed->t.at, MIN(head->bytes, (size_t)4096)))
+        log_line(LOG_WARN, "%s: tensor %.*s differs from the embedding, but config.json ties them; "
+                 "the embedding is used", head->file, STR_ARG(head->name));
+}
+
 static bool nothing_is_left(struct binder *b) {
     const struct weights_entry *first = NULL;
     size_t n = 0;
@@ -253,7 +267,7 @@ struct binder *binder_record(struct arena *arena, const struct name_rule *family
 }
 
 bool binder_finish(struct binder *b, struct err *err) {
-    if (!bind_failed(b) && b->w) nothing_is_left(b);
+    if (!bind_failed(b) && b->w && nothing_is_left(b)) compare_tied_head(b);
     bool ok = !bind_failed(b);
     if (!ok) err_code(err, b->err.code, "%s", b->err.text);
     binder_free(b);
