@@ -22,6 +22,9 @@ const struct call_format call_formats[] = {
       { "<|START_RESPONSE|>", "<|END_RESPONSE|>" } },
     /* LFM2 says nothing of it in its template but the list of tools */
     { "<|tool_list_start|>", "<|tool_call_start|>", NULL, "<|tool_call_end|>", CALL_PYTHON, { 0 } },
+    { "<tool_calls>", "<tool_calls>", NULL, "</tool_calls>", CALL_AUTO, { 0 } },   /* Apriel */
+    { "functools[", "functools", NULL, NULL, CALL_JSON, { 0 } },     /* FireFunction */
+    { "<|tools_prefix|>", "<|tools_prefix|>", NULL, "<|tools_suffix|>", CALL_KEYED, { 0 } },
     { "<minimax:tool_call>", "<minimax:tool_call>", NULL, "</minimax:tool_call>", CALL_INVOKES,
       { 0 } },
     { "<|tool_call>call:", "<|tool_call>", NULL, "<tool_call|>", CALL_GEMMA, { 0 } },
@@ -138,13 +141,31 @@ static bool read_object(struct str s, struct calls *out) {
     return ok;
 }
 
-static bool read_list(struct str s, struct calls *out) {
+/* {"name": {...}}, perhaps several in one. */
+static bool read_keyed(struct str s, struct calls *out) {
+    struct pull j = pull_open(s);
+    struct str name, arguments;
+    bool ok = pull_object(&j);
+    while (ok && pull_key(&j, &name)) {
+        struct buf kept = { 0 };
+        buf_str(&kept, name);        /* the key lives until the value is read */
+        ok = pull_peek(&j) == PULL_OBJECT && pull_value(&j, &arguments) && kept.len;
+        if (ok) keep(out, buf_view(&kept), arguments);
+        buf_free(&kept);
+    }
+    ok = ok && pull_end(&j);
+    pull_close(&j);
+    return ok;
+}
+
+static bool read_list(struct str s, struct calls *out,
+                      bool (*read)(struct str, struct calls *)) {
     struct pull j = pull_open(s);
     struct str one;
     bool ok = pull_array(&j);
     size_t n = 0;
     while (ok && pull_next(&j)) {
-        ok = pull_value(&j, &one) && read_object(trimmed(one), out);
+        ok = pull_value(&j, &one) && read(trimmed(one), out);
         n++;
     }
     ok = ok && pull_end(&j) && n > 0;
@@ -154,7 +175,7 @@ static bool read_list(struct str s, struct calls *out) {
 
 static bool read_json(struct str s, struct calls *out) {
     s = trimmed(s);
-    return s.len && s.at[0] == '[' ? read_list(s, out) : read_object(s, out);
+    return s.len && s.at[0] == '[' ? read_list(s, out, read_object) : read_object(s, out);
 }
 
 /* "functions.name:0" (Kimi) is just `name`. */
@@ -411,7 +432,7 @@ static bool read_python(struct str s, struct calls *out) {
 
 static bool read_mistral(struct str s, struct calls *out) {
     s = trimmed(s);
-    if (s.len && s.at[0] == '[') return read_list(s, out);
+    if (s.len && s.at[0] == '[') return read_list(s, out, read_object);
     size_t mark = find(s, args_mark), brace = find(s, "{");
     if (brace == SIZE_MAX) return false;
     struct str name = trimmed(str_cut(s, 0, MIN(mark, brace)));
@@ -432,6 +453,7 @@ bool calls_read(const struct call_format *f, struct str body, const struct call_
     case CALL_JSON: ok = read_json(body, &c); break;
     case CALL_MISTRAL: ok = read_mistral(body, &c); break;
     case CALL_INVOKES: ok = read_invokes(body, &c); break;
+    case CALL_KEYED: ok = read_list(trimmed(body), &c, read_keyed); break;
     case CALL_PYTHON: ok = read_python(body, &c); break;
     case CALL_GEMMA: ok = read_gemma(body, &c); break;
     }

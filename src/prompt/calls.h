@@ -9,6 +9,7 @@ enum call_body {
     CALL_JSON,                       /* an object or a list of objects, ended by itself */
     CALL_MISTRAL,                    /* a list as CALL_JSON, or name[ARGS]{...}, ended by itself */
     CALL_INVOKES,                    /* <invoke name="..."><parameter name="...">... */
+    CALL_KEYED,                      /* [{"name": {arguments}}, ...] */
     CALL_PYTHON,                     /* [name(key="text", other=1), ...] */
     CALL_GEMMA                       /* call:name{key:<|"|>text<|"|>,...} */
 };
