@@ -42,10 +42,13 @@ static bool key_is_new(struct map *keys, struct arena *arena, uint32_t object, s
 
 /* Every value of the document once. `where` gets the key that is wrong, if it is a key. */
 static bool scan(struct pull *j, struct map *keys, struct arena *arena, struct buf *where) {
+    /* object[depth] is the number of the object that is open at that depth. */
     uint32_t object[PULL_DEPTH_MAX + 1] = { 0 }, n_objects = 0;
     struct str key;
     if (!pull_object(j)) return false;
     object[j->depth] = n_objects++;
+    /* A failed pull_next or pull_key has left its container: the loop then goes on in the outer
+     * one, or ends with the error or the document. */
     while (j->depth > 0 && !j->error) {
         if (!(j->in_object >> (j->depth - 1) & 1)) {
             if (!pull_next(j)) continue;
@@ -65,12 +68,14 @@ static bool scan(struct pull *j, struct map *keys, struct arena *arena, struct b
     return pull_end(j);
 }
 
+/* True when json-c will read exactly what the text says. */
 static bool text_is_sound(struct str json, const char *name, struct err *err) {
     struct map keys = { 0 };
     struct arena arena = { 0 };
     struct buf where = { .max = 64 };
     struct pull j = pull_open(json);
     j.lenient = true;
+    /* Configs in the wild hold NaN and Infinity; each read decides whether it takes them. */
     bool ok = scan(&j, &keys, &arena, &where);
     if (!ok && where.len)
         err_set(err, "%s: %s \"%.*s\" at byte %zu", name, j.error, (int)where.len, where.at,
@@ -118,6 +123,7 @@ struct config *cfg_open(const char *path, struct err *err) {
 
 void cfg_close(struct config *c) {
     if (!c) return;
+    /* Subs borrow from the tree and the arena, so they go first. */
     for (struct config *sub = c->next_sub, *next; sub; sub = next) {
         next = sub->next_sub;
         free(sub);
@@ -135,6 +141,7 @@ bool cfg_ok(const struct config *c, struct err *err) {
     return own->code == ERR_NONE || err_code(err, own->code, "%s", own->text);
 }
 
+/* Formats twice, because the name of the file goes in front of the caller's sentence. */
 bool cfg_fail(struct config *c, const char *format, ...) {
     char text[sizeof c->err.text];
     va_list args;
@@ -161,6 +168,7 @@ struct found {
     char path[PATH_MAX_LEN];         /* dotted, from the root */
 };
 
+/* Paths are kept in the arena: callers build them on the stack. */
 static void mark_read(struct config *root, const char *path) {
     struct str key = str_of(path);
     if (!map_get(&root->read, key, NULL))
@@ -217,6 +225,7 @@ static struct found find(struct config *c, const char *path) {
     return f;
 }
 
+/* Names every spelling that would have done: a/b for the path a|b. */
 static void fail_missing(struct config *c, const char *path) {
     char full[PATH_MAX_LEN];
     join(full, c->prefix, str_of(path));
@@ -263,6 +272,8 @@ bool cfg_has(struct config *c, const char *path) {
 
 /* ---- values ---- */
 
+/* A whole number in [min, max]. What is returned after a failure is in range as well, so that a
+ * describe() that reads on divides by nothing worse. */
 static int to_int(struct config *c, const char *path, struct json_object *value, int min, int max) {
     if (json_object_is_type(value, json_type_int)) {
         int64_t n = json_object_get_int64(value);      /* saturates */
@@ -300,6 +311,7 @@ static double spelt_float(struct json_object *value) {
                                                                              : (double)NAN;
 }
 
+/* 1e400 reads as infinite and 1e308 becomes so as a float: both are refused like a spelt one. */
 static float to_float(struct config *c, const char *path, struct json_object *value, bool inf) {
     enum json_type type = json_object_get_type(value);
     bool number = type == json_type_int || type == json_type_double;
@@ -318,6 +330,7 @@ static float to_float(struct config *c, const char *path, struct json_object *va
 static float number(struct config *c, const char *path, float otherwise, bool inf) {
     struct found f = find(c, path);
     if (f.value) return to_float(c, f.path, f.value, inf);
+    /* As a float INT_MIN is exact, so this tells it from every default that makes sense. */
     if (otherwise > (float)REQUIRED || otherwise < (float)REQUIRED) return otherwise;
     fail_missing(c, path);
     return 0;
@@ -339,6 +352,7 @@ bool cfg_bool(struct config *c, const char *path, bool otherwise) {
     return otherwise;
 }
 
+/* The length is json-c's own: a string may hold a NUL. */
 static struct str to_str(struct config *c, const char *path, struct json_object *value) {
     if (json_object_is_type(value, json_type_string))
         return (struct str){ json_object_get_string(value),
@@ -354,6 +368,7 @@ struct str cfg_str(struct config *c, const char *path, const char *otherwise) {
 
 /* ---- lists ---- */
 
+/* A key that is no list has no length, which is no error: eos_token_id is a number or a list. */
 int cfg_len(struct config *c, const char *path) {
     struct found f = find(c, path);
     return json_object_is_type(f.value, json_type_array) ? (int)json_object_array_length(f.value)
@@ -376,6 +391,7 @@ static struct json_object *entry(struct config *c, const char *path, int index, 
         cfg_fail(c, "%s has %zu entries, but entry %d is needed", f->path, n, index);
         return NULL;
     }
+    /* The message of a bad entry names it: layer_types[3]. */
     size_t len = strlen(f->path);
     snprintf(f->path + len, sizeof f->path - len, "[%d]", index);
     return json_object_array_get_idx(f->value, (size_t)index);
@@ -405,6 +421,7 @@ struct str cfg_str_at(struct config *c, const char *path, int index) {
     return value ? to_str(c, f.path, value) : (cfg_fail(c, "%s is null", f.path), S(""));
 }
 
+/* Numbers and booleans are compared as they would be printed. */
 void cfg_only(struct config *c, const char *path, const char *value) {
     struct found f = find(c, path);
     if (!f.value) return;
@@ -462,6 +479,7 @@ static bool is_irrelevant(struct str key) {
 struct walk { struct json_object_iterator at, end; size_t len; };
 
 void cfg_unread(struct config *c, void (*found)(void *to, struct str path), void *to) {
+    /* As deep as the scan allowed, so the bound below is never the one that decides. */
     struct walk level[PULL_DEPTH_MAX + 1];
     struct buf path = { 0 };
     int depth = 1;

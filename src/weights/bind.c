@@ -15,6 +15,7 @@ bool bind_failed(const struct binder *b) {
     return b->err.code != ERR_NONE;
 }
 
+/* Formats first: the sentence itself may hold a percent sign of a tensor's name. */
 bool bind_fail(struct binder *b, const char *format, ...) {
     char text[sizeof b->err.text];
     va_list args;
@@ -40,6 +41,7 @@ static void expand(const struct binder *b, const char *pattern, int64_t expert, 
     buf_free(&name);
 }
 
+/* A recording binder has no file, and finds nothing. */
 static const struct weights_entry *lookup(const struct binder *b, const char *base,
                                           const char *suffix) {
     char name[BASE_MAX + 16];
@@ -47,6 +49,8 @@ static const struct weights_entry *lookup(const struct binder *b, const char *ba
     return b->w ? weights_find(b->w, str_of(name)) : NULL;
 }
 
+/* Family rules stand before names_hf. A rule that is found settles the slot: its tensor may still
+ * have the wrong shape, which is then an error and no reason to try the next name. */
 bool bind_locate(struct binder *b, enum slot slot, int64_t expert, struct site *site) {
     for (size_t i = 0; i < COUNT(b->rules); i++)
         for (const struct name_rule *r = b->rules[i]; r && r->slot != W_END; r++) {
@@ -72,6 +76,8 @@ static const struct name_rule *plainest(const struct binder *b, enum slot slot) 
     return found;
 }
 
+/* What is missing is named as the plainest rule would name it: a list of all spellings that were
+ * tried would be longer than the sentence. */
 bool bind_require(struct binder *b, enum slot slot, int64_t expert, struct site *site) {
     if (bind_failed(b)) return false;
     if (bind_locate(b, slot, expert, site)) return true;
@@ -115,6 +121,7 @@ static struct str embedding_prefix(const struct weights *w, const char *end, boo
     return best;
 }
 
+/* a followed by b; free it. */
 static char *joined(struct str a, const char *b) {
     struct buf text = { 0 };
     buf_str(&text, a);
@@ -124,6 +131,9 @@ static char *joined(struct str a, const char *b) {
     return out;
 }
 
+/* The embedding is the one tensor that every decoder has, so where it lies tells where the decoder
+ * lies in a checkpoint of several models. Without one the rules' names are taken as they are, and
+ * the missing embedding is reported by its own bind. */
 static void find_prefix(struct binder *b) {
     for (size_t i = 0; b->w && i < COUNT(b->rules); i++)
         for (const struct name_rule *r = b->rules[i]; r && r->slot != W_END; r++) {
@@ -146,6 +156,7 @@ static void find_prefix(struct binder *b) {
 
 /* ---- claims ---- */
 
+/* How many digits the name begins with. */
 static size_t digits(struct str s) {
     size_t n = 0;
     while (n < s.len && s.at[n] >= '0' && s.at[n] <= '9') n++;
@@ -174,6 +185,8 @@ static bool covers(const struct binder *b, const char *pattern, struct str name)
     return !name.len;
 }
 
+/* Drop rules are tried as they are and behind the prefix: a tower stands beside the decoder, its
+ * rotary tables inside. */
 static bool dropped(const struct binder *b, struct str name) {
     for (size_t i = 0; i < COUNT(b->rules); i++)
         for (const struct name_rule *r = b->rules[i]; r && r->slot != W_END; r++) {
@@ -188,6 +201,7 @@ static bool dropped(const struct binder *b, struct str name) {
     return false;
 }
 
+/* A claim goes before a drop rule: lm_head.* is dropped only where nobody asked for the head. */
 const char *binder_claim(const struct binder *b, size_t i, int *layer) {
     *layer = -1;
     if (b->claim[i].slot != W_END) {
@@ -210,6 +224,8 @@ static void compare_tied_head(const struct binder *b) {
                  "the embedding is used", head->file, STR_ARG(head->name));
 }
 
+/* A tensor that nobody knows is an error, because it could be a part of the computation that this
+ * program does not have. */
 static bool nothing_is_left(struct binder *b) {
     const struct weights_entry *first = NULL;
     size_t n = 0;
@@ -225,6 +241,7 @@ static bool nothing_is_left(struct binder *b) {
 
 /* ---- life ---- */
 
+/* What both kinds of binder begin with. */
 static struct binder *binder_new(struct arena *arena, const struct name_rule *family_names,
                                  int n_layers) {
     struct binder *b = mem_new(sizeof *b);
@@ -274,6 +291,7 @@ bool binder_finish(struct binder *b, struct err *err) {
     return ok;
 }
 
+/* kv_b's cut is a matter of one layer: the next one must not see this one's. */
 void binder_layer(struct binder *b, int layer) {
     b->layer = layer;
     b->k_rows = 0;

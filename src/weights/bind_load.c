@@ -10,6 +10,7 @@
 
 struct shape_text { char text[96]; };
 
+/* "[2, 3]". By value, so that two may stand in one message. */
 static struct shape_text shape_text(int rank, const int64_t *shape) {
     struct shape_text s = { "[" };
     size_t len = 1;
@@ -54,6 +55,7 @@ static bool same_rows(const struct tensor *t, int rank, const int64_t *want, int
     return true;
 }
 
+/* A contiguous view of rank 2 or 3. */
 static struct tensor shaped(void *at, enum dtype dtype, int rank, const int64_t *shape) {
     return rank == 2 ? tensor_2d(at, dtype, shape[0], shape[1])
                      : tensor_3d(at, dtype, shape[0], shape[1], shape[2]);
@@ -64,6 +66,7 @@ static bool packing(struct binder *b, const struct weights_entry *e, const struc
                     int64_t in, int *bits, int *group) {
     int64_t words = e->t.rank ? e->t.shape[e->t.rank - 1] : 0;
     int64_t scales = s->t.rank ? s->t.shape[s->t.rank - 1] : 0;
+    /* words <= in holds for every legal width, which is 8 bits or less, and bounds words * 32. */
     *bits = words > 0 && in > 0 && words <= in && words * 32 % in == 0 ? (int)(words * 32 / in) : 0;
     *group = scales > 0 && scales <= in && in % scales == 0 && in / scales <= 128
                  ? (int)(in / scales) : 0;
@@ -77,6 +80,7 @@ static bool packing(struct binder *b, const struct weights_entry *e, const struc
                      (long long)in);
 }
 
+/* All three tensors of an affine matrix, checked against each other before a kernel reads any. */
 static bool packed_weight(struct binder *b, const struct site *site, const struct weights_entry *e,
                           const struct weights_entry *s, int rank, const int64_t *shape,
                           struct tensor *t) {
@@ -98,6 +102,7 @@ static bool packed_weight(struct binder *b, const struct site *site, const struc
             return wrong_shape(b, beside[i], rank, want);
         }
     }
+    /* Last, so that a broken file is called broken before it is called unexpected. */
     if (!quant_config_agrees(&b->quant, str_of(site->base), bits, group, e->file, &b->err))
         return false;
     *t = shaped(e->t.at, MLX_AFFINE, rank, shape);
@@ -118,6 +123,7 @@ static void transpose(char *to, const char *from, size_t rows, size_t cols, size
                     memcpy(to + (c * rows + r) * size, from + (r * cols + c) * size, size);
 }
 
+/* A turned copy in the arena; a stack is turned matrix by matrix. */
 static struct tensor transposed(struct binder *b, const struct tensor *stored, int rank,
                                 const int64_t *shape) {
     size_t size = dtype_bytes(stored->dtype), n = rank == 3 ? (size_t)shape[0] : 1;
@@ -141,6 +147,7 @@ bool bind_weight(struct binder *b, const struct site *site, int rank, const int6
         return bind_fail(b, "%s: tensor %.*s is packed, but %s.scales is missing", e->file,
                          STR_ARG(e->name), site->base);
     if (!float_or_fail(b, e)) return false;
+    /* The message shows the shape as it should be stored, which is what the reader can compare. */
     int64_t stored[3] = { shape[0], shape[1], rank == 3 ? shape[2] : 0 };
     if (turn) {
         stored[rank - 1] = shape[rank - 2];
@@ -181,6 +188,7 @@ static struct tensor zeros(struct binder *b, int rank, const int64_t *shape) {
     return rank == 2 ? tensor_2d(at, F32, shape[0], shape[1]) : tensor_1d(at, F32, count);
 }
 
+/* A norm, a table of decays, a convolution: what is small and read by scalar code is F32. */
 static void vector(struct binder *b, struct tensor *t, enum slot slot, const char *suffix, int rank,
                    const int64_t *shape) {
     struct site site;
@@ -192,6 +200,7 @@ static void vector(struct binder *b, struct tensor *t, enum slot slot, const cha
     }
     if (!bind_require(b, slot, 0, &site)) return;
     bool bias = !strcmp(suffix, ".bias");
+    /* Stacked experts and bare parameters have names without .weight; a bias is then NAME_bias. */
     const char *end = !(site.fix & EXACT) ? suffix : bias ? "_bias" : "";
     const struct weights_entry *e = bind_entry(b, &site, end);
     if (!e) bind_fail(b, "%s: the tensor %s%s is missing", weights_dir(b->w), site.base, end);
@@ -210,6 +219,8 @@ void bind_bias_of(struct binder *b, struct tensor *t, enum slot slot, int64_t n)
     vector(b, t, slot, ".bias", 1, (int64_t[]){ n });
 }
 
+/* A bias that the model does not have is an error here already: at the end it would only be a
+ * leftover, and nobody would know whose. */
 bool bind_site_bias(struct binder *b, const struct site *site, int64_t n, bool there,
                     struct tensor *t) {
     const char *end = site->fix & EXACT ? "_bias" : ".bias";
@@ -256,6 +267,7 @@ static struct tensor bias_every(struct binder *b, const struct tensor *bias, int
     return tensor_1d(to, F32, n);
 }
 
+/* For a family that names the fused tensor itself: report that one, not its parts. */
 static void record_whole(struct binder *b, struct linear *const *part, enum slot whole,
                          const int64_t *out, int n_parts, int64_t in, unsigned bias) {
     int64_t shape[] = { 0, in };
@@ -285,6 +297,7 @@ void bind_parts(struct binder *b, struct linear *const *part, enum slot whole,
     if (!fused || !bind_weight(b, &site, 2, shape, &all.w) ||
         !bind_site_bias(b, &site, shape[0], bias != 0, &all.bias))
         return;
+    /* Views into the fused tensor: nothing is copied but interleaved biases. */
     for (int i = 0; i < n_parts; i++) {
         bool own = bias >> i & 1;
         if (site.fix & INTERLEAVED) {

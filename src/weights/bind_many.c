@@ -25,6 +25,8 @@ static struct tensor k_up(struct binder *b, const struct tensor *kv, int64_t hea
                 row_of(row, kv, offset, (size_t)rank);
                 from = (const char *)row;
             }
+            /* Row i of k becomes column i: the scores are then taken in the latent space, and the
+             * cache needs to keep the latent only. */
             for (int64_t j = 0; j < rank; j++)
                 memcpy(to + (size_t)((h * rank + j) * nope + i) * size, from + (size_t)j * size,
                        size);
@@ -42,6 +44,7 @@ static void cut_kv_b(struct binder *b, struct linear *lin, enum slot slot, int64
     if (!bind_require(b, W_KV_B, 0, &site)) return;
     const struct weights_entry *e = bind_entry(b, &site, site.fix & EXACT ? "" : ".weight");
     int64_t rows = e->t.rank == 2 ? e->t.shape[0] : 0, per = rows / heads;
+    /* W_K_UP says where k ends, W_V_UP must then fill the rest exactly. */
     bool fits = rows > 0 && rows % heads == 0 &&
                 (slot == W_K_UP ? per > in : b->k_rows + out == per);
     if (!fits) {
@@ -58,6 +61,7 @@ static void cut_kv_b(struct binder *b, struct linear *lin, enum slot slot, int64
     }
 }
 
+/* kv_b is reported once, when both of its parts are known. */
 static void record_heads(struct binder *b, struct linear *lin, enum slot slot, int64_t n,
                          int64_t out, int64_t in) {
     lin->w = tensor_3d(NULL, F32, n, out, in);
@@ -86,6 +90,7 @@ void bind_heads(struct binder *b, struct linear *lin, enum slot slot, int64_t n,
 
 /* ---- experts ---- */
 
+/* The tensors of one expert, found by its number. */
 static bool one_expert(struct binder *b, struct linear *lin, enum slot slot, int64_t expert,
                        int64_t out, int64_t in, bool bias) {
     struct site site;
@@ -153,6 +158,7 @@ static struct linear half(struct binder *b, const struct linear *both, int which
     return lin;
 }
 
+/* Gate and up in one tensor: halves one after the other, or row by row in turn. */
 static bool fused_experts(struct binder *b, struct linear *gate, struct linear *up, int n,
                           int64_t hidden, int64_t dim, bool bias) {
     struct linear *both = mem_array((size_t)n, sizeof *both);
@@ -166,6 +172,7 @@ static bool fused_experts(struct binder *b, struct linear *gate, struct linear *
     return ok;
 }
 
+/* Reports all experts of a slot; lin NULL where the slot is not one of its own. */
 static void record_one(struct binder *b, struct linear *lin, enum slot slot, int64_t n, int64_t out,
                        int64_t in, bool bias) {
     bind_report(b, slot, n, ".weight", true, 2, (int64_t[]){ out, in });
@@ -198,6 +205,7 @@ void bind_experts(struct binder *b, struct linear **gate, struct linear **up, st
         record_experts(b, g, u, d, n, hidden, dim, bias);
         return;
     }
+    /* A fused tensor goes before separate ones, as in every family that has both in its history. */
     bool ok = gate && bind_has(b, W_X_GATE_UP)
                   ? fused_experts(b, g, u, n, hidden, dim, bias)
                   : (!gate || experts(b, g, W_X_GATE, n, hidden, dim, bias, &fix)) &&

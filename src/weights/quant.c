@@ -12,6 +12,7 @@ bool quant_group_ok(int64_t group) {
     return group == 32 || group == 64 || group == 128;
 }
 
+/* The float with this bit pattern. */
 static float float_of_bits(uint32_t bits) {
     float f;
     memcpy(&f, &bits, sizeof f);
@@ -29,6 +30,7 @@ static float half_float(uint16_t h) {
 void floats_of(float *out, const void *at, enum dtype dtype, size_t n) {
     const char *p = at;
     assert(dtype == F32 || dtype == F16 || dtype == BF16);
+    /* A tensor may lie at any address, and an empty one at none. */
     if (dtype == F32) {
         if (n) memcpy(out, p, n * sizeof *out);
         return;
@@ -43,6 +45,7 @@ void floats_of(float *out, const void *at, enum dtype dtype, size_t n) {
 uint16_t bf16_of(float f) {
     uint32_t u;
     memcpy(&u, &f, sizeof u);
+    /* Rounding could carry a NaN's mantissa over into an infinity. */
     if (f != f) return (uint16_t)(u >> 16 | 0x40);
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
@@ -51,6 +54,7 @@ uint16_t bf16_of(float f) {
 static unsigned packed(const uint8_t *at, size_t i, unsigned bits) {
     size_t first = i * bits, byte = first / 8;
     unsigned shift = (unsigned)(first % 8), word = at[byte];
+    /* The next byte is read only if the value reaches into it: the last one has none after. */
     if (shift + bits > 8) word |= (unsigned)at[byte + 1] << 8;
     return word >> shift & ((1u << bits) - 1);
 }
@@ -86,6 +90,7 @@ void quant_group(const float *w, int group, int bits, uint8_t *out, float *scale
     float scale = fmaxf((high - low) / top, 1e-7f);
     if (!from_low) scale = -scale;
     float edge = from_low ? low : high, q0 = rintf(edge / scale), bias = 0;
+    /* The scale is bent so that the edge is a whole number of steps away from zero. */
     if (q0 != 0) {
         scale = edge / q0;
         bias = edge;

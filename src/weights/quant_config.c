@@ -10,6 +10,7 @@
 
 static const char keys[] = "quantization|quantization_config";
 
+/* One member of the quantization object: a path's own bits and group, or false for none. */
 static void read_path(void *to, struct str key, struct config *value) {
     struct quant_config *q = to;
     bool object = cfg_has(value, "bits|group_size|mode");
@@ -33,9 +34,11 @@ static void read_path(void *to, struct str key, struct config *value) {
 
 bool quant_config_read(struct quant_config *q, struct config *c, struct err *err) {
     if (!c) return true;
+    /* The decoder's config may be an object inside; quantization is said at the top. */
     if (!cfg_has(c, keys)) c = cfg_root(c);
     if (!cfg_has(c, keys)) return true;
     q->config = cfg_sub(c, keys);
+    /* MLX writes no quant_method; every other packer does. */
     struct str method = cfg_str(q->config, "quant_method", NULL);
     if (method.len)
         return err_code(err, ERR_UNSUPPORTED, "config.json: quantization_config.quant_method is "
@@ -62,6 +65,7 @@ bool quant_config_agrees(const struct quant_config *q, struct str module, int bi
                          const char *file, struct err *err) {
     uint32_t i;
     struct quant_path said = { q->bits, q->group, false };
+    /* A path may say one of the two and leave the other to the general word. */
     if (map_get(&q->paths, module, &i)) {
         struct quant_path own = q->path[i];
         said.bits = own.bits ? own.bits : said.bits;

@@ -46,6 +46,8 @@ struct info {
     uint64_t shape[SAFETENSORS_RANK_MAX], begin, end;
 };
 
+/* The readers of one tensor's members: false with the error in the pull reader. Each sets its has_
+ * flag at the end, so a second member of that name is seen. */
 static bool read_dtype(struct reader *r, struct info *info) {
     struct str word;
     if (!pull_string(&r->j, &word)) return false;
@@ -58,6 +60,7 @@ static bool read_shape(struct reader *r, struct info *info) {
     if (!pull_array(&r->j)) return false;
     while (pull_next(&r->j)) {
         if (info->rank == SAFETENSORS_RANK_MAX) return pull_fail(&r->j, "more than 8 dimensions");
+        /* Digits only: no sign, fraction or exponent, nothing that could wrap. */
         if (!pull_u64(&r->j, INT64_MAX, &info->shape[info->rank++])) return false;
     }
     return info->has_shape = !r->j.error;
@@ -99,6 +102,7 @@ static bool info_bytes(const struct info *info, size_t *bytes) {
     return true;
 }
 
+/* False, with a sentence about this tensor. */
 static bool bad_tensor(struct reader *r, struct str name, const char *what) {
     return err_set(r->err, "%s: tensor %.*s: %s", r->path, STR_ARG(name), what);
 }
@@ -127,6 +131,8 @@ static bool strides_fit(const struct info *info) {
     return true;
 }
 
+/* Checks what the object says against the file and appends it. Overlaps are found later, when all
+ * tensors are known. */
 static bool add_tensor(struct reader *r, struct str name, const struct info *info) {
     struct tensor_list *list = r->list;
     size_t bytes;
@@ -149,6 +155,7 @@ static bool add_tensor(struct reader *r, struct str name, const struct info *inf
         r->spans_cap = MAX(r->spans_cap * 2, (size_t)256);
         r->span = mem_grow(r->span, r->spans_cap, sizeof *r->span);
     }
+    /* Two shards may not hold one tensor either: the list is the whole checkpoint's. */
     if (!map_put(&list->names, name, (uint32_t)list->n))
         return bad_tensor(r, name, "a second tensor of that name");
     r->span[r->n_spans++] = (struct span){ info->begin, info->end, list->n };
@@ -183,6 +190,7 @@ static bool read_header(struct reader *r) {
         }
         if (!key.len || key.len > SAFETENSORS_NAME_MAX || memchr(key.at, 0, key.len))
             return pull_fail(&r->j, "tensor name empty, longer than 1024 bytes, or with a NUL");
+        /* Copied: the key may lie in the reader's scratch, and maps keep it. */
         struct str name = { arena_str(&r->list->arena, key), key.len };
         struct info info = { 0 };
         if (!read_info(r, &info))
@@ -193,6 +201,7 @@ static bool read_header(struct reader *r) {
     return pull_end(&r->j);
 }
 
+/* Empty tensors sort before the one that begins at the same byte, so they leave no hole. */
 static int by_begin(const void *a, const void *b) {
     const struct span *x = a, *y = b;
     if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
@@ -243,6 +252,7 @@ bool safetensors_read(struct str file, const char *path, struct tensor_list *lis
         file.at[8] != '{')
         return err_set(err, "%s: not a safetensors file (header of %llu bytes, file of %zu)%s",
                        path, (unsigned long long)length, file.len, hint(file));
+    /* length <= file.len - 8, so neither cut can pass the end. */
     struct reader r = { .file = file, .data = str_from(file, 8 + (size_t)length), .path = path,
                         .list = list, .err = err };
     r.j = pull_open(str_cut(file, 8, 8 + (size_t)length));

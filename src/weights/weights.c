@@ -47,6 +47,7 @@ static bool link_is_safe(const char *target) {
 static int open_file(int dir, const struct shard *s, struct err *err) {
     const int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
     char target[4096];
+    /* O_NOFOLLOW makes a link an ELOOP; O_NONBLOCK keeps a FIFO from waiting for its writer. */
     int fd = openat(dir, s->name, flags);
     if (fd >= 0) return fd;
     if (errno != ELOOP) {
@@ -63,11 +64,13 @@ static int open_file(int dir, const struct shard *s, struct err *err) {
         err_set(err, "%s: a link out of its directory, to %s", s->path, target);
         return -1;
     }
+    /* Links are followed once: what is behind this one must be a file. */
     fd = openat(dir, target, flags);
     if (fd < 0) err_set(err, "%s: a link to %s: %s", s->path, target, strerror(errno));
     return fd;
 }
 
+/* The whole file, read-only. It stays open as a mapping alone. */
 static bool map_file(int dir, struct shard *s, struct err *err) {
     struct stat st;
     int fd = open_file(dir, s, err);
@@ -105,6 +108,8 @@ static int shard_of(struct weights *w, struct map *names, const char *dir, struc
 
 /* ---- the index ---- */
 
+/* One component, not hidden, of the right kind. Backslash and colon are refused for the sake of
+ * file systems where they separate. */
 static bool name_is_safe(struct str name) {
     if (name.len > FILE_NAME_MAX || !str_ends(name, ".safetensors") || name.at[0] == '.')
         return false;
@@ -123,6 +128,7 @@ struct index_reader {
     struct err *err;
 };
 
+/* One line of the weight_map. The shard is only noted here and opened later. */
 static bool index_line(struct index_reader *r, struct str tensor, struct str file) {
     if (!name_is_safe(file))
         return err_set(r->err, "%s: tensor %.*s: \"%.*s\" is not the name of a shard in this "
@@ -140,6 +146,8 @@ static bool index_line(struct index_reader *r, struct str tensor, struct str fil
     return true;
 }
 
+/* The weight_map itself. A tensor's name is copied, because the next call of the reader may move
+ * it. */
 static bool index_map(struct index_reader *r, struct pull *j) {
     struct str key, file;
     if (!pull_object(j)) return false;
@@ -204,6 +212,7 @@ static bool list_shards(struct index_reader *r, const char *dir, struct err *err
         if (ok) name[n++] = mem_str(s);
     }
     closedir(d);
+    /* The order of a directory is not that of anything: errors should not change with it. */
     qsort(name, n, sizeof *name, by_text);
     for (size_t i = 0; i < n; i++) {
         shard_of(r->w, &r->shards, dir, str_of(name[i]));
@@ -216,6 +225,7 @@ static bool list_shards(struct index_reader *r, const char *dir, struct err *err
 
 /* ---- all of it ---- */
 
+/* Whether there is anything of that name, a dangling link included. */
 static bool exists(int dir, const char *name) {
     struct stat st;
     return !fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW);
@@ -237,6 +247,8 @@ static bool find_files(struct index_reader *r, int fd, const char *dir, struct e
     return ok;
 }
 
+/* Every line of the index must be true; tensors that it does not list are no error here, but the
+ * binder will ask what they are for. */
 static bool index_holds(struct index_reader *r) {
     for (size_t i = 0; i < r->n; i++) {
         const struct mapped *m = &r->line[i];
@@ -255,6 +267,7 @@ static int by_name(const void *a, const void *b) {
     return order ? order : x.len < y.len ? -1 : x.len > y.len;
 }
 
+/* By name, for listings that do not depend on shards; the map follows. */
 static void sort(struct tensor_list *list) {
     if (list->n) qsort(list->at, list->n, sizeof *list->at, by_name);
     map_free(&list->names);
@@ -280,6 +293,7 @@ static bool read_all(struct index_reader *r, const char *dir) {
     return index_holds(r);
 }
 
+/* r owns what is needed only until all is read; w what lives on. */
 struct weights *weights_open(const char *dir, struct err *err) {
     struct weights *w = mem_new(sizeof *w);
     w->dir = mem_str(str_of(dir));
