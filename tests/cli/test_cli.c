@@ -16,7 +16,8 @@ static const struct row rows[] = {
     { "", NULL, 2, "usage: mlxcel COMMAND", "" },
     { "--help", NULL, 0, "usage: mlxcel COMMAND", "" },
     { "--version", NULL, 0, "mlxcel " MLXCEL_VERSION "\n", "" },
-    { "--version --json", NULL, 0, "{\"name\":\"mlxcel\",\"version\":\"" MLXCEL_VERSION "\"}\n", "" },
+    { "--version --json", NULL, 0,
+      "{\"name\":\"mlxcel\",\"version\":\"" MLXCEL_VERSION "\"}\n", "" },
     { "--version --jsn", NULL, 2, "", "not '--jsn'" },
     { "runn", NULL, 2, "", "mlxcel: unknown command 'runn'; did you mean 'run'?\n" },
     { "xyzzy", NULL, 2, "", "mlxcel: unknown command 'xyzzy' ('mlxcel help' lists them)\n" },
@@ -28,7 +29,8 @@ static const struct row rows[] = {
     { "help --man", NULL, 0, ".TH MLXCEL 1", "" },
     { "help --man run", NULL, 0, ".TH MLXCEL-RUN 1", "" },
     { "--man", NULL, 0, ".SH EXIT STATUS", "" },
-    { "run --temprature 1", NULL, 2, "", "mlxcel: unknown option --temprature; did you mean --temp" },
+    { "run --temprature 1", NULL, 2, "",
+      "mlxcel: unknown option --temprature; did you mean --temp" },
     { "run -ngl 99", NULL, 2, "", "option -ngl is not supported: " },
     { "run --mmproj a.gguf", NULL, 2, "", "option --mmproj is not supported: " },
     { "run --json", "", 2, "", "the prompt is empty" },
@@ -87,7 +89,8 @@ static void test_rows(void **state) {
         /* One sentence for one mistake, and nothing a terminal would act on. */
         if (rows[i].code == 2 && r.err.len) {
             assert_ptr_equal(strchr(r.err.at, '\n'), r.err.at + r.err.len - 1);
-            for (size_t k = 0; k + 1 < r.err.len; k++) assert_true((unsigned char)r.err.at[k] >= 32);
+            for (size_t k = 0; k + 1 < r.err.len; k++)
+                assert_true((unsigned char)r.err.at[k] >= 32);
         }
         ran_free(&r);
     }
@@ -95,7 +98,8 @@ static void test_rows(void **state) {
 
 static void test_round_trip(void **state) {
     (void)state;
-    static const char text[] = "What is mlxcel?\n\tD\xc3\xbc \xe4\xbd\xa0 \xf0\x9f\x8c\xb1 <|im_start|> x";
+    static const char text[] =
+        "What is mlxcel?\n\tD\xc3\xbc \xe4\xbd\xa0 \xf0\x9f\x8c\xb1 <|im_start|> x";
     struct ran ids = program_run("tokenize --json --no-bos", text, home, NULL);
     assert_int_equal(ids.code, 0);
     struct ran back = program_run("tokenize --decode --specials", buf_c(&ids.out), home, NULL);

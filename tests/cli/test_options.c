@@ -41,7 +41,8 @@ static void test_values(void **state) {
     assert_int_equal(a.n_positionals, 2);
     assert_string_equal(a.positional[1], "y");
 
-    assert_true(parse(&a, CMD_RUN, "--cache-bytes 3G -s 18446744073709551615 -- -x --y", copy, &err));
+    assert_true(parse(&a, CMD_RUN, "--cache-bytes 3G -s 18446744073709551615 -- -x --y", copy,
+                      &err));
     assert_true(a.cache_bytes == (size_t)3 << 30);
     assert_true(a.sample.seed == UINT64_MAX);
     assert_string_equal(a.positional[0], "-x");

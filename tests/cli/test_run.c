@@ -89,7 +89,8 @@ static void test_stop(void **state) {
     (void)state;
     struct ran all = run("generate --temp 0 -n 12 --ignore-eos -p 'Once upon a time'", NULL, 0);
     size_t middle = all.out.len / 2;
-    while (middle && (all.out.at[middle] == ' ' || (signed char)all.out.at[middle] <= ' ')) middle--;
+    while (middle && (all.out.at[middle] == ' ' || (signed char)all.out.at[middle] <= ' '))
+        middle--;
     char line[200], stop[2] = { all.out.at[middle], 0 };
     const char *first = strchr(all.out.at, stop[0]);
     snprintf(line, sizeof line, "generate --temp 0 -n 12 --ignore-eos --stop '%s' -p "
@@ -143,7 +144,8 @@ static void test_logits(void **state) {
     int best = 0;
     for (int i = 1; i < vocab; i++)
         if (all[3 * vocab + i] > all[3 * vocab + best]) best = i;
-    struct ran g = run("generate --compute f32 --ids 383,310,298,30 -n 1 --temp 0 --print-ids", NULL,
+    struct ran g = run("generate --compute f32 --ids 383,310,298,30 -n 1 --temp 0 --print-ids",
+                        NULL,
                        0);
     char wanted[32];
     snprintf(wanted, sizeof wanted, "%d\n", best);

@@ -10,7 +10,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static const char dialog_text[] =
     "{\"messages\": [{\"role\": \"system\", \"content\": \"sys é😀\"},"
     "{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"<|x|> \\u0000 y\"}]},"
-    "{\"role\": \"assistant\", \"content\": null, \"reasoning_content\": \"r\", \"tool_calls\": [{\"id\":"
+    "{\"role\": \"assistant\", \"content\": null, \"reasoning_content\": \"r\", \"tool_calls\": "
+    "[{\"id\":"
     "\"1\", \"function\": {\"name\": \"f\", \"arguments\": \"{\\\"a\\\": [1.5, null]}\"}}]},"
     "{\"role\": \"tool\", \"content\": \"{}\"}, {\"role\": \"assistant\", \"content\": \" so \"}],"
     "\"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\"}}], \"vars\": {\"x\": 3}}";
@@ -18,7 +19,8 @@ static const char dialog_text[] =
 static const char channel_template[] = "<|channel|>final<|message|>";
 static const char answer_template[] =
     "<seed:tool_call><|tool_call|><|START_ACTION|><minimax:tool_call><|tool_call>call:"
-    "<think></think><tool_call>[TOOL_CALLS]<|python_tag|><|tool_call_argument_begin|><｜tool▁sep｜>"
+    "<think></think><tool_call>[TOOL_CALLS]<|python_tag|><|tool_call_argument_begin|>"
+    "<｜tool▁sep｜>"
     "\"parameters\": dictionary of argument name";
 
 static struct json_object *member(struct json_object *j, const char *key) {
