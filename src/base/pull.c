@@ -134,11 +134,14 @@ static bool escape(struct pull *j) {
     return true;
 }
 
-/* Bytes up to the next quote, backslash, control character or end. */
-static size_t plain_run(struct str s) {
+/* Bytes up to the next quote, backslash, control character or end. Most strings are ASCII, and
+ * need no look at their UTF-8. */
+static size_t plain_run(struct str s, bool *ascii) {
     const unsigned char *at = (const unsigned char *)s.at;
+    unsigned char all = 0;
     size_t n = 0;
-    while (n < s.len && at[n] >= 0x20 && at[n] != '"' && at[n] != '\\') n++;
+    for (; n < s.len && at[n] >= 0x20 && at[n] != '"' && at[n] != '\\'; n++) all |= at[n];
+    *ascii = all < 0x80;
     return n;
 }
 
@@ -149,8 +152,9 @@ static bool string(struct pull *j, struct str *out) {
     buf_clear(&j->scratch);
     for (;;) {
         struct str run = str_from(j->text, j->offset);
-        run = str_cut(run, 0, plain_run(run));
-        if (!utf8_valid(run)) return pull_fail(j, "invalid UTF-8 in a string");
+        bool ascii;
+        run = str_cut(run, 0, plain_run(run, &ascii));
+        if (!ascii && !utf8_valid(run)) return pull_fail(j, "invalid UTF-8 in a string");
         j->offset += run.len;
         if (j->offset >= j->text.len) return pull_fail(j, "unterminated string");
         char c = j->text.at[j->offset];

@@ -22,6 +22,8 @@ struct merge { uint32_t left, right, rank, id; };    /* rank NO_RANK: a free slo
 struct bpe {
     struct merge *merge;             /* [n_slots] hash table by the pair */
     size_t n_slots, used;
+    struct merge *list;              /* [n_merges] as the file has them, until all are read */
+    size_t list_cap;
     uint32_t n_merges;
     int last_id;
     bool listed;                     /* "merges" was there */
@@ -49,9 +51,13 @@ struct space {
     struct buf text;
 };
 
-static size_t pair_slot(const struct bpe *b, uint32_t left, uint32_t right) {
+static size_t first_slot(const struct bpe *b, uint32_t left, uint32_t right) {
     uint64_t h = ((uint64_t)left << 32 | right) * 0x9e3779b97f4a7c15u;
-    size_t i = (size_t)(h >> 32) & (b->n_slots - 1);
+    return (size_t)(h >> 32) & (b->n_slots - 1);
+}
+
+static size_t pair_slot(const struct bpe *b, uint32_t left, uint32_t right) {
+    size_t i = first_slot(b, left, right);
     while (b->merge[i].rank != NO_RANK && (b->merge[i].left != left || b->merge[i].right != right))
         i = (i + 1) & (b->n_slots - 1);
     return i;
@@ -108,11 +114,33 @@ bool bpe_add_merge(struct tok_model *m, struct str left, struct str right, struc
     if (b->n_merges >= MERGES_MAX)
         return err_set(err, "tokenizer.json: more than %d merges", MERGES_MAX);
     b->last_id = id;
-    merges_reserve(b, b->used + 1);
-    size_t slot = pair_slot(b, (uint32_t)l, (uint32_t)r);
-    b->used += b->merge[slot].rank == NO_RANK;
-    b->merge[slot] = (struct merge){ (uint32_t)l, (uint32_t)r, b->n_merges++, (uint32_t)id };
+    if (b->n_merges == b->list_cap) {
+        b->list_cap = b->list_cap ? b->list_cap * 2 : 1024;
+        b->list = mem_grow(b->list, b->list_cap, sizeof *b->list);
+    }
+    b->list[b->n_merges] = (struct merge){ (uint32_t)l, (uint32_t)r, b->n_merges, (uint32_t)id };
+    b->n_merges++;
     return true;
+}
+
+static void put_merge(struct bpe *b, struct merge m) {
+    size_t slot = pair_slot(b, m.left, m.right);
+    b->used += b->merge[slot].rank == NO_RANK;
+    b->merge[slot] = m;              /* of a pair that is there twice, the last counts */
+}
+
+/* The listed merges go to the table. It is larger than the caches: slots are asked for ahead. */
+static void list_done(struct bpe *b) {
+    enum { AHEAD = 16 };
+    merges_reserve(b, b->used + b->n_merges);
+    for (size_t i = 0; i < b->n_merges; i++) {
+        if (i + AHEAD < b->n_merges)
+            __builtin_prefetch(&b->merge[first_slot(b, b->list[i + AHEAD].left,
+                                                    b->list[i + AHEAD].right)], 1);
+        put_merge(b, b->list[i]);
+    }
+    free(b->list);
+    b->list = NULL;
 }
 
 void bpe_no_more_merges(struct tok_model *m) {
@@ -134,9 +162,7 @@ void bpe_all_pairs(struct tok_model *m, const uint32_t *rank) {
             if (r < 0)
                 continue;
             merges_reserve(b, b->used + 1);
-            size_t slot = pair_slot(b, (uint32_t)l, (uint32_t)r);
-            b->used += b->merge[slot].rank == NO_RANK;
-            b->merge[slot] = (struct merge){ (uint32_t)l, (uint32_t)r, rank[id], (uint32_t)id };
+            put_merge(b, (struct merge){ (uint32_t)l, (uint32_t)r, rank[id], (uint32_t)id });
         }
     }
 }
@@ -207,6 +233,7 @@ static bool ready(struct tok_model *m, struct err *err) {
     struct buf cp = { 0 };
     if (!b->listed)
         return err_set(err, "tokenizer.json: a BPE model without merges");
+    list_done(b);
     model_byte_tokens(m->vocab, b->of_fallback);
     b->all_bytes = !m->prefix.len && !m->suffix.len;
     for (uint32_t i = 0; i < FAST_CPS; i++) {
@@ -470,8 +497,10 @@ static void encode(const struct tok_model *m, void *space, struct str word, stru
 
 static void close_model(struct tok_model *m) {
     struct bpe *b = m->own;
-    if (b)
+    if (b) {
         free(b->merge);
+        free(b->list);
+    }
     free(b);
 }
 

@@ -97,11 +97,14 @@ static bool read_vocab(struct reader *r, struct pull *j) {
         if (!pull_u64(j, VOCAB_ID_MAX, &id))
             return err_set(r->err, "the token \"%.*s\" has an id that is no whole number below "
                            "2^24", STR_ARG(key));
-        const char *wrong = vocab_put(v, key, id);
+        const char *wrong = vocab_alias(v, key, id);
         if (wrong)
             return err_set(r->err, "the token \"%.*s\" %s", STR_ARG(key), wrong);
     }
-    return !j->error;
+    int twice = vocab_index(v);
+    return !j->error && (twice < 0
+                         || err_set(r->err, "the token \"%.*s\" is listed twice",
+                                    STR_ARG(vocab_text(v, twice))));
 }
 
 static const struct tok_model_kind *const kinds[] = {

@@ -138,6 +138,30 @@ const char *vocab_put(struct vocab *v, struct str text, uint64_t id) {
     return NULL;
 }
 
+/* The table is larger than the caches, so each insertion waits for memory: the slots of the tokens
+ * to come are asked for ahead. */
+int vocab_index(struct vocab *v) {
+    enum { AHEAD = 16 };
+    uint32_t hash[AHEAD];
+    vocab_reserve(v, (size_t)v->count);
+    for (int i = 0; i < v->n + AHEAD; i++) {
+        int id = i - AHEAD;
+        if (id >= 0 && (v->flags[id] & VOCAB_HERE)) {
+            uint32_t h = hash[id % AHEAD];
+            int old = find_hashed(v, vocab_text(v, id), h);
+            if (old >= 0 && old != id)
+                return id;
+            if (old < 0)
+                slots_insert(v, (uint32_t)id, h);
+        }
+        if (i < v->n) {
+            hash[i % AHEAD] = hash_of(vocab_text(v, i));
+            __builtin_prefetch(&v->slot[hash[i % AHEAD] & (v->n_slots - 1)], 1);
+        }
+    }
+    return -1;
+}
+
 void vocab_free(struct vocab *v) {
     buf_free(&v->pool);
     free(v->entry);
