@@ -344,6 +344,36 @@ def ranks(folder, form):
     return rows
 
 
+def rwkv(folder):
+    """A vocabulary in RWKV's form, and the longest token first, as its own code has it."""
+    draw = random.Random(5)
+    tokens = {bytes([i]) for i in range(256)}
+    tokens.update(w.encode() for w in " ".join(CORPUS).split(" ")[:80])
+    tokens.update((" " + w).encode() for w in " ".join(CORPUS).split(" ")[:80])
+    for line in CORPUS:
+        b = line.encode()
+        for _ in range(12):
+            at = draw.randrange(len(b) or 1)
+            tokens.add(b[at:at + draw.randint(2, 6)])
+    order = sorted(t for t in tokens if t)
+    ids = {t: i + 1 for i, t in enumerate(order)}
+    with open(os.path.join(folder, "rwkv_vocab_v20230424.txt"), "w", encoding="utf-8") as f:
+        for t, i in ids.items():
+            try:
+                f.write(f"{i} {t.decode()!r} {len(t)}\n")
+            except UnicodeDecodeError:
+                f.write(f"{i} {t!r} {len(t)}\n")
+    longest, rows = max(map(len, order)), []
+    for text in TEXTS:
+        b, at, out = text.encode(), 0, []
+        while at < len(b):
+            n = next(n for n in range(min(longest, len(b) - at), 0, -1) if b[at:at + n] in ids)
+            out.append(ids[b[at:at + n]])
+            at += n
+        rows.append({"text": text, "ids": out, "decoded": text})
+    return rows
+
+
 def stand_ins():
     keep = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
     rest = [b for b in range(256) if b not in keep]
@@ -375,7 +405,7 @@ def write_cases(folder, rows):
 
 
 def main():
-    for name in sys.argv[1:] or list(KINDS) + list(SPM) + ["tiktoken", "tekken-file"]:
+    for name in sys.argv[1:] or list(KINDS) + list(SPM) + ["tiktoken", "tekken-file", "rwkv"]:
         folder = os.path.join(HERE, name)
         if name not in KINDS:
             os.makedirs(folder, exist_ok=True)
@@ -385,7 +415,7 @@ def main():
                     f.write(data)
                 write_cases(folder, spm_cases(data))
             else:
-                write_cases(folder, ranks(folder, name))
+                write_cases(folder, rwkv(folder) if name == "rwkv" else ranks(folder, name))
             print(name)
             continue
         tok = KINDS[name]()

@@ -13,7 +13,7 @@
 #include "tokens/text.h"
 
 enum { SCAN_MAX = 32, MERGES_MAX = 1 << 24, CACHE_SLOTS = 1 << 12, CACHE_WORD_MAX = 64,
-       CACHE_IDS_MAX = 15, FAST_CPS = 0x180, PAIR_BYTES_MAX = 1 << 12 };
+       CACHE_IDS_MAX = 15, FAST_CPS = 0x180, PAIR_BYTES_MAX = 1 << 9 };
 
 static const uint32_t NO_RANK = UINT32_MAX;
 

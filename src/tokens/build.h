@@ -39,5 +39,6 @@ const struct build_pre *build_pre_find(struct str name);          /* NULL: unkno
 /* Readers of whole files. */
 bool sentencepiece_read(struct tokenizer *, struct str file, struct err *);
 bool tiktoken_read(struct tokenizer *, struct str file, const struct build_pre *, struct err *);
+bool rwkv_read(struct tokenizer *, struct str file, struct err *);
 bool tekken_read(struct tokenizer *, struct str file, struct err *);
 bool gguf_vocab_read(struct tokenizer *, struct str file, struct err *);

@@ -30,7 +30,8 @@ struct tok_model_kind {
     void (*close)(struct tok_model *);
 };
 
-extern const struct tok_model_kind model_bpe, model_unigram, model_wordpiece, model_wordlevel;
+extern const struct tok_model_kind model_bpe, model_unigram, model_wordpiece, model_wordlevel,
+    model_rwkv;
 
 /* <0x00> to <0xff> as ids, -1 where the vocabulary lacks one. False: it lacks one. */
 bool model_byte_tokens(const struct vocab *, int to[256]);

@@ -40,6 +40,8 @@ bool tiktoken_read(struct tokenizer *t, struct str file, const struct build_pre 
         && build_byte_level(t, pre->regex, n, pre->digits, err) && build_ranked(t, 0, err);
 }
 
+enum { SPECIALS_MAX = 1 << 16 };
+
 struct tekken {
     struct buf pattern;
     uint64_t vocab, specials;
@@ -59,7 +61,7 @@ static bool read_config(struct pull *j, struct tekken *k) {
         } else if (str_is(key, "default_vocab_size")) {
             pull_u64(j, VOCAB_ID_MAX, &k->vocab);
         } else if (str_is(key, "default_num_special_tokens")) {
-            pull_u64(j, VOCAB_ID_MAX, &k->specials);
+            pull_u64(j, SPECIALS_MAX, &k->specials);
         } else {
             pull_skip(j);
         }

@@ -129,7 +129,7 @@ static const struct format {
     { "tokenizer.json", tokenizer_json_read }, { "tekken.json", tekken_read },
     { "tiktoken.model", kimi_read }, { "qwen.tiktoken", qwen_read },
     { "cl100k_base.tiktoken", cl100k_read }, { "o200k_base.tiktoken", o200k_read },
-    { "tokenizer.model", model_read },
+    { "rwkv_vocab_v20230424.txt", rwkv_read }, { "tokenizer.model", model_read },
 };
 
 /* The metadata of a GGUF file comes before its tensors, which are not read. */

@@ -30,8 +30,8 @@ struct vocab {
 const char *vocab_put(struct vocab *, struct str text, uint64_t id);
 /* An id that another spelling finds already: only id to text. */
 const char *vocab_alias(struct vocab *, struct str text, uint64_t id);
-/* Makes all that vocab_alias took findable, at once, which is much faster than one by one. -1: done;
- * else an id whose spelling is there twice. */
+/* Makes all that vocab_alias took findable, at once, which is much faster than one by one.
+ * -1: done; else an id whose spelling is there twice. */
 int vocab_index(struct vocab *);
 void vocab_reserve(struct vocab *, size_t n);
 int vocab_find(const struct vocab *, struct str text);            /* -1: none */
