@@ -242,12 +242,23 @@ void put_text(struct builder *b, const struct text *t) {
 }
 
 void put_fill(struct builder *b, const struct text *fill, size_t times) {
-    if (!fill->len) return;
+    if (!fill->len || !times) return;
     if (times > BOX_OUTPUT_MAX / fill->len)
         box_limit(b->box, "a string is longer than %d bytes", BOX_OUTPUT_MAX);
     more_room(b, times * fill->len);
-    box_work(b->box, times / 4);
-    while (times--) put_text(b, fill);
+    if (fill->n_spans) {
+        box_work(b->box, times);
+        while (times--) put_text(b, fill);
+        return;
+    }
+    if (fill->len == 1) {
+        memset(b->at + b->len, fill->at[0], times);
+    } else {
+        box_work(b->box, times / 8);
+        for (size_t i = 0; i < times; i++)
+            memcpy(b->at + b->len + i * fill->len, fill->at, fill->len);
+    }
+    b->len += times * fill->len;
 }
 
 void put_format(struct builder *b, const char *format, ...) {
