@@ -10,7 +10,8 @@
 enum { LANES = 16, KEYS = 4, COLS = 4 };     /* COLS registers of output */
 
 INLINE __mmask16 first(int n) {
-    return n >= LANES ? 0xffff : n > 0 ? (__mmask16)((1u << n) - 1) : 0;
+    if (n >= LANES) return 0xffff;
+    return n > 0 ? (__mmask16)((1u << n) - 1) : (__mmask16)0;
 }
 
 INLINE __m512 load(enum dtype dtype, const char *row, int i, __mmask16 mask) {
