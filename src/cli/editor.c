@@ -261,6 +261,8 @@ void editor_close(struct editor *e) {
 
 static enum line_end read_line(struct editor *e, struct buf *line) {
     int n = 0;
+    /* libedit would show its prompt first, and a Ctrl-D typed in between would be lost. */
+    el_set(e->el, EL_PREP_TERM, 1);
     if (e->paste) fputs("\033[?2004h", e->out);
     fflush(e->out);
     const char *text = el_gets(e->el, &n);
