@@ -189,6 +189,10 @@ struct tokenizer *tok_open(const char *dir, struct err *err) {
     buf_format(&path, "%s/tokenizer_config.json", dir);
     if (done && exists(buf_c(&path)))
         done = read_into(t, buf_c(&path), "not understood", tokenizer_config_read, &own);
+    buf_clear(&path);
+    buf_format(&path, "%s/special_tokens_map.json", dir);
+    if (done && (t->bos < 0 || t->eos < 0) && exists(buf_c(&path)))
+        done = read_into(t, buf_c(&path), "not understood", tokenizer_special_map_read, &own);
     buf_free(&path);
     if (done)
         done = tokenizer_ready(t, &own);

@@ -37,3 +37,5 @@ bool tokenizer_ready(struct tokenizer *, struct err *);
 bool tokenizer_json_read(struct tokenizer *, struct str text, struct err *);
 /* tokenizer_config.json: bos, eos and whether to add them. */
 bool tokenizer_config_read(struct tokenizer *, struct str text, struct err *);
+/* special_tokens_map.json: bos and eos where they are not known yet. */
+bool tokenizer_special_map_read(struct tokenizer *, struct str text, struct err *);

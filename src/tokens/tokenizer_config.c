@@ -61,6 +61,33 @@ static bool find(struct tokenizer *t, struct buf *text, const char *key, int *id
         || err_set(err, "%s \"%.*s\" is not in the vocabulary", key, STR_ARG(buf_view(text)));
 }
 
+/* special_tokens_map.json has bos_token and eos_token in the same form; older checkpoints have
+ * them only there. A token that is in no vocabulary is passed over here. */
+bool tokenizer_special_map_read(struct tokenizer *t, struct str text, struct err *err) {
+    struct buf bos = { 0 }, eos = { 0 };
+    struct pull j = pull_open(text);
+    struct str key;
+    pull_object(&j);
+    while (pull_key(&j, &key)) {
+        if (str_is(key, "bos_token"))
+            read_token(&j, &bos);
+        else if (str_is(key, "eos_token"))
+            read_token(&j, &eos);
+        else
+            pull_skip(&j);
+    }
+    bool done = pull_end(&j)
+        || err_set(err, "%s at byte %zu", j.error ? j.error : "trailing text", j.offset);
+    if (bos.len && t->bos < 0)
+        t->bos = vocab_find(&t->vocab, buf_view(&bos));
+    if (eos.len && t->eos < 0)
+        t->eos = vocab_find(&t->vocab, buf_view(&eos));
+    buf_free(&bos);
+    buf_free(&eos);
+    pull_close(&j);
+    return done;
+}
+
 bool tokenizer_config_read(struct tokenizer *t, struct str text, struct err *err) {
     struct config c = { .add_bos = -1, .add_eos = -1 };
     struct pull j = pull_open(text);

@@ -253,6 +253,24 @@ static void test_config(void **state) {
     drop_file("tokenizer_config.json");
 }
 
+/* Where tokenizer_config.json does not say. */
+static void test_special_map(void **state) {
+    struct err err = { 0 };
+    (void)state;
+    put_file("tokenizer.json", "{", BPE, "}");
+    put_file("special_tokens_map.json", "{\"bos_token\":\"zz\",",
+             "\"eos_token\":{\"content\":\"b\"}", "}");
+    struct tokenizer *t = tok_open(folder, &err);
+    assert_non_null(t);
+    assert_int_equal(tok_bos(t), -1);
+    assert_int_equal(tok_eos(t), 1);
+    tok_close(t);
+    put_file("special_tokens_map.json", "{", "", "");
+    assert_null(tok_open(folder, &err));
+    assert_non_null(strstr(err.text, "special_tokens_map.json"));
+    drop_file("special_tokens_map.json");
+}
+
 static void test_missing(void **state) {
     struct err err = { 0 };
     (void)state;
@@ -264,7 +282,8 @@ static void test_missing(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows), cmocka_unit_test(test_cut), cmocka_unit_test(test_growth),
-        cmocka_unit_test(test_config), cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_config), cmocka_unit_test(test_special_map),
+        cmocka_unit_test(test_missing),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
