@@ -11,7 +11,7 @@ enum { LANES = 16, KEYS = 4, COLS = 4 };     /* COLS registers of output */
 
 INLINE __mmask16 first(int n) {
     if (n >= LANES) return 0xffff;
-    return n > 0 ? (__mmask16)((1u << n) - 1) : (__mmask16)0;
+    return (__mmask16)((1u << MAX(n, 0)) - 1);
 }
 
 INLINE __m512 load(enum dtype dtype, const char *row, int i, __mmask16 mask) {
