@@ -36,8 +36,35 @@ static void print_bytes(const char *key, int64_t n) {
     printf(i ? "%.1f %s\n" : "%.0f %s\n", x, unit[i]);
 }
 
+/* Layers that are alike follow each other: a line for each run of them. */
+static void print_layers(struct json_object *list) {
+    size_t n = json_object_array_length(list);
+    for (size_t i = 0, end; i < n; i = end) {
+        struct json_object *first = json_object_array_get_idx(list, i);
+        for (end = i + 1; end < n; end++)
+            if (!json_object_equal(first, json_object_array_get_idx(list, end))) break;
+        if (end > i + 1)
+            printf("  layers %zu to %zu\n   ", i, end - 1);
+        else
+            printf("  layer %zu\n   ", i);
+        json_object_object_foreach(first, key, v) {
+            bool text_value = json_object_is_type(v, json_type_string);
+            putchar(' ');
+            put(key, 0);
+            putchar(' ');
+            put(text_value ? json_object_get_string(v)
+                           : json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN), 0);
+        }
+        putchar('\n');
+    }
+}
+
 static void print_spec(struct json_object *o) {
     json_object_object_foreach(o, key, v) {
+        if (!strcmp(key, "layer") && json_object_is_type(v, json_type_array)) {
+            print_layers(v);
+            continue;
+        }
         printf("  ");
         put(key, 24);
         const char *s = json_object_is_type(v, json_type_string)
