@@ -13,6 +13,7 @@ static struct mla_spec latent(struct decoder_spec *d, struct config *c) {
         .rope_dim = cfg_int(c, "qk_rope_head_dim", REQUIRED),
         .v_dim    = cfg_int(c, "v_head_dim", REQUIRED),
         .bias     = cfg_bool(c, "attention_bias", false),
+        .eps      = 1e-6f,             /* Transformers gives these norms no eps of the config */
     };
     bool pairs = cfg_bool(c, "rope_interleave", true);
     m.rope  = spec_rope(d, c, m.rope_dim, pairs ? ROPE_PAIRS : ROPE_HALVES);

@@ -61,7 +61,7 @@ static struct tensor queries(struct pass *p, const struct mla_spec *a, const str
     }
     struct tensor latent = scratch_rows(p, F32, a->q_rank);
     dev->op->linear(dev, &latent, &w->q_a, x);
-    dev->op->norm(dev, &latent, &w->q_norm, NULL, &latent, NORM_RMS, p->spec->eps);
+    dev->op->norm(dev, &latent, &w->q_norm, NULL, &latent, NORM_RMS, a->eps);
     if (a->q_scale != 0) dev->op->scale(dev, &latent, a->q_scale, 0, 0);
     dev->op->linear(dev, &q, &w->q_b, &latent);
     return tensor_heads(&q, a->heads);
@@ -74,7 +74,7 @@ static struct tensor latents(struct pass *p, const struct mla_spec *a, const str
     struct tensor kv = scratch_rows(p, F32, a->kv_rank + a->rope_dim);
     dev->op->linear(dev, &kv, &w->kv_a, x);
     struct tensor latent = tensor_part(&kv, 1, 0, a->kv_rank);
-    dev->op->norm(dev, &latent, &w->kv_norm, NULL, &latent, NORM_RMS, p->spec->eps);
+    dev->op->norm(dev, &latent, &w->kv_norm, NULL, &latent, NORM_RMS, a->eps);
     if (a->kv_scale != 0) dev->op->scale(dev, &latent, a->kv_scale, 0, 0);
     struct tensor row = tensor_heads(&kv, 1), key = tensor_part(&row, 2, a->kv_rank, a->rope_dim);
     turn(p, a, w->freq, &key);

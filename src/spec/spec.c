@@ -168,6 +168,7 @@ static void check_mla(const struct mla_spec *m, int layer, struct config *c) {
     between(c, layer, "qk_nope_head_dim", m->nope_dim, 1, HEAD_DIM_MAX);
     between(c, layer, "qk_rope_head_dim", m->rope_dim, 2, HEAD_DIM_MAX);
     between(c, layer, "v_head_dim", m->v_dim, 1, HEAD_DIM_MAX);
+    if (!(m->eps > 0)) cfg_fail(c, "layer %d: the norms on the latents have no eps", layer);
     check_rope(&m->rope, m->rope_dim, layer, c);
 }
 

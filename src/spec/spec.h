@@ -42,8 +42,9 @@ struct attn_spec {
     int temperature_shift;
     struct rope_spec rope;
 };
+/* eps: of the norms on the latents, which need not be the model's */
 struct mla_spec   { int heads, q_rank, kv_rank, nope_dim, rope_dim, v_dim; bool bias; float scale;
-                    float q_scale, kv_scale; struct rope_spec rope; };
+                    float q_scale, kv_scale, eps; struct rope_spec rope; };
 struct mamba_spec { int heads, head_dim, groups, state, kernel; float dt_min, dt_max;
                     bool conv_bias, bias, group_norm, norm_before_gate; float eps; };
 struct delta_spec { int k_heads, v_heads, k_dim, v_dim, kernel; };
