@@ -8,9 +8,10 @@
 #include "tokens/tokenizer.h"
 
 #define FILE_OF(decoder) "{\"decoder\":" decoder ",\"model\":{\"type\":\"WordLevel\"," \
-    "\"unk_token\":\"a\",\"vocab\":{\"a\":0,\"b\":1,\"_\":2,\"__\":3,\"_a_\":4,\"ab\":5,\"</w>\":6,\"a</w>\":7," \
-    "\"|\":8,\"<pad>\":9,\"##b\":10,\".\":11,\"<0xE2>\":12,\"<0x82>\":13,\"<0xAC>\":14," \
-    "\"n't\":15,\"do\":16,\"\xe2\x96\x81\":17,\"\xe2\x96\x81" "a\":18}}}"
+    "\"unk_token\":\"a\",\"vocab\":{\"a\":0,\"b\":1,\"_\":2,\"__\":3,\"_a_\":4,\"ab\":5," \
+    "\"</w>\":6,\"a</w>\":7,\"|\":8,\"<pad>\":9,\"##b\":10,\".\":11,\"<0xE2>\":12," \
+    "\"<0x82>\":13,\"<0xAC>\":14,\"n't\":15,\"do\":16,\"\xe2\x96\x81\":17," \
+    "\"\xe2\x96\x81" "a\":18}}}"
 #define STRIP(start, stop) "{\"type\":\"Strip\",\"content\":\"_\",\"start\":" #start ",\"stop\":" \
     #stop "}"
 #define SEQUENCE(...) "{\"type\":\"Sequence\",\"decoders\":[" __VA_ARGS__ "]}"
