@@ -9,8 +9,8 @@ void ids_free(struct ids *);
 
 struct tokenizer;                    /* immutable once open; shared by all threads */
 
-/* DIR with tokenizer.json (or another known vocabulary file) and, beside it,
- * tokenizer_config.json for bos and the like. */
+/* A folder with tokenizer.json or another known vocabulary file (tekken.json, tiktoken's, RWKV's,
+ * tokenizer.model) and, beside it, tokenizer_config.json for bos and the like; or a GGUF file. */
 struct tokenizer *tok_open(const char *dir, struct err *);
 void tok_close(struct tokenizer *);
 
@@ -22,7 +22,7 @@ enum tok_flags {
     TOK_SPECIALS = 1,                /* control tokens in the text are found (outside of spans) */
     TOK_ADD_BOS = 2                  /* what the post-processor adds: bos, perhaps eos */
 };
-/* Any bytes are taken: invalid UTF-8 counts as U+FFFD. */
+/* Any bytes are taken: invalid UTF-8 counts as U+FFFD. What lies beyond 256 MiB is left out. */
 void tok_encode(const struct tokenizer *, struct str text, unsigned flags,
                 const struct literal_span *, int n_spans, struct ids *out);
 
