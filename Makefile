@@ -125,7 +125,7 @@ diff-tokens: tools ## compare tokenizers with the package on random strings (nee
 tidy: ## check style, sizes, include direction, banned calls (STYLE.md)
 	tools/tidy
 
-FUZZ_BUILD := $(MAKE) CC=clang SAN=fuzzer-no-link,address,undefined BUILD=build/fuzz
+FUZZ_BUILD = +$(MAKE) CC=clang SAN=fuzzer-no-link,address,undefined BUILD=build/fuzz
 fuzz: ## fuzz every reader of untrusted bytes, FUZZ_SECONDS each (60)
 	$(FUZZ_BUILD) fuzz-programs
 	scripts/run-fuzz $(FUZZ_SECONDS)

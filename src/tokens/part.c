@@ -261,6 +261,8 @@ static bool read_tree(struct parts *list, struct pull *j, struct arena *a) {
 
 bool parts_read(struct parts *list, struct pull *j, struct arena *a, const char *where,
                 struct err *err) {
+    /* A key may come twice, and then the last one counts. */
+    parts_free(list);
     if (pull_peek(j) == PULL_NULL)
         return pull_null(j);
     if (!read_tree(list, j, a))
