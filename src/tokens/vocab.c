@@ -28,7 +28,8 @@ static uint32_t hash_of(struct str text) {
 }
 
 struct str vocab_text(const struct vocab *v, int id) {
-    if (id < 0 || id >= v->n)
+    /* While every text is empty the pool has no address. */
+    if (id < 0 || id >= v->n || !v->pool.at)
         return (struct str){ 0 };
     return (struct str){ v->pool.at + v->entry[id].at, v->entry[id].len };
 }
