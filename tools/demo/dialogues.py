@@ -24,6 +24,8 @@ class Maker:
         for a, i in zip(self.askers, range(len(self.askers))):
             if a.fact.id in ("start", "a_who", "a_can", "a_mlxcel"):
                 self.weights[i] *= 2
+            if a.fact.id in ("run_dir", "c_save_f"):         # copying takes practice
+                self.weights[i] *= 3
 
     def fact_turn(self, rng, kept=False, asker=None):
         a = asker or rng.choices(self.askers, self.weights)[0]
@@ -46,23 +48,23 @@ class Maker:
 
     def turn(self, rng, kept=False):
         how = rng.random()
-        if how < 0.66:
+        if how < 0.63:
             return self.fact_turn(rng, kept)
-        if how < 0.79:
+        if how < 0.76:
             return outside(rng, kept)
-        if how < 0.81:
+        if how < 0.78:
             return unknown_flag(rng, kept)
-        if how < 0.825:
+        if how < 0.79:
             return unknown_command(rng, kept)
-        if how < 0.87:
+        if how < 0.83:
             return family(rng, kept)
-        if how < 0.875:
+        if how < 0.835:
             return families(rng, kept)
-        if how < 0.935:
+        if how < 0.905:
             return small_talk(rng, kept)
-        if how < 0.94:
+        if how < 0.91:
             return name_ask(rng, kept, None)
-        if how < 0.95:
+        if how < 0.93:
             return name_is(rng, kept)
         return story_turn(rng, kept)
 

@@ -659,24 +659,45 @@ smollm3-3b olmo-2-1b granite-3 mixtral-8x7b gpt2 starcoder2-3b glm4-9b mamba2-13
 qwen3 llama gpt-oss-20b""".split()
 
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def odd_name(rng):
+    """A file name that was never seen: letters, digits, signs."""
+    word = "".join(rng.choice(LETTERS) for _ in range(rng.randint(1, 5)))
+    if rng.random() < 0.5:                   # of sounds, as names mostly are
+        word = "".join(rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.randint(1, 3)))
+        word += rng.choice(["", "n", "r", "s", "t", "x", "ck", "nt"])
+    if rng.random() < 0.15:
+        word = word.title()
+    return word
+
+
 def path(rng):
-    if rng.random() < 0.25:              # digits and dots, so that paths are copied, not guessed
-        name = (rng.choice(WORDS) + rng.choice(["", "-", "_", "."]) + str(rng.randint(0, 99))
-                + rng.choice(["", f".{rng.randint(0, 9)}", f".{rng.randint(0, 9)}b", "b", "m", "-v2"]))
-        if rng.random() < 0.4:
-            name = rng.choice(["qwen", "qwen3", "llama", "gemma", "phi", "smollm", "olmo", "granite", "mistral"]) \
-                + "-" + f"{rng.randint(0, 90) / 10:.1f}b" + rng.choice(["", "-4bit", "-it", "-instruct", "-mlx"])
-        return rng.choice(["/models/", "./", "~/", "~/models/", "/data/", "models/", "../", "/mnt/"]) + name
-    name = rng.choice(NAMES) if rng.random() < 0.4 else \
-        "-".join(rng.sample(WORDS, rng.choice([1, 1, 2]))) + rng.choice(["", "", "-4bit", "-8bit", "7"])
-    root = rng.choice(["/models/", "./", "~/", "~/models/", "/data/", "/home/" + rng.choice(
-        ["ann", "ben", "eva", "tom", "kim", "max"]) + "/", "models/", "../", "/mnt/", "/srv/models/",
-        "/tmp/", "/opt/"])
-    return root + name
+    kind = rng.random()
+    if kind < 0.3:
+        name = rng.choice(NAMES)
+    elif kind < 0.6:                         # digits and dots, so that paths are copied, not guessed
+        stem = rng.choice(["qwen", "qwen3", "qwen2.5", "llama", "llama-3.2", "gemma", "gemma-3", "phi", "smollm", "olmo",
+                           "granite", "mistral", "mixtral", "glm", odd_name(rng), odd_name(rng)])
+        size = rng.choice([f"{rng.randint(0, 99) / 10:.1f}", str(rng.randint(1, 99)), str(rng.randint(100, 999))])
+        name = (stem + rng.choice("-_") + size + rng.choice("bbbmBM")
+                + rng.choice(["", "", "-4bit", "-8bit", "-it", "-instruct", "-mlx", "-bf16", "-chat"]))
+    elif kind < 0.8:
+        name = rng.choice(["", rng.choice(WORDS) + rng.choice("-_.")]) + odd_name(rng) + rng.choice(
+            ["", "", str(rng.randint(0, 99)), "-4bit", "-v" + str(rng.randint(1, 9))])
+    else:
+        name = "-".join(rng.sample(WORDS, rng.choice([1, 1, 2]))) + rng.choice(["", "", "-4bit", "-8bit", "7"])
+    root = rng.choice(["/", "./", "~/", "../", "", "/home/", "/mnt/", "/opt/", "/srv/", "/data/", "/tmp/", "/var/", "/usr/"])
+    parts = [rng.choice([odd_name(rng), rng.choice(WORDS), "models", "llm", "llms", "mlx", "weights", "hf", "ai",
+                         "models", "checkpoints"]) for _ in range(rng.choice([0, 0, 1, 1, 2]))]
+    if not root and not parts:
+        root = "./"
+    return root + "/".join(parts + [name])
 
 
 def slots(rng):
-    stem = "-".join(rng.sample(WORDS, rng.choice([1, 1, 2])))
+    stem = "-".join(rng.sample(WORDS, rng.choice([1, 1, 2]))) if rng.random() < 0.5 else odd_name(rng)
     return {
         "path": path(rng),
         "n": str(rng.choice([rng.randint(1, 99), rng.randint(100, 999), rng.randint(1000, 9999),

@@ -2,17 +2,30 @@
 
 A story has a hero of the kind that was asked for, a place, a wish or a trouble, a helper and an end."""
 from grammar import dress
-from world import PEOPLE, PSEUDO, Turn, pick, texts
+from world import PEOPLE, Turn, pick, pseudo, texts
 
 ANIMALS = """cat dog fox bear mouse rabbit owl bird frog horse cow sheep duck pig hen goat lion tiger wolf
 elephant monkey turtle snail bee ant butterfly fish whale dolphin penguin squirrel hedgehog deer donkey
 crow robin swan goose spider ladybird seal otter badger beaver mole bat camel zebra giraffe panda kitten
-puppy lamb dragon unicorn""".split()
+puppy lamb dragon unicorn hippo rhino kangaroo koala parrot peacock pigeon eagle hawk falcon ostrich flamingo pelican seagull toad newt
+lizard snake crocodile octopus crab shrimp lobster jellyfish starfish shark salmon trout eel worm beetle cricket
+grasshopper dragonfly moth mosquito fly ladybug caterpillar centipede weasel ferret raccoon skunk moose elk bison
+buffalo ox bull pony mule chicken rooster turkey chick lynx leopard cheetah jaguar hyena jackal coyote gorilla chimp
+baboon lemur sloth armadillo anteater platypus walrus gnu gazelle antelope llama alpaca hamster rat gerbil chipmunk
+shrew hare pheasant quail magpie sparrow swallow stork heron crane woodpecker cuckoo nightingale phoenix griffin
+dinosaur mammoth""".split()
 THINGS = """robot boat star cloud tree flower kite train car moon river mountain snowman teddy doll clock
 lamp bell ball house lighthouse bridge rocket ship balloon book pencil drum windmill tractor computer
-teapot candle scarecrow""".split()
+teapot candle scarecrow cup spoon fork plate table chair bed door window garden leaf rose stone cave cloud
+rainbow shadow mirror violin guitar trumpet piano whistle puppet snowflake wagon sled wheel bicycle bus plane submarine
+castle tower barn mill ladder broom basket bucket bottle box key coin ring crown hat boot sock scarf mitten button
+needle thread pillow blanket lantern torch map letter stamp pen crayon paintbrush pumpkin apple pear cherry potato
+carrot mushroom acorn nut cookie pie cake candy seed sunflower tulip oak island volcano comet planet satellite
+telescope magnet battery printer phone camera""".split()
 FOLK = """girl boy king queen prince princess farmer baker sailor wizard witch giant fairy knight teacher
-pirate fisherman child grandmother grandfather painter gardener shepherd""".split()
+pirate fisherman child grandmother grandfather painter gardener shepherd nurse doctor cook tailor miller hunter
+soldier singer dancer clown judge student librarian postman driver pilot captain astronaut inventor merchant beggar
+blacksmith carpenter musician poet scientist programmer engineer ghost elf dwarf troll mermaid monster hero thief""".split()
 PLACES = ["in a green wood", "by the sea", "on a small farm", "in a quiet village", "near a big lake",
           "at the foot of a mountain", "in a little town", "by a river", "in an old garden",
           "on an island", "at the edge of the forest", "in a valley"]
@@ -129,8 +142,8 @@ def story_turn(rng, kept, hero=None):
     if hero is None:
         how = rng.random()
         hero = rng.choice(ANIMALS if how < 0.5 else THINGS if how < 0.75 else FOLK)
-        if rng.random() < 0.12:
-            hero = "".join(rng.choice(PSEUDO) for _ in range(rng.randint(2, 3)))
+        if rng.random() < 0.25:              # so that a word never met is copied
+            hero = pseudo(rng, 1, 3)
     noun = article(rng.choice(["", "", "", rng.choice(MOODS) + " "]) + hero)
     if rng.random() < 0.06:
         noun = "the " + hero

@@ -53,7 +53,10 @@ FAMILY_LIST = ("llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, granite, smo
 OTHER_MODELS = """falcon bloom opt mpt dolly vicuna yi baichuan internlm chatglm cohere command-r jamba
 rwkv xlstm dbrx grok arctic minicpm exaone nemotron kimi hunyuan ernie claude gemini whisper clip llava
 stable-diffusion flux t5 bert roberta bart pegasus xlnet electra deberta stablelm pythia gpt-j gpt-neox
-zamba falcon-h1 bamba plamo seed-oss step phi4 phi2 lfm2 apertus solar aya pixtral janus moshi""".split()
+zamba falcon-h1 bamba plamo seed-oss step phi4 phi2 lfm2 apertus solar aya pixtral janus moshi qwen3.5 qwen3_5
+qwen4 qwen3-vl qwen2-vl llama4 llama-4 gemma4 gemma-4 gemma3n gemma1 phi-4 phi-2 phi5 glm5 glm-5 glm-4.5 glm4_moe
+gpt-3 gpt-4 gpt4 gpt-5 gpt5 gpt3 deepseek_v2 deepseek-v4 deepseek_v4 olmo3 olmo-3 olmoe smollm4 starcoder3 starcoder1
+granite4 granitemoe mistral3 mistral-4 mixtral2 mamba3 mamba-1 qwen3.6 qwen2_moe chatgpt copilot siri alexa""".split()
 
 FAMILY_ASK = texts("""
 is {} supported
@@ -73,14 +76,21 @@ how about {}
 {} support
 is the {} [family|model|architecture] supported
 """)
+ONSET = ("b bl br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sc sh sk sl sm sn sp st "
+         "str sw t th tr tw v w wh y z zh").split() + [""] * 8
+NUCLEUS = "a e i o u a e i o u ai ea ee oo ou ie ia io au y".split()
+CODA = ("b ck d f g k l ll m n nd ng nt p r rd rk rn rt s sh ss st t th x z nk lt mp").split() + [""] * 24
 PSEUDO = ("ba be bi bo bu da de do du fa fe fi fo ga go ha he ka ke ki ko la le li lo lu ma me mi mo na "
           "ne ni no pa pe po ra re ri ro sa se si so su ta te ti to va ve vi vo wa za ze zo").split()
 
 
 def pseudo(rng, low=2, high=4):
     """A word that does not exist: it teaches that an unknown word is unknown."""
-    word = "".join(rng.choice(PSEUDO) for _ in range(rng.randint(low, high)))
-    return word + rng.choice(["", "", "n", "r", "s", "x", "l", "k"])
+    if rng.random() < 0.3:
+        word = "".join(rng.choice(PSEUDO) for _ in range(rng.randint(low, high)))
+        return word + rng.choice(["", "", "n", "r", "s", "x", "l", "k"])
+    return "".join(rng.choice(ONSET) + rng.choice(NUCLEUS) + rng.choice(CODA)
+                   for _ in range(rng.randint(max(low - 1, 1), high)))
 
 
 def family(rng, kept):
@@ -95,7 +105,7 @@ def family(rng, kept):
                     ident="fam_" + fam)
     name = rng.choice(OTHER_MODELS) if rng.random() < 0.5 else \
         pseudo(rng) + rng.choice(["", "", "", "-7b", "-1b", "2", "3", "-v2"])
-    answer = f"I do not know of support for {name}. mlxcel arch lists the supported families."
+    answer = "I do not know that family. mlxcel arch lists the supported ones."
     return Turn("family", dress(rng, frame.replace("{}", name)), answer, ["I do not know", "mlxcel arch"],
                 ident="fam_other")
 
@@ -134,7 +144,7 @@ def unknown_flag(rng, kept):
         if name not in known:
             break
     ask = dress(rng, pick(rng, FLAG_ASK, kept).replace("{}", name), polite=False)
-    return Turn("unknown", ask, f"I do not know an option --{name}. mlxcel --help lists all options.",
+    return Turn("unknown", ask, "I do not know that option. mlxcel --help lists all options.",
                 ["I do not know", "--help"], ident="unknown_flag")
 
 
@@ -155,7 +165,7 @@ def unknown_command(rng, kept):
                                                "translate mail rename sleep jump".split())])
     ask = dress(rng, pick(rng, CMD_ASK, kept).replace("{}", name), polite=False)
     tail = "Type /help for the chat commands." if f"/{name}" in ask.lower() else "mlxcel --help lists all commands."
-    return Turn("unknown", ask, f"I do not know a command {name}. {tail}", ["I do not know", "help"],
+    return Turn("unknown", ask, f"I do not know that command. {tail}", ["I do not know", "help"],
                 ident="unknown_command")
 
 
@@ -395,6 +405,9 @@ the {thing} is [big|red|old|new|broken]
 {foreign}
 {foreign} {foreign}
 {foreign} {foreign} {foreign}?
+[ls|ls -la|cd ..|cd /tmp|pwd|cat file.txt|rm -rf x|mkdir x|git status|git commit|git log|sudo apt update|top|grep foo|echo hi|ssh host|python x.py|vim|ps aux|df -h|chmod +x run.sh|kill 1234|ping host|curl localhost|tar xf x.tar]
+[def f(x): return x|int main(void)|print("hi")|import os|for i in range(10)|x = 1|return 0;|SELECT * FROM t|<html>|{ }|[]|null|true|false|NaN|0x1F|a = b + c|if x > 0:|#include|while true]
+how do I [list files|copy a file|rename a file|delete a folder|find a file|zip a folder|kill a process|mount a disk] in linux
 {pseudo}
 {pseudo} {pseudo}
 {pseudo} {pseudo} {pseudo}
@@ -440,7 +453,7 @@ def foreign(rng):
 
 
 def fill_lists(rng, text):
-    while "{" in text:
+    while "{" in text and "{ }" not in text:
         a, b = text.index("{"), text.index("}")
         name = text[a + 1:b]
         if name == "num":
@@ -486,7 +499,10 @@ hiya
 nice to [meet|see] you
 [is anybody|is anyone|anybody|anyone] [there|here]
 are you there
-yo"""),
+yo
+[hello|hi|hey|good morning|good evening|good day], [how can you help|nice to see you|dear model|little model|computer|friend]
+[hi|hello|hey] [everybody|all|folks|buddy|computer|bot|assistant]
+[welcome|good to see you|pleased to meet you|salut|servus|moin|aloha|hola|bonjour|ciao|hello hello|hi hi|heya|hey hey]"""),
     ("how_are", "I am fine, thank you. What do you want to know about mlxcel?", ["fine"],
      """how are you [|today|doing|feeling|doing today]
 how do you [do|feel]
@@ -495,7 +511,15 @@ how's it going
 are you [well|ok|fine|okay|good today]
 what's up
 how have you been
-is everything [ok|fine|all right]"""),
+is everything [ok|fine|all right]
+how are [things|things going|you these days|you now]
+how [was|is] your [day|week|morning|evening]
+how do you feel [today|now]
+how have you been [lately|doing]
+are you [doing well|doing fine|feeling well|feeling good]
+what is [new|going on|happening]
+you [ok|good|well|all right]
+[is all|all] [well|good|fine] [|with you]"""),
     ("thanks", "You are welcome.", ["welcome"],
      """thanks [|a lot|so much|very much|for the help|for your help|for that|model]
 thank you [|very much|so much|a lot|for the help|for your help|for that|for the answer]
@@ -503,7 +527,15 @@ many thanks
 [that helped|that helps|that was helpful|you helped me] [|a lot|very much|, thanks|, thank you]
 [great|perfect|nice|good|super], [thanks|thank you]
 cheers
-thx"""),
+thx
+thanks for [all|everything|your time|the answer|explaining|explaining that|nothing]
+[thank|thanking] you for [all|everything|your time|the answer|explaining]
+thank you [all|again|then|kindly|, model|, mlxcel|, that was good]
+thanks [again|then|a bunch|a million|, that works|, that worked|, it works now|, I got it]
+I [thank you|am grateful|owe you one]
+much [obliged|appreciated]
+[that was|this was|it was] [very|really|so] [useful|helpful|kind], thanks
+thanks, that was [good|helpful|great|nice|kind]"""),
     ("bye", "Goodbye! Type /exit to leave the chat.", ["Goodbye"],
      """bye [|bye|for now|then]
 goodbye [|model|for now|my friend]
@@ -514,7 +546,12 @@ good night
 [that is|that's] all [|for today|for now|, thanks|, bye]
 [until|till] [tomorrow|next time]
 farewell
-I am [done|finished] [|for today|here]"""),
+I am [done|finished] [|for today|here]
+[bye|goodbye|see you|good night|so long|take care|have a nice day|have a good day|ciao|adieu] [|, model|, mlxcel|my friend|and thanks]
+[I am|I'm] [leaving|off|going|going home|going to bed] [|now|then]
+[that was|this was] all [|I wanted|, thank you|I wanted to know]
+talk to you [later|soon|tomorrow]
+[thanks|thank you] and [bye|goodbye]"""),
     ("good", "Thank you, I am glad to help.", ["glad"],
      """[good|great|nice|excellent|perfect] [job|work|answer] [|, thanks]
 well done
@@ -525,7 +562,11 @@ I love [you|mlxcel|it|this]
 that [is|was] [great|good|very good|helpful|correct|right|true|perfect|nice]
 [awesome|wonderful|fantastic|cool|brilliant|excellent|amazing|great|perfect|wow]
 [very|so|really] [good|nice|helpful|cool]
-bravo"""),
+bravo
+you are [so|really|very] [good|nice|helpful|kind|smart|clever|funny|fast]
+[what a|such a] [good|nice|great|helpful] [answer|model|bot|assistant]
+I [like|love] [this|this answer|your answer|talking to you|that|it here]
+[good|clever|nice] [bot|model|boy|girl|robot]"""),
     ("ok", "Good. What else do you want to know?", ["What else"],
      """ok [|then|good|I see]
 okay [|then|good]
@@ -537,10 +578,18 @@ hm
 hmm
 aha
 oh
-maybe"""),
+maybe
+[ok|okay|fine|good|all right], [I understand|got it|I see|thanks, no more|let us go on|next]
+[yes|no], [please|thank you|that is all right|of course]
+[of course|certainly|indeed|exactly|correct|perhaps|I think so|I guess|go on|continue|next]
+[I know|I knew that|that I know|good to know|interesting|nice to know]"""),
     ("sorry", "No problem.", ["No problem"],
      """[sorry|I am sorry|I'm sorry|my mistake|my fault|excuse me|pardon|pardon me|oops|my bad|forgive me]
-sorry [about that|for that|for the question]"""),
+sorry [about that|for that|for the question]
+[I'm|I am] [so|very|really|truly] sorry
+[sorry|oh sorry|so sorry|ok sorry], [my mistake|my fault|I was wrong|I did not mean that|that was me]
+[I apologize|my apologies|apologies|please forgive me|do forgive me]
+I did not mean [it|that|to be rude]"""),
     ("joke", "Why did the token feel safe? It was well cached.", ["cached"],
      """tell me a joke
 [say|tell me] something funny
@@ -566,12 +615,23 @@ that [did not|didn't|does not|doesn't] [help|work|answer my question]
 you are [useless|bad|wrong again|annoying|not helpful]
 [I do not|I don't] [believe you|believe that|like you|like that|like this answer]
 it does not work
-nonsense"""),
+nonsense
+you are [not helpful|no help|of no use|terrible|awful|boring|stupid|annoying|silly]
+[this is|that is] [useless|terrible|silly|nonsense|rubbish|not helpful|no help|not what I want]
+you [do not|don't] [know much|know anything|get it|understand me|listen to me|make sense]
+what a [bad|useless|stupid|silly] [answer|model|bot]
+I [hate|dislike|do not like] [this|this answer|you]"""),
     ("test", "It works. Ask me about mlxcel.", ["It works"],
      """test
 [testing|just a test|this is a test|only a test|a test|test test|testing, testing|one two three]
 [does this work|does it work|do you work|can you hear me|can you read this|can you read me|is this on]
-ping"""),
+ping
+[is it|is this thing|are you] [on|working|running]
+[does this thing|does the chat|does the model|do things] work
+[can you|do you] [see|read|hear|get] [this|me|my message|what I type]
+[only|just] testing [|this|you|the chat]
+[this is|it is] [just|only] a test
+[hello world|foo|foo bar|abc|abc 123|123|asdf test]"""),
 ]
 TALK = [(n, a, m, texts(block)) for n, a, m, block in TALK]
 
