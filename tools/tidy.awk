@@ -359,8 +359,7 @@ END {
         if (!(entry in used)) report(ARGV[1], reason[entry], parts[1] " " parts[2] " allows nothing")
     }
     share = lines_all ? int(100 * lines_comment / lines_all) : 0
-    # 10 to 25 % is what to aim at; far from it something is wrong.
-    if (lines_all > 2000 && (share < 6 || share > 30))
+    if (lines_all > 2000 && (share < 10 || share > 25))
         report("src", 1, share " % of the lines have comments, not 10 to 25 %")
     printf "tidy: %d files, %s; longest file %d (%s), longest function %d (%s), comments %d %%\n",
            n_files, findings ? findings " findings" : "clean", longest_file, longest_path,
