@@ -10,8 +10,6 @@ struct family {
     const char *const *model_types;          /* values of config.json model_type */
     void (*describe)(struct decoder_spec *, struct config *);
     const struct name_rule *names;           /* tried before names_hf; NULL: none */
-    const char *text;                        /* the config object whose own family describes the
-                                                decoder; NULL: this one */
 };
 
 const struct family *family_find(struct str model_type);             /* NULL: unsupported */

@@ -8,7 +8,7 @@
 #include "device/device.h"
 #include "spec/config.h"
 
-enum stretch  { STRETCH_NONE, STRETCH_LINEAR, STRETCH_DYNAMIC, STRETCH_NTK_ALPHA, STRETCH_LLAMA3,
+enum stretch  { STRETCH_NONE, STRETCH_LINEAR, STRETCH_DYNAMIC, STRETCH_LLAMA3,
                 STRETCH_YARN, STRETCH_LONG };
 enum norms_at { PRE_MIX = 1, POST_MIX = 2, PRE_FFN = 4, POST_FFN = 8 };
 enum bias     { BIAS_Q = 1, BIAS_K = 2, BIAS_V = 4, BIAS_O = 8,

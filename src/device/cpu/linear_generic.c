@@ -1,15 +1,8 @@
 /* linear_generic.c - the kernels of `linear` in plain C: the reference for the others, and
  * what runs where there is no faster one. */
-#include "device/cpu/linear.h"
+#include "device/cpu/cpu.h"
 
 #include <string.h>
-
-static float from_bf16(uint16_t h) {
-    uint32_t bits = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
 
 static float from_f16(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff, bits;
@@ -33,7 +26,7 @@ static float number_at(const unsigned char *at, enum dtype dtype, int64_t i) {
         return f;
     }
     memcpy(&h, at + 2 * i, sizeof h);
-    return dtype == BF16 ? from_bf16(h) : from_f16(h);
+    return dtype == BF16 ? bf16_to_f32(h) : from_f16(h);
 }
 
 /* Eight values are `bits` bytes, a little-endian number. */
