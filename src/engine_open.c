@@ -64,7 +64,7 @@ static bool open_texts(struct engine *e, const struct engine_options *o, struct 
     if (o->no_tokenizer) return true;
     e->tokenizer = tok_open(o->dir, err);
     if (!e->tokenizer) return false;
-    e->chat = chat_open(o->dir, o->chat_template, &e->chat_err);
+    e->chat = chat_open(o->dir, o->chat_template, e->tokenizer, &e->chat_err);
     if (!e->chat && o->chat_template) return err_set(err, "%s", e->chat_err.text);
     if (!e->generation.n_eos && tok_eos(e->tokenizer) >= 0)
         e->generation.eos[e->generation.n_eos++] = tok_eos(e->tokenizer);

@@ -49,7 +49,7 @@ static void on_chat(void *to, const struct chat_event *e) {
 static void on_text(struct asking *k, struct str text, bool last) {
     put_piece(&k->a->raw, text);
     if (k->stream) {
-        chat_stream_push(k->stream, text, last, on_chat, k);
+        chat_stream_push(k->stream, text, false, last, on_chat, k);
         return;
     }
     if (text.len) on_chat(k, &(struct chat_event){ .kind = CHAT_TEXT, .text = text });

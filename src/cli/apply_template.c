@@ -52,7 +52,7 @@ int cli_apply_template(struct args *a) {
         ok = dialog_template(a, &text, &override, &err)
           && (alone || model_find(a->model, &dir, &err));
     if (ok) {
-        struct chat *chat = chat_open(alone ? NULL : buf_c(&dir), override, &err);
+        struct chat *chat = chat_open(alone ? NULL : buf_c(&dir), override, NULL, &err);
         ok = chat && render(a, chat, &err);
         chat_close(chat);
     }

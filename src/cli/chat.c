@@ -108,7 +108,7 @@ bool conversation_turn(struct conversation *c, const struct str *message, bool s
     if (ok) {
         struct question q = {
             .ids = ids.at, .n_ids = ids.len, .options = session_options(c->s, c->a),
-            .chat = c->chat, .prompt = &prompt, .tools = c->tools != NULL, .show = show, .to = &s,
+            .chat = c->chat, .prompt = &prompt, .tools = c->tools, .show = show, .to = &s,
         };
         /* The parsers look for tags that may be control tokens. */
         q.options.specials = true;

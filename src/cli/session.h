@@ -44,7 +44,7 @@ struct question {
     struct generate_options options;
     const struct chat *chat;         /* NULL: raw text */
     const struct prompt *prompt;     /* with chat: what the answer continues */
-    bool tools;
+    struct json_object *tools;       /* NULL: calls stay text */
     /* Called for every piece as it comes; NULL: nobody looks. */
     void (*show)(void *to, enum chat_kind, struct str piece);
     void (*logits)(void *to, const float *row, int vocab, int position);

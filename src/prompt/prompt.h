@@ -8,8 +8,10 @@ struct chat;                         /* a compiled template and the parsers that
 
 /* Finds the template of DIR (chat_template.jinja, tokenizer_config.json, chat_template.json)
  * unless `override` (NULL: none) gives its text. A checkpoint without a template opens as NULL with
- * a sentence in err. */
-struct chat *chat_open(const char *dir, const char *override, struct err *);
+ * a sentence in err. `tok` is looked at during the call only; NULL: of no tag it is known whether
+ * it is a control token. */
+struct chat *chat_open(const char *dir, const char *override, const struct tokenizer *tok,
+                       struct err *);
 void chat_close(struct chat *);
 
 struct dialog {                      /* all borrowed for the call */
@@ -40,10 +42,13 @@ struct chat_event { enum chat_kind kind; int index; struct str text; };
 
 /* Pieces of text in, events out, in order; how the text was cut makes no difference to their sum.
  * The text must have its control tokens, as many models mark channels and calls with them. Without
- * `tools` a call stays text. A call comes as name and arguments, a JSON object, when it is whole
- * and valid; what is not becomes content. `index` counts calls. */
+ * `tools` (the request's list; NULL: none) a call stays text. A call comes as name and arguments,
+ * a JSON object, when it is whole and valid; what is not becomes content. `index` counts calls. */
 struct chat_stream;
-struct chat_stream *chat_stream_open(const struct chat *, const struct prompt *, bool tools);
-void chat_stream_push(struct chat_stream *, struct str piece, bool last,
+struct chat_stream *chat_stream_open(const struct chat *, const struct prompt *,
+                                     struct json_object *tools);
+/* `control`: the piece was written by a control token (tok_is_control). A tag that the vocabulary
+ * has as a control token counts only then. `last`: nothing comes after it. */
+void chat_stream_push(struct chat_stream *, struct str piece, bool control, bool last,
                       void (*emit)(void *to, const struct chat_event *), void *to);
 void chat_stream_close(struct chat_stream *);

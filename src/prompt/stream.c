@@ -58,14 +58,14 @@ static struct str without_blanks_after(struct str s) {
 }
 
 struct chat_stream *chat_stream_open(const struct chat *chat, const struct prompt *prompt,
-                                     bool tools) {
+                                     struct json_object *tools) {
     struct chat_stream *s = mem_new(sizeof *s);
     s->think = think_tags[0];
     for (size_t i = COUNT(think_tags); i-- > 0;)
         if (mentions(chat, think_tags[i].close)) s->think = think_tags[i];
     for (const struct call_format *f = call_formats; tools && f->sign; f++)
         if (mentions(chat, f->sign) && s->n_formats < FORMATS_MAX) s->format[s->n_formats++] = f;
-    s->tools = tools;
+    s->tools = tools != NULL;
     if (mentions(chat, "<|channel|>final<|message|>")) s->state = IN_HEADER;
     struct str tail = prompt ? without_blanks_after(buf_view(&prompt->text)) : (struct str){ 0 };
     if (s->state == AT_START && str_ends(tail, s->think.open)) s->state = IN_REASONING;
@@ -304,12 +304,13 @@ static bool message(struct chat_stream *s, bool last) {
     return true;
 }
 
-void chat_stream_push(struct chat_stream *s, struct str piece, bool last,
+void chat_stream_push(struct chat_stream *s, struct str piece, bool control, bool last,
                       void (*emit)(void *to, const struct chat_event *), void *to) {
     static bool (*const step[])(struct chat_stream *, bool) = {
         [AT_START] = start, [IN_REASONING] = reasoning, [IN_CONTENT] = content, [IN_CALL] = call,
         [IN_HEADER] = header, [IN_MESSAGE] = message,
     };
+    (void)control;
     s->emit = emit;
     s->to = to;
     buf_str(&s->pending, piece);

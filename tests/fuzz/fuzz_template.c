@@ -31,7 +31,7 @@ static void run_template(const char *text) {
     static struct json_object *j;
     if (!j) j = json_tokener_parse(dialog_text);
     struct err err = { 0 };
-    struct chat *chat = chat_open(NULL, text, &err);
+    struct chat *chat = chat_open(NULL, text, NULL, &err);
     if (!chat) {
         if (!err.text[0]) abort();
         return;
@@ -55,17 +55,19 @@ static void count(void *to, const struct chat_event *e) {
 
 static void run_stream(struct str text, size_t step) {
     static struct chat *chats[2];
+    static struct json_object *tools;
     struct err err = { 0 };
     if (!chats[0]) {
-        chats[0] = chat_open(NULL, answer_template, &err);
-        chats[1] = chat_open(NULL, channel_template, &err);
+        chats[0] = chat_open(NULL, answer_template, NULL, &err);
+        tools = json_tokener_parse("[]");
+        chats[1] = chat_open(NULL, channel_template, NULL, &err);
     }
-    struct chat_stream *s = chat_stream_open(chats[step > 64], NULL, true);
+    struct chat_stream *s = chat_stream_open(chats[step > 64], NULL, tools);
     if (step > 64) step -= 64;
     size_t bytes = 0;
     for (size_t i = 0; i < text.len; i += step)
-        chat_stream_push(s, str_cut(text, i, i + step), false, count, &bytes);
-    chat_stream_push(s, S(""), true, count, &bytes);
+        chat_stream_push(s, str_cut(text, i, i + step), false, false, count, &bytes);
+    chat_stream_push(s, S(""), false, true, count, &bytes);
     chat_stream_close(s);
 }
 

@@ -24,7 +24,7 @@ static struct json_object *json(const char *text) {
 static bool render(const char *template, const char *messages, const char *vars, struct prompt *out,
                    struct err *err) {
     *err = (struct err){ 0 };
-    struct chat *chat = chat_open(NULL, template, err);
+    struct chat *chat = chat_open(NULL, template, NULL, err);
     if (!chat) return false;
     struct json_object *m = json(messages), *v = vars ? json(vars) : NULL;
     struct dialog d = { .messages = m, .vars = v, .now_s = 1 };
@@ -344,7 +344,7 @@ static void remove_all(const char *dir) {
 
 static void from_folder(const char *dir, const char *tools, const char *want) {
     struct err err = { 0 };
-    struct chat *chat = chat_open(dir, NULL, &err);
+    struct chat *chat = chat_open(dir, NULL, NULL, &err);
     if (!chat) fail_msg("%s", err.text);
     struct json_object *m = json("[]"), *t = tools ? json(tools) : NULL;
     struct dialog d = { .messages = m, .tools = t };
@@ -363,7 +363,7 @@ static void found_in_folders(void **state) {
     static const char tools[] = "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]";
     assert_non_null(mkdtemp(dir));
     struct err err = { 0 };
-    assert_null(chat_open(dir, NULL, &err));
+    assert_null(chat_open(dir, NULL, NULL, &err));
     assert_non_null(strstr(err.text, "no chat template"));
     put_file(dir, "chat_template.json", "{\"chat_template\": \"processor\"}");
     from_folder(dir, NULL, "processor");
@@ -383,7 +383,7 @@ static void found_in_folders(void **state) {
     put_file(dir, "tokenizer_config.json",
              "{\"chat_template\": [{\"name\": \"rag\", \"template\": \"R\"}]}");
     err = (struct err){ 0 };
-    assert_null(chat_open(dir, NULL, &err));
+    assert_null(chat_open(dir, NULL, NULL, &err));
     assert_non_null(strstr(err.text, "default"));
     put_file(dir, "chat_template.jinja", "file\n");
     from_folder(dir, tools, "file");
@@ -398,7 +398,7 @@ static void found_in_folders(void **state) {
     for (size_t i = 0; i < COUNT(broken); i++) {
         put_file(dir, "tokenizer_config.json", broken[i]);
         err = (struct err){ 0 };
-        assert_null(chat_open(dir, NULL, &err));
+        assert_null(chat_open(dir, NULL, NULL, &err));
         assert_true(err.text[0] != 0);
     }
     remove_all(dir);

@@ -47,16 +47,17 @@ static bool run(const struct chat *chat, struct json_object *one, size_t cut) {
     struct heard h = { .last_index = -1 };
     struct buf calls = { 0 };
     buf_str(&prompt.text, str_of(string(one, "prompt")));
+    struct json_object *list = json_object_new_array();
     bool tools = json_object_get_boolean(json_object_object_get(one, "tools"));
-    struct chat_stream *s = chat_stream_open(chat, &prompt, tools);
+    struct chat_stream *s = chat_stream_open(chat, &prompt, tools ? list : NULL);
     struct str text = str_of(string(one, "text"));
     if (cut == SIZE_MAX) {
         for (size_t i = 0; i < text.len; i++)
-            chat_stream_push(s, str_cut(text, i, i + 1), false, hear, &h);
-        chat_stream_push(s, S(""), true, hear, &h);
+            chat_stream_push(s, str_cut(text, i, i + 1), false, false, hear, &h);
+        chat_stream_push(s, S(""), false, true, hear, &h);
     } else {
-        chat_stream_push(s, str_cut(text, 0, cut), false, hear, &h);
-        chat_stream_push(s, str_from(text, cut), true, hear, &h);
+        chat_stream_push(s, str_cut(text, 0, cut), false, false, hear, &h);
+        chat_stream_push(s, str_from(text, cut), false, true, hear, &h);
     }
     struct json_object *want = json_object_object_get(one, "calls");
     for (size_t i = 0; i < json_object_array_length(want); i++) {
@@ -71,6 +72,7 @@ static bool run(const struct chat *chat, struct json_object *one, size_t cut) {
                       string(one, "name"), (ssize_t)cut, buf_c(&h.reasoning), buf_c(&h.content),
                       buf_c(&h.calls));
     chat_stream_close(s);
+    json_object_put(list);
     prompt_free(&prompt);
     buf_free(&h.reasoning);
     buf_free(&h.content);
@@ -88,7 +90,7 @@ static void every_case_however_cut(void **state) {
     for (size_t i = 0; i < n; i++) {
         struct json_object *one = json_object_array_get_idx(cases, i);
         struct err err = { 0 };
-        struct chat *chat = chat_open(NULL, string(one, "template"), &err);
+        struct chat *chat = chat_open(NULL, string(one, "template"), NULL, &err);
         if (!chat) fail_msg("%s: %s", string(one, "name"), err.text);
         size_t len = strlen(string(one, "text"));
         bool good = run(chat, one, SIZE_MAX);

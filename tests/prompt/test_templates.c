@@ -120,7 +120,7 @@ static int compare_all(const char *dir, struct json_object *expected, int *cases
         struct err err = { 0 };
         snprintf(path, sizeof path, "%s/%s", dir, file);
         if (!buf_read_file(&text, path, 1 << 20, &err)) fail_msg("%s", err.text);
-        struct chat *chat = chat_open(folder, buf_c(&text), &err);
+        struct chat *chat = chat_open(folder, buf_c(&text), NULL, &err);
         if (!chat) fail_msg("%s: %s", file, err.text);
         size_t n = json_object_array_length(dialogs);
         assert_int_equal(n, json_object_array_length(results));
@@ -146,7 +146,7 @@ static void every_feature(void **state) {
         struct json_object *one = json_object_array_get_idx(cases, i), *want = member(one, "want");
         const char *text = string(one, "t");
         struct err err = { 0 };
-        struct chat *chat = chat_open(folder, text, &err);
+        struct chat *chat = chat_open(folder, text, NULL, &err);
         assert_true(want || string(one, "fails"));
         if (!chat) {
             if (want) print_message("%s: %s\n", text, err.text);
