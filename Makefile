@@ -20,7 +20,7 @@ KIND  := $(filter clang%,$(notdir $(CC))) $(if $(SAN),san-$(subst $(comma),-,$(S
 empty :=
 BUILD := build$(if $(strip $(KIND)),/$(subst $(empty) ,-,$(strip $(KIND))))
 
-PKGS := json-c libpcre2-8 libutf8proc libedit libxxhash
+PKGS := json-c libpcre2-8 libutf8proc libedit libxxhash libmicrohttpd
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 \
         -Wundef -Wvla -Wimplicit-fallthrough
 OPT  := -O2 -g
