@@ -218,6 +218,10 @@ KINDS = {
     "fixed": lambda: other(models.WordLevel(unk_token="<unk>"), trainers.WordLevelTrainer(
         vocab_size=150, show_progress=False, special_tokens=["<unk>"]), pre=pre_tokenizers.FixedLength(3),
         decoder=decoders.CTC(pad_token="<unk>", word_delimiter_token="|")),
+    "scripts": lambda: other(models.Unigram(), trainers.UnigramTrainer(
+        vocab_size=300, show_progress=False, special_tokens=["<s>", "<unk>"], unk_token="<unk>"),
+        pre=pre_tokenizers.Sequence([pre_tokenizers.UnicodeScripts(), pre_tokenizers.Metaspace(prepend_scheme="first")]),
+        decoder=decoders.Metaspace(prepend_scheme="first"), added=ADDED),
     "gpt2": lambda: bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), decoder=BYTES(), added=ADDED),
     "gpt2-prefix": lambda: bpe(pre_tokenizers.ByteLevel(add_prefix_space=True), decoder=BYTES(), added=ADDED,
                                post=lambda t: setattr(t, "post_processor", processors.RobertaProcessing(
@@ -374,6 +378,78 @@ def rwkv(folder):
     return rows
 
 
+def plamo_rows():
+    """A vocabulary in the form of PLaMo's tokenizer.jsonl: text, score, type."""
+    draw = random.Random(9)
+    words = {}
+    for line in CORPUS:
+        for _ in range(60):
+            at = draw.randrange(len(line) or 1)
+            piece = line[at:at + draw.randint(1, 7)]
+            words[piece] = words.get(piece, 0) + 1
+    words.pop("", None)
+    rows = [[f"<|plamo:{x}|>", 0.0, "UNKNOWN" if x == "unk" else "CONTROL"] for x in ("unk", "bos", "eos", "pad", "tab")]
+    rows += [[f"<0x{i:02X}>", 0.0, "BYTE"] for i in range(256)]
+    rows += [[w, round(-draw.uniform(3, 14) + len(w), 4), "NORMAL", "extra"] for w in words]
+    # Scores that are equal, that lose against bytes, that never count, and that are none.
+    rows += [["aa", -2.0, "NORMAL"], ["aaa", -2.0, "NORMAL"], ["zzzz", -1500.0, "NORMAL"], ["zz", -999.0, "NORMAL"],
+             ["9999", -5000.0, "NORMAL"], ["qqq", float("-inf"), "NORMAL"], ["<0x", -1.5, "NORMAL"]]
+    return [r for i, r in enumerate(rows) if r[0] not in {q[0] for q in rows[:i]}]
+
+
+def plamo_encode(rows, text):
+    """The cheapest cut by its definition: costs are whole numbers, of equal ones the longest first token counts."""
+    bytes_, cost = {}, {}
+    for i, (token, score, kind, *_) in enumerate(rows):
+        if kind == "BYTE":
+            bytes_[int(token[3:5], 16)] = i
+        elif kind == "NORMAL" and score not in (float("inf"), float("-inf")) and round(score * 1e4) > -20000000:
+            cost[token] = (i, -round(score * 1e4))
+    longest = max(map(len, cost))
+    best = [None] * len(text) + [(0, None, 0)]
+    for at in range(len(text) - 1, -1, -1):
+        ways = [(best[at + n][0] + cost[text[at:at + n]][1], 0, -n, cost[text[at:at + n]][0])
+                for n in range(1, min(longest, len(text) - at) + 1) if text[at:at + n] in cost]
+        total, _, n, token = min(ways + [(best[at + 1][0] + 10000000, 1, -1, None)])
+        best[at] = (total, token, -n)
+    at, out = 0, []
+    while at < len(text):
+        _, token, n = best[at]
+        out += [token] if token is not None else [bytes_[b] for b in text[at].encode()]
+        at += n
+    return out
+
+
+def plamo_decode(rows, ids):
+    return b"".join(bytes([int(rows[i][0][3:5], 16)]) if rows[i][2] == "BYTE" else rows[i][0].encode()
+                    for i in ids).decode("utf-8", errors="replace")
+
+
+PLAMO_TEXTS = ["aaaaa", "zzzzzz", "zz", "999999999", "qqq", "<0x41><0x", "<|plamo:bos|>", "a<|plamo:eos|>b", "🦙🦙", "\ufeffbom"]
+
+
+def plamo(folder, rows=None):
+    rows = rows or plamo_rows()
+    if folder:
+        with open(os.path.join(folder, "tokenizer.jsonl"), "w", encoding="utf-8") as f:
+            f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+    out = []
+    for text in TEXTS + PLAMO_TEXTS:
+        ids = plamo_encode(rows, text)
+        row = {"text": text, "ids": ids, "decoded": plamo_decode(rows, ids)}
+        for i, (token, _, kind, *_) in enumerate(rows):
+            if kind in ("CONTROL", "UNKNOWN") and token in text:
+                a, b = text.split(token)
+                row["ids"], row["literal"] = plamo_encode(rows, a) + [i] + plamo_encode(rows, b), ids
+        out.append(row)
+    draw = random.Random(8)
+    for n in (1, 2, 3, 5, 8, 30):
+        ids = [draw.randrange(5, 261) if draw.random() < 0.7 else draw.randrange(len(rows)) for _ in range(n)]
+        kept = [i for i in ids if i > 4]
+        out.append({"ids": ids, "decoded": plamo_decode(rows, kept), "skip": True})
+    return out
+
+
 def stand_ins():
     keep = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
     rest = [b for b in range(256) if b not in keep]
@@ -405,7 +481,7 @@ def write_cases(folder, rows):
 
 
 def main():
-    for name in sys.argv[1:] or list(KINDS) + list(SPM) + ["tiktoken", "tekken-file", "rwkv"]:
+    for name in sys.argv[1:] or list(KINDS) + list(SPM) + ["tiktoken", "tekken-file", "rwkv", "plamo"]:
         folder = os.path.join(HERE, name)
         if name not in KINDS:
             os.makedirs(folder, exist_ok=True)
@@ -415,7 +491,7 @@ def main():
                     f.write(data)
                 write_cases(folder, spm_cases(data))
             else:
-                write_cases(folder, rwkv(folder) if name == "rwkv" else ranks(folder, name))
+                write_cases(folder, {"rwkv": rwkv, "plamo": plamo}[name](folder) if name in ("rwkv", "plamo") else ranks(folder, name))
             print(name)
             continue
         tok = KINDS[name]()
@@ -428,4 +504,5 @@ def main():
         print(name, tok.get_vocab_size())
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -52,35 +52,46 @@
 #define DS3_WORDS "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|" \
     "[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" TAIL
 
+/* Names that stand for the same regexes are one row. */
 static const struct build_pre pres[] = {
-    { "default", { GPT2 }, false, false },
-    { "gpt-2", { GPT2 }, false, false },
-    { "mpt", { GPT2 }, false, false },
-    { "olmo", { GPT2 }, false, false },
-    { "phi-2", { GPT2 }, false, false },
-    { "starcoder", { GPT2 }, true, false },
-    { "refact", { GPT2 }, true, false },
-    { "command-r", { GPT2 }, true, false },
-    { "falcon", { "[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]" }, false, false },
-    { "llama-bpe", { CL100K("\\p{N}{1,3}") }, false, true },
-    { "llama3", { CL100K("\\p{N}{1,3}") }, false, true },
-    { "cl100k", { CL100K("\\p{N}{1,3}") }, false, true },
-    { "smaug-bpe", { CL100K("\\p{N}{1,3}") }, false, false },
-    { "qwen2", { CL100K("\\p{N}") }, false, false },
-    { "stablelm2", { CL100K("\\p{N}") }, false, false },
-    { "deepseek-r1-qwen", { CL100K("\\p{N}") }, false, false },
-    { "gpt-4o", { O200K }, false, false },
-    { "o200k", { O200K }, false, true },
-    { "tekken", { TEKKEN }, false, true },
-    { "kimi-k2", { KIMI }, false, true },
-    { "deepseek-llm", { "[\\r\\n]", DS_LETTERS, DS_MARKS "|\\s+$", DS_CJK }, true, false },
-    { "deepseek-coder", { "[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", DS_CJK }, true, false },
-    { "deepseek-v3", { "\\p{N}{1,3}", DS3_CJK, DS3_WORDS }, false, false },
+    { .names = "default gpt-2 mpt olmo phi-2 jais trillion granite-docling jina-es jina-de "
+               "jina-v2-es jina-v2-de gigachat a.x-4.0 mellum exaone4",
+      .regex = { GPT2 } },
+    { .names = "starcoder refact command-r smollm codeshell exaone minerva-7b",
+      .regex = { GPT2 }, .digits = true },
+    { .names = "falcon",
+      .regex = { "[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]" } },
+    { .names = "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+      .regex = { CL100K("\\p{N}{1,3}") }, .whole_words = true, .bos = true },
+    { .names = "cl100k", .regex = { CL100K("\\p{N}{1,3}") }, .whole_words = true },
+    { .names = "smaug-bpe dbrx glm4 chatglm-bpe", .regex = { CL100K("\\p{N}{1,3}") } },
+    { .names = "qwen2 stablelm2 deepseek-r1-qwen megrez kormo hunyuan grok-2",
+      .regex = { CL100K("\\p{N}") } },
+    { .names = "gpt-4o llama4 minimax-m2", .regex = { O200K } },
+    { .names = "o200k", .regex = { O200K }, .whole_words = true },
+    { .names = "tekken", .regex = { TEKKEN }, .whole_words = true, .bos = true },
+    { .names = "kimi-k2", .regex = { KIMI }, .whole_words = true },
+    { .names = "deepseek-llm", .regex = { "[\\r\\n]", DS_LETTERS, DS_MARKS "|\\s+$", DS_CJK },
+      .digits = true },
+    { .names = "deepseek-coder", .regex = { "[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", DS_CJK },
+      .digits = true },
+    { .names = "deepseek-v3", .regex = { "\\p{N}{1,3}", DS3_CJK, DS3_WORDS } },
 };
+
+static bool has_word(struct str words, struct str word) {
+    while (words.len) {
+        const char *gap = memchr(words.at, ' ', words.len);
+        struct str first = str_cut(words, 0, gap ? (size_t)(gap - words.at) : words.len);
+        if (str_eq(first, word))
+            return true;
+        words = str_from(words, first.len + 1);
+    }
+    return false;
+}
 
 const struct build_pre *build_pre_find(struct str name) {
     for (size_t i = 0; i < COUNT(pres); i++)
-        if (str_is(name, pres[i].name))
+        if (has_word(str_of(pres[i].names), name))
             return &pres[i];
     return NULL;
 }
@@ -135,8 +146,8 @@ bool build_ranked(struct tokenizer *t, int first, struct err *err) {
 }
 
 static int by_score(const void *a, const void *b) {
-    float x = (*(const struct build_piece *const *)a)->score;
-    float y = (*(const struct build_piece *const *)b)->score;
+    double x = (*(const struct build_piece *const *)a)->score;
+    double y = (*(const struct build_piece *const *)b)->score;
     return x > y ? -1 : x < y;
 }
 
@@ -168,7 +179,7 @@ static bool spm_bpe(struct tokenizer *t, const struct build_spm *s, struct err *
 
 static bool spm_unigram(struct tokenizer *t, const struct build_spm *s, struct err *err) {
     for (size_t i = 0; i < s->n; i++)
-        if (!unigram_put(&t->model, s->piece[i].text, (double)s->piece[i].score,
+        if (!unigram_put(&t->model, s->piece[i].text, s->piece[i].score,
                          s->piece[i].type == PIECE_NORMAL, err))
             return false;
     return true;

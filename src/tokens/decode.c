@@ -34,6 +34,25 @@ struct decode {
 
 static void give(struct decode *d, int at, struct str token);
 
+static int hex(char c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10
+        : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* What is held, as far as it is whole characters. */
+static void give_whole(struct decode *d, int at) {
+    struct buf *held = &d->step[at].held;
+    size_t whole = utf8_complete(buf_view(held));
+    if (!whole)
+        return;
+    struct buf clean = { 0 };
+    utf8_repair(&clean, str_cut(buf_view(held), 0, whole));
+    memmove(held->at, held->at + whole, held->len - whole);
+    held->len -= whole;
+    give(d, at + 1, buf_view(&clean));
+    buf_free(&clean);
+}
+
 static void byte_level(struct decode *d, int at, struct str token) {
     struct buf *held = &d->step[at].held;
     size_t old = held->len;
@@ -48,15 +67,22 @@ static void byte_level(struct decode *d, int at, struct str token) {
         }
         buf_char(held, (char)byte);
     }
-    size_t whole = utf8_complete(buf_view(held));
-    if (!whole)
-        return;
-    struct buf clean = { 0 };
-    utf8_repair(&clean, str_cut(buf_view(held), 0, whole));
-    memmove(held->at, held->at + whole, held->len - whole);
-    held->len -= whole;
-    give(d, at + 1, buf_view(&clean));
-    buf_free(&clean);
+    give_whole(d, at);
+}
+
+/* PLaMo's: bytes and texts in one row, and then its UTF-8. */
+static void plain_bytes(struct decode *d, int at, struct str token) {
+    struct buf *held = &d->step[at].held;
+    int high = -1, low = -1;
+    if (token.len == 6 && str_starts(token, "<0x") && token.at[5] == '>') {
+        high = hex(token.at[3]);
+        low = hex(token.at[4]);
+    }
+    if (high >= 0 && low >= 0)
+        buf_char(held, (char)(high << 4 | low));
+    else
+        buf_str(held, token);
+    give_whole(d, at);
 }
 
 static void byte_level_end(struct decode *d, int at) {
@@ -81,11 +107,6 @@ static void metaspace(struct decode *d, int at, struct str token) {
     }
     give(d, at + 1, buf_view(&out.bytes));
     text_free(&out);
-}
-
-static int hex(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10
-        : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
 /* The run so far, `n` bytes of it: as it is when it is UTF-8, else a sign for each byte. */
@@ -337,7 +358,7 @@ static const struct {
     { "ByteFallback", byte_fallback, byte_fallback_end, false }, { "Fuse", fuse, NULL, true },
     { "Strip", strip, NULL, false }, { "Replace", replace, replace_end, false },
     { "WordPiece", word_piece, NULL, false }, { "BPEDecoder", bpe, bpe_end, false },
-    { "CTC", ctc, NULL, false },
+    { "CTC", ctc, NULL, false }, { "Bytes", plain_bytes, byte_level_end, true },
 };
 
 bool decode_bind(struct parts *list, struct err *err) {

@@ -17,7 +17,7 @@ struct gguf {
     struct str rest;
     struct str model, pre, charsmap;
     struct array tokens, scores, types, merges;
-    int64_t bos, eos, unk;           /* -1: none given */
+    int64_t bos, eos, unk, cls, sep;     /* -1: none given */
     int add_bos, add_eos, space_prefix, extra_spaces;    /* -1: none given */
 };
 
@@ -90,6 +90,13 @@ static bool take_value(struct gguf *g, struct str key, uint32_t kind) {
         { "add_space_prefix", offsetof(struct gguf, space_prefix) },
         { "remove_extra_whitespaces", offsetof(struct gguf, extra_spaces) },
     };
+    static const struct { const char *key; size_t at; } ids[] = {
+        { "bos_token_id", offsetof(struct gguf, bos) },
+        { "eos_token_id", offsetof(struct gguf, eos) },
+        { "unknown_token_id", offsetof(struct gguf, unk) },
+        { "cls_token_id", offsetof(struct gguf, cls) },
+        { "seperator_token_id", offsetof(struct gguf, sep) },    /* spelt so in the format */
+    };
     bool ours = str_starts(key, "tokenizer.ggml.");
     struct str text, name = ours ? str_from(key, strlen("tokenizer.ggml.")) : key;
     struct array array;
@@ -117,12 +124,9 @@ static bool take_value(struct gguf *g, struct str key, uint32_t kind) {
     for (size_t i = 0; ours && i < COUNT(flags); i++)
         if (str_is(name, flags[i].key))
             *(int *)((char *)g + flags[i].at) = number != 0;
-    if (ours && str_is(name, "bos_token_id"))
-        g->bos = number;
-    if (ours && str_is(name, "eos_token_id"))
-        g->eos = number;
-    if (ours && str_is(name, "unknown_token_id"))
-        g->unk = number;
+    for (size_t i = 0; ours && i < COUNT(ids); i++)
+        if (str_is(name, ids[i].key))
+            *(int64_t *)((char *)g + ids[i].at) = number;
     return true;
 }
 
@@ -149,11 +153,13 @@ static struct build_piece *pieces(const struct gguf *g) {
     struct str s = g->tokens.data;
     for (size_t i = 0; i < g->tokens.n; i++) {
         int32_t type = PIECE_NORMAL;
+        float score = 0;
         take_text(&s, &piece[i].text);
         if (g->scores.kind == F32 && i < g->scores.n)
-            memcpy(&piece[i].score, g->scores.data.at + i * 4, 4);
+            memcpy(&score, g->scores.data.at + i * 4, 4);
         if (size_of(g->types.kind) == 4 && i < g->types.n)
             memcpy(&type, g->types.data.at + i * 4, 4);
+        piece[i].score = (double)score;
         piece[i].type = type >= PIECE_NORMAL && type <= PIECE_BYTE ? (enum piece_type)type
             : PIECE_UNUSED;
     }
@@ -252,35 +258,106 @@ static bool read_pieces(struct tokenizer *t, const struct gguf *g, const struct 
     return build_sentencepiece(t, &spm, err);
 }
 
+/* repr() of Python's bytes without b and quotes. 0: an escape that it does not write. */
+static size_t unescape(struct str s, struct buf *out) {
+    static const char from[] = "tnr\\'\"", to[] = "\t\n\r\\'\"";
+    static const char digits[] = "0123456789abcdef";
+    if (s.at[0] != '\\' || s.len < 2) {
+        buf_char(out, s.at[0]);
+        return s.at[0] != '\\';
+    }
+    const char *plain = s.at[1] ? strchr(from, s.at[1]) : NULL;
+    if (plain) {
+        buf_char(out, to[plain - from]);
+        return 2;
+    }
+    const char *high = s.len >= 4 && s.at[2] ? strchr(digits, s.at[2]) : NULL;
+    const char *low = high && s.at[3] ? strchr(digits, s.at[3]) : NULL;
+    if (s.at[1] != 'x' || !low)
+        return 0;
+    buf_char(out, (char)((high - digits) << 4 | (low - digits)));
+    return 4;
+}
+
+static bool read_rwkv(struct tokenizer *t, const struct gguf *g, const struct build_piece *p,
+                      struct err *err) {
+    struct buf bytes = { 0 };
+    bool done = true;
+    for (size_t i = 0; done && i < g->tokens.n; i++) {
+        if (p[i].type != PIECE_NORMAL) {
+            const char *wrong = vocab_put(&t->vocab, p[i].text, i);
+            done = !wrong || err_set(err, "the token \"%.*s\" %s", STR_ARG(p[i].text), wrong);
+            continue;
+        }
+        buf_clear(&bytes);
+        size_t n = 1;
+        for (struct str s = p[i].text; s.len && n; s = str_from(s, n))
+            n = unescape(s, &bytes);
+        done = (n && bytes.len) || err_set(err, "the token \"%.*s\" is not escaped bytes",
+                                           STR_ARG(p[i].text));
+        done = done && build_rwkv_put(t, buf_view(&bytes), i, err);
+    }
+    buf_free(&bytes);
+    return done && build_rwkv_done(t, err) && add_special(t, p, (size_t)g->tokens.n, err);
+}
+
+static struct gguf gguf_of(struct str file) {
+    return (struct gguf){ .rest = file, .bos = -1, .eos = -1, .unk = -1, .cls = -1, .sep = -1,
+                          .add_bos = -1, .add_eos = -1, .space_prefix = -1, .extra_spaces = -1 };
+}
+
+bool gguf_head_whole(struct str file) {
+    struct gguf g = gguf_of(file);
+    struct err err = { 0 };
+    return walk(&g, &err);
+}
+
+/* BERT's texts stand between [CLS] and [SEP]. */
+static void bert_frame(const struct tokenizer *t, struct gguf *g) {
+    g->bos = g->cls >= 0 ? g->cls : g->bos >= 0 ? g->bos : vocab_find(&t->vocab, S("[CLS]"));
+    g->eos = g->sep >= 0 ? g->sep : g->eos >= 0 ? g->eos : vocab_find(&t->vocab, S("[SEP]"));
+}
+
 bool gguf_vocab_read(struct tokenizer *t, struct str file, struct err *err) {
-    struct gguf g = { .rest = file, .bos = -1, .eos = -1, .unk = -1, .add_bos = -1,
-                      .add_eos = -1, .space_prefix = -1, .extra_spaces = -1 };
+    struct gguf g = gguf_of(file);
     if (!walk(&g, err))
         return false;
+    if (!g.model.len || str_is(g.model, "none") || str_is(g.model, "no_vocab"))
+        return err_code(err, ERR_UNSUPPORTED, "the GGUF file has no vocabulary: its model works "
+                        "on ids only");
     if (g.tokens.kind != STRING || !g.tokens.n)
         return err_set(err, "no tokenizer.ggml.tokens");
     struct build_piece *p = pieces(&g);
     bool done, llama = str_is(g.model, "llama"), bert = str_is(g.model, "bert");
+    bool t5 = str_is(g.model, "t5");
     if (str_is(g.model, "gpt2"))
         done = read_bpe(t, &g, p, err);
-    else if (llama || str_is(g.model, "t5"))
+    else if (llama || t5)
         done = read_pieces(t, &g, p, !llama, err);
     else if (bert)
         done = read_wordpiece(t, &g, p, err);
+    else if (str_is(g.model, "rwkv"))
+        done = read_rwkv(t, &g, p, err);
+    else if (str_is(g.model, "plamo2"))
+        done = build_plamo(t, p, (size_t)g.tokens.n, err);
     else
         done = err_code(err, ERR_UNSUPPORTED, "unknown tokenizer.ggml.model \"%.*s\"",
                         STR_ARG(g.model));
     free(p);
     if (!done)
         return false;
+    const struct build_pre *pre = str_is(g.model, "gpt2") ? build_pre_find(g.pre) : NULL;
+    if (bert)
+        bert_frame(t, &g);
     if (g.bos >= t->vocab.n || g.eos >= t->vocab.n)
         return err_set(err, "the id of bos or eos is not in the vocabulary");
     t->bos = (int)MAX(g.bos, -1);
     t->eos = (int)MAX(g.eos, -1);
-    bool before = g.add_bos < 0 ? llama || bert : g.add_bos;
+    bool before = g.add_bos < 0 ? llama || bert || (pre && pre->bos) : g.add_bos;
     t->n_before = before && t->bos >= 0;
     t->before[0] = t->bos;
-    t->n_after = g.add_eos == 1 && t->eos >= 0;
+    bool after = g.add_eos < 0 ? t5 || bert : g.add_eos;
+    t->n_after = after && t->eos >= 0;
     t->after[0] = t->eos;
     return true;
 }

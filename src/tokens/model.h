@@ -31,7 +31,7 @@ struct tok_model_kind {
 };
 
 extern const struct tok_model_kind model_bpe, model_unigram, model_wordpiece, model_wordlevel,
-    model_rwkv;
+    model_rwkv, model_plamo;
 
 /* <0x00> to <0xff> as ids, -1 where the vocabulary lacks one. False: it lacks one. */
 bool model_byte_tokens(const struct vocab *, int to[256]);

@@ -8,6 +8,7 @@
 #include <utf8proc.h>
 #include "tokens/byte_chars.h"
 #include "tokens/regex.h"
+#include "tokens/scripts_table.h"
 
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 /* Rust's \w, not Oniguruma's: joiners are part of a word. */
@@ -211,6 +212,46 @@ static void fixed_length(struct job *job, struct pieces *pieces) {
     *out = swap;
 }
 
+static uint32_t script_of(uint32_t cp) {
+    size_t low = 0, high = COUNT(script_ranges);
+    while (high - low > 1) {
+        size_t mid = (low + high) / 2;
+        if (script_ranges[mid] >> 8 <= cp)
+            low = mid;
+        else
+            high = mid;
+    }
+    return script_ranges[low] & 0xff;
+}
+
+/* A piece begins where the script changes. Class 0 goes with what comes before it, so that of a
+ * text it begins, the original loses it: so do we. */
+static void unicode_scripts(struct job *job, struct pieces *pieces) {
+    struct str s = buf_view(&job->text->bytes);
+    struct pieces *out = &job->space->pieces;
+    out->n = 0;
+    for (size_t i = 0; i < pieces->n; i++) {
+        size_t begin = pieces->at[i].begin, end = pieces->at[i].end, at = begin;
+        uint32_t last = 0, cp;
+        while (at < end) {
+            size_t n = (size_t)cp_at(s, at, &cp);
+            uint32_t script = script_of(cp);
+            if (script && script != last) {
+                if (last)
+                    pieces_put(out, begin, at);
+                begin = at;
+                last = script;
+            }
+            at += n;
+        }
+        if (last)
+            pieces_put(out, begin, end);
+    }
+    struct pieces swap = *pieces;
+    *pieces = *out;
+    *out = swap;
+}
+
 /* The text was written anew into the space, piece by piece: it becomes the text. */
 static void swap_text(struct job *job) {
     struct text swap = *job->text;
@@ -294,7 +335,7 @@ static const struct {
     { "Punctuation", punctuation, NULL }, { "Metaspace", metaspace, NULL },
     { "Whitespace", whitespace, WORDS }, { "WhitespaceSplit", whitespace_split, NULL },
     { "BertPreTokenizer", bert, NULL }, { "CharDelimiterSplit", delimiter, NULL },
-    { "FixedLength", fixed_length, NULL },
+    { "FixedLength", fixed_length, NULL }, { "UnicodeScripts", unicode_scripts, NULL },
 };
 
 bool presplit_bind(struct parts *list, struct err *err) {

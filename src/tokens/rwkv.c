@@ -66,8 +66,28 @@ static bool literal(struct str s, struct buf *out) {
     return true;
 }
 
-static bool one_line(struct tokenizer *t, struct trie *trie, struct str s, struct buf *bytes,
-                     struct err *err) {
+bool build_rwkv_put(struct tokenizer *t, struct str bytes, uint64_t id, struct err *err) {
+    struct trie *trie = t->model.own;
+    if (!trie) {
+        t->model.kind = &model_rwkv;
+        t->model.own = trie = mem_new(sizeof *trie);
+    }
+    if (bytes.len > TOKEN_BYTES_MAX)
+        return err_set(err, "a token of more than %d bytes", TOKEN_BYTES_MAX);
+    return build_put_bytes(t, bytes, id, err)
+        && (trie_put(trie, bytes, (int)id) || err_set(err, "too many tokens"));
+}
+
+bool build_rwkv_done(struct tokenizer *t, struct err *err) {
+    const struct trie *trie = t->model.own;
+    for (int i = 0; i < 256; i++)
+        if (!trie || !trie_step(trie, TRIE_ROOT, (uint8_t)i)
+            || trie->value[trie_step(trie, TRIE_ROOT, (uint8_t)i)] < 0)
+            return err_set(err, "no token for the byte %d", i);
+    return build_byte_level(t, NULL, 0, false, err);
+}
+
+static bool one_line(struct tokenizer *t, struct str s, struct buf *bytes, struct err *err) {
     const char *gap = memchr(s.at, ' ', s.len), *last = memrchr(s.at, ' ', s.len);
     uint64_t id, len;
     buf_clear(bytes);
@@ -76,16 +96,12 @@ static bool one_line(struct tokenizer *t, struct trie *trie, struct str s, struc
         || !literal(str_cut(s, (size_t)(gap - s.at) + 1, (size_t)(last - s.at)), bytes)
         || len != bytes->len || !len)
         return err_set(err, "\"%.*s\" is not an id, a literal and its length", STR_ARG(s));
-    return build_put_bytes(t, buf_view(bytes), id, err)
-        && (trie_put(trie, buf_view(bytes), (int)id) || err_set(err, "too many tokens"));
+    return build_rwkv_put(t, buf_view(bytes), id, err);
 }
 
 bool rwkv_read(struct tokenizer *t, struct str file, struct err *err) {
-    struct trie *trie = mem_new(sizeof *trie);
     struct buf bytes = { 0 };
     bool done = true;
-    t->model.kind = &model_rwkv;
-    t->model.own = trie;
     while (done && file.len) {
         const char *end = memchr(file.at, '\n', file.len);
         struct str s = str_cut(file, 0, end ? (size_t)(end - file.at) : file.len);
@@ -93,14 +109,10 @@ bool rwkv_read(struct tokenizer *t, struct str file, struct err *err) {
         if (str_ends(s, "\r"))
             s.len--;
         if (s.len)
-            done = one_line(t, trie, s, &bytes, err);
+            done = one_line(t, s, &bytes, err);
     }
-    for (int i = 0; done && i < 256; i++)
-        if (!trie->n_nodes || !trie_step(trie, TRIE_ROOT, (uint8_t)i)
-            || trie->value[trie_step(trie, TRIE_ROOT, (uint8_t)i)] < 0)
-            done = err_set(err, "no token for the byte %d", i);
     buf_free(&bytes);
-    if (!done || !build_byte_level(t, NULL, 0, false, err))
+    if (!done || !build_rwkv_done(t, err))
         return false;
     if (vocab_flags(&t->vocab, 0) & VOCAB_HERE)
         return true;

@@ -48,16 +48,18 @@ static int next_field(struct str *s, struct field *f) {
 
 static bool read_piece(struct str s, struct build_piece *p) {
     struct field f;
+    float score = 0;
     int more;
     *p = (struct build_piece){ .type = PIECE_NORMAL };
     while ((more = next_field(&s, &f)) > 0) {
         if (f.number == 1 && f.wire == 2)
             p->text = f.bytes;
         else if (f.number == 2 && f.wire == 5)
-            memcpy(&p->score, f.bytes.at, sizeof p->score);
+            memcpy(&score, f.bytes.at, sizeof score);
         else if (f.number == 3 && f.wire == 0)
             p->type = f.value <= PIECE_BYTE ? (enum piece_type)f.value : PIECE_UNUSED;
     }
+    p->score = (double)score;
     return more == 0;
 }
 

@@ -15,7 +15,7 @@
 /* Offsets have 32 bits, one of them is a flag, and byte stand-ins double a text: what lies beyond
  * is not encoded. */
 enum { TEXT_BYTES_MAX = 1 << 28, FILE_BYTES_MAX = 1 << 30,
-       GGUF_HEAD_MAX = 1 << 28, GGUF_STEP = 1 << 20 };
+       GGUF_HEAD_MAX = 1 << 28, GGUF_STEP = 1 << 23 };
 
 void ids_put(struct ids *ids, int id) {
     if (ids->len == ids->cap) {
@@ -129,7 +129,8 @@ static const struct format {
     { "tokenizer.json", tokenizer_json_read }, { "tekken.json", tekken_read },
     { "tiktoken.model", kimi_read }, { "qwen.tiktoken", qwen_read },
     { "cl100k_base.tiktoken", cl100k_read }, { "o200k_base.tiktoken", o200k_read },
-    { "rwkv_vocab_v20230424.txt", rwkv_read }, { "tokenizer.model", model_read },
+    { "rwkv_vocab_v20230424.txt", rwkv_read }, { "tokenizer.jsonl", plamo_read },
+    { "tokenizer.model", model_read },
 };
 
 /* The metadata of a GGUF file comes before its tensors, which are not read. */
@@ -137,11 +138,13 @@ static bool gguf_read(struct tokenizer *t, const char *path, struct err *err) {
     FILE *f = fopen(path, "rb");
     struct buf file = { 0 };
     char *part = mem_new(GGUF_STEP);
-    size_t n;
+    size_t n = 1;
     if (!f)
         err_set(err, "%s: cannot be opened", path);
-    while (f && file.len < GGUF_HEAD_MAX && (n = fread(part, 1, GGUF_STEP, f)) > 0)
+    while (f && n && file.len < GGUF_HEAD_MAX && !gguf_head_whole(buf_view(&file))) {
+        n = fread(part, 1, GGUF_STEP, f);
         buf_put(&file, part, n);
+    }
     if (f)
         fclose(f);
     struct err why = { 0 };

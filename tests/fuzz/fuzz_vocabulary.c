@@ -1,4 +1,5 @@
-/* fuzz_vocabulary.c - any bytes as the vocabulary files other than tokenizer.json.
+/* fuzz_vocabulary.c - any bytes as the vocabulary files other than tokenizer.json
+ * and SentencePiece's.
  *
  * The first byte chooses the reader. What opens must encode and decode. */
 #include <stdlib.h>
@@ -13,7 +14,7 @@ static bool tiktoken(struct tokenizer *t, struct str file, struct err *err) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static bool (*const readers[])(struct tokenizer *, struct str, struct err *) = {
-        sentencepiece_read, gguf_vocab_read, tiktoken, tekken_read, rwkv_read,
+        plamo_read, gguf_vocab_read, tiktoken, tekken_read, rwkv_read,
     };
     if (!size) return 0;
     struct str file = { (const char *)data + 1, size - 1 };

@@ -1,7 +1,8 @@
 /* test_tokens.c - every folder beside this file: a tokenizer, texts, and the ids and texts that the
  * `tokenizers` package gives for them.
  *
- * Made by tools/make_tokenizer_data.py. Each text is also decoded as a stream, token by token. */
+ * Made by tools/make_tokenizer_data.py and make_gguf_vocabs.py. Each text is also decoded as a
+ * stream, token by token. */
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -128,11 +129,12 @@ static int run_folder(const char *name) {
     struct err err = { 0 };
     struct buf path = { 0 }, file = { 0 };
     int n = 0, wrong = 0;
-    buf_format(&path, FOLDER "/%s", name);
+    buf_format(&path, FOLDER "/%s%s", name, str_starts(str_of(name), "gguf-") ? "/vocab.gguf" : "");
     struct tokenizer *t = tok_open(buf_c(&path), &err);
     if (!t)
         fail_msg("%s: %s", name, err.text);
-    buf_format(&path, "/cases.json");
+    buf_clear(&path);
+    buf_format(&path, FOLDER "/%s/cases.json", name);
     if (!buf_read_file(&file, buf_c(&path), 1 << 24, &err))
         fail_msg("%s", err.text);
     struct pull j = pull_open(buf_view(&file));
