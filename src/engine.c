@@ -1,127 +1,25 @@
 /* engine.c - the loop: prompt > tokens > batch > layers > logits > token > text.
  *
- * One thread steps and owns the model, the cache and the scheduler. Other threads
- * hand requests in through a queue under a mutex and get events from the thread
- * that steps. Opening and closing is in engine_open.c. */
+ * One thread steps and owns the model, the cache and the scheduler. What other threads do, and
+ * how requests come in, is in engine_requests.c; opening and closing in engine_open.c. */
 #include "engine_inside.h"
 
-#include <stdlib.h>
+#include <math.h>
 #include <string.h>
-
-/* ---- requests in, from any thread ---- */
-
-static void copy_options(struct job *j, const struct generate_options *o) {
-    struct sample_params *p = &j->options.sample;
-    j->options = *o;
-    int *breaker = mem_array((size_t)p->n_dry_breakers, sizeof *breaker);
-    struct logit_bias *bias = mem_array((size_t)p->n_bias, sizeof *bias);
-    struct str *stop = mem_array((size_t)o->n_stop, sizeof *stop);
-    if (p->n_dry_breakers)
-        memcpy(breaker, p->dry_breaker, (size_t)p->n_dry_breakers * sizeof *breaker);
-    if (p->n_bias) memcpy(bias, p->bias, (size_t)p->n_bias * sizeof *bias);
-    for (int i = 0; i < o->n_stop; i++)
-        stop[i] = (struct str){ mem_str(o->stop[i]), o->stop[i].len };
-    p->dry_breaker = breaker;
-    p->bias = bias;
-    j->options.stop = stop;
-    j->stopper = (struct stopper){ .stop = stop, .n_stop = o->n_stop };
-}
-
-static void job_free(struct job *j) {
-    struct sample_params *p = &j->options.sample;
-    free((void *)(uintptr_t)p->dry_breaker);
-    free((void *)(uintptr_t)p->bias);
-    for (int i = 0; i < j->options.n_stop; i++) free((void *)(uintptr_t)j->options.stop[i].at);
-    free((void *)(uintptr_t)j->options.stop);
-    stopper_free(&j->stopper);
-    detok_close(j->detok);
-    buf_free(&j->text);
-    buf_free(&j->show);
-    ids_free(&j->request.ids);
-    free(j->top);
-    free(j);
-}
-
-/* What can be said of a request before it is queued. */
-static bool check(const struct engine *e, const int *ids, int n, const struct generate_options *o,
-                  struct err *err) {
-    if (n < 1) return err_set(err, "the prompt is empty");
-    if (n > e->context || (o->n_max != 0 && n >= e->context))
-        return err_set(err, "the prompt has %d tokens, but the context is %d", n, e->context);
-    for (int i = 0; i < n; i++)
-        if (ids[i] < 0 || ids[i] >= e->vocab)
-            return err_set(err, "token %d of the prompt is %d, but the vocabulary has %d", i,
-                           ids[i], e->vocab);
-    if (o->logprobs < 0 || o->logprobs > LOGPROBS_MAX)
-        return err_set(err, "logprobs: must be 0 to %d", LOGPROBS_MAX);
-    return sample_check(&o->sample, err);
-}
-
-static struct job *job_new(struct engine *e, const int *ids, int n,
-                           const struct generate_options *o) {
-    struct job *j = mem_new(sizeof *j);
-    struct request *r = &j->request;
-    copy_options(j, o);
-    int room = e->context - n;
-    for (int i = 0; i < n; i++) ids_put(&r->ids, ids[i]);
-    r->n_prompt = n;
-    r->n_max = n + (o->n_max < 0 ? room : MIN(o->n_max, room));
-    r->logits_from = MAX(0, n - MAX(1, o->logits_last));
-    r->priority = o->priority;
-    r->seq.salt = o->salt;
-    j->submitted_s = clock_s();
-    if (o->logprobs) j->top = mem_array((size_t)o->logprobs, sizeof *j->top);
-    if (e->tokenizer) j->detok = detok_open(e->tokenizer, o->specials);
-    return j;
-}
-
-uint64_t engine_submit(struct engine *e, const int *ids, int n, const struct generate_options *o,
-                       engine_emit *emit, void *to, struct err *err) {
-    if (!check(e, ids, n, o, err)) return 0;
-    struct job *j = job_new(e, ids, n, o);
-    j->emit = emit;
-    j->to = to;
-    pthread_mutex_lock(&e->lock);
-    uint64_t id = e->queued < e->waiting_max ? ++e->last_id : 0;
-    if (id) {
-        j->request.id = id;
-        *e->submitted_end = j;
-        e->submitted_end = &j->next;
-        e->queued++;
-        pthread_cond_signal(&e->wake);
-    }
-    pthread_mutex_unlock(&e->lock);
-    if (id) return id;
-    job_free(j);
-    err_code(err, ERR_MEMORY, "the queue is full: %d requests wait", e->waiting_max);
-    return 0;
-}
-
-void engine_cancel(struct engine *e, uint64_t id) {
-    pthread_mutex_lock(&e->lock);
-    if (e->n_cancelled == e->cancelled_cap) {
-        e->cancelled_cap = e->cancelled_cap * 2 + 16;
-        e->cancelled = mem_grow(e->cancelled, e->cancelled_cap, sizeof *e->cancelled);
-    }
-    e->cancelled[e->n_cancelled++] = id;
-    pthread_cond_signal(&e->wake);
-    pthread_mutex_unlock(&e->lock);
-}
-
-/* ---- the thread that steps ---- */
 
 static void take_new_requests(struct engine *e) {
     pthread_mutex_lock(&e->lock);
     struct job *first = e->submitted;
     e->submitted = NULL;
     e->submitted_end = &e->submitted;
+    e->stats.waiting += e->n_submitted;      /* nobody sees them missing until the next publish */
+    e->n_submitted = 0;
+    e->cancelled = false;
+    pthread_mutex_unlock(&e->lock);
     for (struct job *j = first, *next; j; j = next) {
         next = j->next;
-        sched_add(e->sched, &j->request);    /* never full: both have the same bound */
+        sched_add(e->sched, &j->request);    /* never full: it has the bound of the job table */
     }
-    for (size_t i = 0; i < e->n_cancelled; i++) sched_cancel(e->sched, e->cancelled[i]);
-    e->n_cancelled = 0;
-    pthread_mutex_unlock(&e->lock);
 }
 
 static void send(struct job *j, struct engine_event *ev) {
@@ -130,9 +28,25 @@ static void send(struct job *j, struct engine_event *ev) {
 }
 
 static void send_logits(struct engine *e, struct job *j, const float *logits, int position) {
-    if (!j->options.logits_last) return;
+    int last = j->options.logits_last;
+    if (!last || position < j->request.n_prompt - last) return;
     send(j, &(struct engine_event){ .kind = EVENT_LOGITS, .logits = logits, .vocab = e->vocab,
                                     .position = position });
+}
+
+/* A token of the prompt, with the logits that came before it; NULL: it is the first. */
+static void send_prompt(struct engine *e, struct job *j, const float *logits, int position) {
+    int token = j->request.ids.at[position], n = logits ? j->options.logprobs : 0;
+    struct engine_event ev = { .kind = EVENT_PROMPT, .token = token, .position = position,
+                               .logprob = NAN, .top = j->top, .n_top = n };
+    buf_clear(&j->text);
+    buf_clear(&j->piece);
+    if (e->tokenizer) tok_decode(e->tokenizer, &token, 1, true, &j->text);
+    engine_token_text(e, token, &j->piece);
+    if (logits) ev.logprob = sampler_logprobs(e->sampler, logits, token, j->top, n);
+    ev.text = buf_view(&j->text);
+    ev.piece = buf_view(&j->piece);
+    send(j, &ev);
 }
 
 /* logits -> token, of one row. -1: this request samples nothing here. */
@@ -140,6 +54,9 @@ static int sample_row(struct engine *e, struct job *j, float *logits, int positi
     struct request *r = &j->request;
     float *row = logits;
     send_logits(e, j, logits, position);
+    if (j->options.prompt_logprobs && !position) send_prompt(e, j, NULL, 0);
+    if (j->options.prompt_logprobs && position + 1 < r->n_prompt)
+        send_prompt(e, j, logits, position + 1);
     if (position != r->ids.len - 1 || r->ids.len >= r->n_max) return -1;
     if (j->options.logprobs) {
         memcpy(e->row, logits, (size_t)e->vocab * sizeof *logits);
@@ -175,7 +92,7 @@ static void text_of(struct engine *e, struct job *j, int token, bool last) {
     j->finish = FINISH_STOP;
 }
 
-static void send_token(struct engine *e, struct job *j, int token) {
+static void send_token(struct engine *e, struct job *j, int token, int position) {
     struct request *r = &j->request;
     bool over = engine_is_eos(e, token) && !j->options.ignore_eos;
     double now = clock_s();
@@ -183,7 +100,10 @@ static void send_token(struct engine *e, struct job *j, int token) {
     j->last_s = now;
     if (over) j->finish = FINISH_STOP;
     text_of(e, j, token, false);
-    send(j, &(struct engine_event){ .kind = EVENT_TOKEN, .token = token, .text = buf_view(&j->show),
+    buf_clear(&j->piece);
+    engine_token_text(e, token, &j->piece);
+    send(j, &(struct engine_event){ .kind = EVENT_TOKEN, .token = token, .position = position,
+                                    .text = buf_view(&j->show), .piece = buf_view(&j->piece),
                                     .logprob = j->logprob, .top = j->top,
                                     .n_top = j->options.logprobs });
     if (j->finish == FINISH_STOP) sched_finish(e->sched, r);
@@ -193,10 +113,17 @@ static void send_token(struct engine *e, struct job *j, int token) {
 static void send_tokens(struct engine *e, const struct batch *b) {
     for (int i = 0; i < b->n_req; i++) {
         struct job *j = (struct job *)b->req[i];
-        if (j->started_s <= 0) j->started_s = e->step_s;
+        if (j->started_s > 0) continue;
+        j->started_s = e->step_s;
+        e->now.tokens_prompt += (uint64_t)j->request.n_prompt;
+        e->now.tokens_cached += (uint64_t)j->request.n_cached;
     }
-    for (int i = 0; i < b->n_logits; i++)
-        if (e->picked[i] >= 0) send_token(e, (struct job *)b->req[b->logit_req[i]], e->picked[i]);
+    for (int i = 0; i < b->n_logits; i++) {
+        if (e->picked[i] < 0) continue;
+        e->now.tokens_generated++;
+        send_token(e, (struct job *)b->req[b->logit_req[i]], e->picked[i],
+                   b->rows.pos[b->logit_row[i]] + 1);
+    }
 }
 
 static void send_done(struct engine *e, struct job *j) {
@@ -223,14 +150,12 @@ static void release_done(struct engine *e) {
     for (struct request *r; (r = sched_done(e->sched));) {
         send_done(e, (struct job *)r);
         if (e->awaited == r->id) e->awaited = 0;
-        job_free((struct job *)r);
-        pthread_mutex_lock(&e->lock);
-        e->queued--;
-        pthread_mutex_unlock(&e->lock);
+        job_end(e, (struct job *)r);
     }
 }
 
-int engine_step(struct engine *e, struct err *err) {
+/* A batch, computed and handed out. Rows; 0: nothing to do; -1: the device failed. */
+static int step(struct engine *e, struct err *err) {
     struct batch b;
     take_new_requests(e); /* prompt -> tokens, in submit */
     bool any = sched_next(e->sched, &b);                             /* tokens -> batch */
@@ -243,18 +168,17 @@ int engine_step(struct engine *e, struct err *err) {
     sched_commit(e->sched, &b, e->picked);
     send_tokens(e, &b);                                              /* token -> text */
     release_done(e);
+    e->now.steps++;
+    e->now.rows += (uint64_t)b.n_rows;
+    e->now.step_s += clock_s() - e->step_s;
     return b.n_rows;
 }
 
-void engine_wait(struct engine *e, double seconds) {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    double at = (double)until.tv_nsec * 1e-9 + seconds;
-    until.tv_sec += (time_t)at;
-    until.tv_nsec = (long)((at - (double)(time_t)at) * 1e9);
-    pthread_mutex_lock(&e->lock);
-    if (!e->submitted && !e->n_cancelled) pthread_cond_timedwait(&e->wake, &e->lock, &until);
-    pthread_mutex_unlock(&e->lock);
+int engine_step(struct engine *e, struct err *err) {
+    engine_publish(e, true);
+    int rows = step(e, err);
+    engine_publish(e, false);
+    return rows;
 }
 
 bool engine_preempt(struct engine *e, uint64_t id) {

@@ -14,7 +14,9 @@ struct engine_options {              /* zeroed: defaults */
     const char *chat_template;       /* text; NULL: the checkpoint's own */
     int threads;                     /* 0: as many as this process may use */
     int context;                     /* of the longest sequence; 0: the model's, if it fits */
-    int rows_max, chunk_max, requests_max, waiting_max;
+    int rows_max, chunk_max;         /* of a step; of one prompt in a step. 0: 256; rows_max */
+    int requests_max;                /* running at a time; 0: 16 */
+    int waiting_max;                 /* requests that may wait beyond those; 0: 512 */
     size_t cache_bytes;              /* 0: fitting context and requests_max */
     bool f32;                        /* parity mode: f32 activations, arithmetic and KV */
     bool no_reuse;                   /* never look for kept prefixes */
@@ -32,24 +34,32 @@ struct generate_options {            /* everything is copied by engine_submit */
     const struct str *stop; int n_stop;
     bool ignore_eos;                 /* end-of-text ids are tokens like others */
     bool specials;                   /* control tokens appear in the text */
-    int logprobs;                    /* alternatives per token; 0: none */
+    int logprobs;                    /* alternatives per token; 0: none, and no logprob either */
+    bool prompt_logprobs;            /* an EVENT_PROMPT for every token of the prompt, in order and
+                                        before the first EVENT_TOKEN, with `logprobs` alternatives;
+                                        n_max may be 0. The whole prompt is computed: no reuse */
     int logits_last;                 /* EVENT_LOGITS for so many last positions of the prompt, and
                                         for every position after it; 0: none */
-    int priority;
+    int priority;                    /* higher first */
     uint64_t salt;                   /* requests of other salts share no prefixes */
+    uint64_t client;                 /* account for fairness; 0: one common account */
 };
 
-enum event_kind { EVENT_LOGITS, EVENT_TOKEN, EVENT_DONE };
+enum event_kind { EVENT_LOGITS, EVENT_PROMPT, EVENT_TOKEN, EVENT_DONE };
 
 struct engine_event {                /* valid during the call only */
     enum event_kind kind;
     uint64_t id;
-    /* EVENT_LOGITS */
-    const float *logits; int vocab, position;
-    /* EVENT_TOKEN: text may be empty (a character or a stop string is not complete yet) */
+    /* EVENT_LOGITS: those that follow the token at `position` */
+    const float *logits; int vocab;
+    int position;                    /* in prompt and answer; of PROMPT and TOKEN: the token's */
+    /* EVENT_PROMPT: text is what the token alone decodes to, control tokens shown; logprob of the
+     * first one is NAN, and it has no alternatives.
+     * EVENT_TOKEN: text may be empty (a character or a stop string is not complete yet) */
     int token;
     struct str text;
-    float logprob;
+    struct str piece;                /* the token's own bytes, see engine_token_text */
+    float logprob;                   /* from the model's own logits: no temperature, no penalty */
     const struct token_prob *top; int n_top;
     /* EVENT_DONE: text holds what was still held back */
     enum finish finish;
@@ -64,15 +74,19 @@ typedef void engine_emit(void *to, const struct engine_event *);
 struct engine *engine_open(const struct engine_options *, struct err *);
 void engine_close(struct engine *);
 
-/* Any thread. The prompt's ids are copied; emit is called on the thread that steps.
- * 0: refused, the err says why (ERR_MEMORY: the queue is full). */
+/* Any thread. The prompt's ids are copied; emit is called on the thread that steps, and must not
+ * step, submit or wait. 0: refused, the err says why (ERR_MEMORY: the queue is full). */
 uint64_t engine_submit(struct engine *, const int *ids, int n_ids, const struct generate_options *,
                        engine_emit *, void *to, struct err *);
-void engine_cancel(struct engine *, uint64_t id);          /* any thread */
+/* Any thread. The request ends with FINISH_CANCELLED before the next step, wherever it is;
+ * nothing happens when it is over, or never was. */
+void engine_cancel(struct engine *, uint64_t id);
 /* Runs one batch. Rows that ran; 0 when idle; -1: the device failed, err says how. */
 int  engine_step(struct engine *, struct err *);
 /* Waits until there is work, engine_stop was called, or so many seconds passed. */
 void engine_wait(struct engine *, double seconds);
+/* Any thread. The engine_wait that waits now, or else the next one, returns at once. */
+void engine_stop(struct engine *);
 /* Makes a running request give up its memory and wait to be resumed, as happens when memory
  * runs out. On the thread that steps. False: it does not run. */
 bool engine_preempt(struct engine *, uint64_t id);
@@ -85,6 +99,9 @@ const struct chat *engine_chat(const struct engine *, struct err *);
 /* generation_config.json over our defaults. */
 struct sample_params engine_sampling(const struct engine *);
 bool engine_is_eos(const struct engine *, int token);
+/* Any thread. Appends the bytes that the token adds to a text, which may be a part of a
+ * character; control tokens as they are spelt. Nothing with no_tokenizer. */
+void engine_token_text(const struct engine *, int token, struct buf *);
 
 struct engine_info {
     const char *family, *quantization;       /* "qwen3"; "affine 4-bit g64" or "bf16" */
@@ -94,7 +111,24 @@ struct engine_info {
     double load_s;
     int waiting, running; uint64_t preempted, tokens_reused;
 };
-struct engine_info engine_info(const struct engine *);
+struct engine_info engine_info(const struct engine *);       /* any thread */
+
+struct engine_stats {                /* since open, but for those of now */
+    int waiting, running;            /* now */
+    uint64_t preempted, restarted;
+    uint64_t tokens_prompt;          /* of requests that have started; */
+    uint64_t tokens_cached;          /* so many of them found in the cache */
+    uint64_t tokens_generated;
+    uint64_t steps, rows;
+    double step_s;                   /* all steps together */
+    int pages_used, pages;           /* now: held by running requests; of the largest group */
+    size_t cache_used_bytes, cache_bytes;    /* the share that pages_used is of pages */
+    double heartbeat_s;              /* clock_s() when the engine's thread last began a step or a
+                                        wait, or ended one */
+    bool stepping;                   /* it is inside of a step */
+};
+/* Any thread; as of the last step. Never waits for a step. */
+struct engine_stats engine_stats(struct engine *);
 
 /* JSON for `inspect` and `arch`. */
 bool engine_inspect(const char *dir, int context, struct buf *json, struct err *);

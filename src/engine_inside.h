@@ -1,4 +1,4 @@
-/* engine_inside.h - the engine's own struct, for engine.c, engine_open.c and nobody else. */
+/* engine_inside.h - the engine's own struct, for engine*.c and nobody else. */
 #pragma once
 #include "engine.h"
 #include "engine_generation.h"
@@ -15,7 +15,7 @@ struct job {                         /* a request with what its client wants */
     void *to;
     struct detok *detok;             /* NULL: ids only */
     struct stopper stopper;
-    struct buf text, show;           /* of the current token: decoded; what may be shown */
+    struct buf text, show, piece;    /* of the current token: decoded; what may be shown; alone */
     struct token_prob *top;          /* [options.logprobs] */
     float logprob;
     enum finish finish;
@@ -23,6 +23,10 @@ struct job {                         /* a request with what its client wants */
     double submitted_s, started_s, first_s, last_s;
     struct job *next;
 };
+
+/* Every request from submit to its last event, by id: ids are a serial number times n, plus the
+ * place, so an id that is guessed, reused or very old finds nothing. */
+struct job_table { struct job **at; int *free; int n, n_free; uint64_t serial; };
 
 struct engine {
     struct device dev;
@@ -39,6 +43,7 @@ struct engine {
     uint64_t awaited;                /* engine_finish waits for it; 0: nobody does */
     size_t cache_bytes;
     double load_s, step_s;
+    struct engine_stats now;         /* as the engine's thread counts; copied to stats */
     int context, vocab, waiting_max;
     int *picked;                     /* [logits_max] */
     float *row;                      /* [vocab] a copy that sampling may change */
@@ -46,7 +51,16 @@ struct engine {
     pthread_mutex_t lock;            /* of everything below */
     pthread_cond_t wake;
     struct job *submitted, **submitted_end;
-    uint64_t *cancelled, last_id;
-    size_t n_cancelled, cancelled_cap;
-    int queued;                      /* submitted and not yet done */
+    struct job_table jobs;
+    int n_submitted;
+    bool cancelled, stop;            /* somebody was; engine_stop was called */
+    struct engine_stats stats;
 };
+
+/* Room for so many requests at a time, and none. */
+void jobs_open(struct job_table *, int n);
+void jobs_close(struct job_table *);
+/* The request is over: nobody finds it any more, and it is freed. */
+void job_end(struct engine *, struct job *);
+/* Makes what the engine's thread has counted visible to the others. */
+void engine_publish(struct engine *, bool stepping);

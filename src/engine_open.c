@@ -53,7 +53,7 @@ static bool open_cache(struct engine *e, const struct engine_options *o, int req
 static bool open_sched(struct engine *e, const struct engine_options *o, int requests, int rows) {
     struct sched_options s = {
         .rows_max = rows, .chunk_max = o->chunk_max, .requests_max = requests,
-        .waiting_max = e->waiting_max, .restart_at = model_spec(e->model)->restart_at,
+        .waiting_max = e->jobs.n, .restart_at = model_spec(e->model)->restart_at,
         .logits_max = rows,
     };
     e->sched = sched_open(e->cache, &s);
@@ -76,6 +76,7 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
     int requests = o->requests_max ? o->requests_max : REQUESTS_MAX;
     rows = MAX(rows, requests);        /* every running request can have its row */
     e->waiting_max = o->waiting_max ? o->waiting_max : WAITING_MAX;
+    jobs_open(&e->jobs, e->waiting_max + requests);
     e->dev.op = device_find(o->device, err);
     if (!e->dev.op ||
         !e->dev.op->open(&e->dev, &(struct device_options){ .threads = o->threads, .isa = o->isa },
@@ -103,7 +104,11 @@ struct engine *engine_open(const struct engine_options *o, struct err *err) {
     double begin = clock_s();
     e->submitted_end = &e->submitted;
     pthread_mutex_init(&e->lock, NULL);
-    pthread_cond_init(&e->wake, NULL);
+    pthread_condattr_t steady;         /* waits must not follow somebody who sets the clock */
+    pthread_condattr_init(&steady);
+    pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
+    pthread_cond_init(&e->wake, &steady);
+    pthread_condattr_destroy(&steady);
     if (o->layer) {
         e->probe_is = (struct probe){ o->layer, o->to };
         e->probe = &e->probe_is;
@@ -113,13 +118,15 @@ struct engine *engine_open(const struct engine_options *o, struct err *err) {
         return NULL;
     }
     e->load_s = clock_s() - begin;
+    engine_publish(e, false);
     return e;
 }
 
 /* Requests that are still here end as cancelled: their owners get their last event. */
 static void cancel_all(struct engine *e) {
     if (!e->sched) return;
-    for (uint64_t id = 1; id <= e->last_id && e->queued; id++) engine_cancel(e, id);
+    for (int i = 0; i < e->jobs.n; i++)
+        if (e->jobs.at[i]) e->jobs.at[i]->request.cancelled = true;
     engine_step(e, NULL);
 }
 
@@ -135,7 +142,7 @@ void engine_close(struct engine *e) {
     tok_close(e->tokenizer);
     free(e->picked);
     free(e->row);
-    free(e->cancelled);
+    jobs_close(&e->jobs);
     pthread_cond_destroy(&e->wake);
     pthread_mutex_destroy(&e->lock);
     free(e);
@@ -164,13 +171,13 @@ bool engine_is_eos(const struct engine *e, int token) {
 
 struct engine_info engine_info(const struct engine *e) {
     const struct decoder_spec *d = model_spec(e->model);
-    struct sched_stats s = sched_stats(e->sched);
+    struct engine_stats s = engine_stats((struct engine *)(uintptr_t)e);     /* for its mutex */
     struct engine_info info = {
         .family = model_family(e->model)->name, .quantization = e->format,
         .context = e->context, .vocab = e->vocab, .n_layers = d->n_layers, .dim = d->dim,
         .weights_bytes = model_weights_bytes(e->model), .cache_bytes = e->cache_bytes,
         .load_s = e->load_s, .waiting = s.waiting, .running = s.running, .preempted = s.preempted,
-        .tokens_reused = cache_stats(e->cache).tokens_reused,
+        .tokens_reused = s.tokens_cached,
     };
     e->dev.op->describe(&e->dev, info.device, sizeof info.device);
     return info;

@@ -22,7 +22,7 @@ struct request {                     /* the scheduler's part of a request; the e
     int n_cached;                    /* ids found in the cache at its first start */
     int n_preempted;
     int variant;                     /* of the rope, that n_done ids were computed with */
-    bool cancelled;
+    _Atomic bool cancelled;          /* any thread may set it; looked at once a step */
     bool starved;                    /* FINISHED because it does not fit the cache, even alone */
     bool started, over;              /* scheduler's */
     uint64_t arrival;                /* scheduler's: who came first */
@@ -57,7 +57,7 @@ void sched_close(struct sched *);
 /* Takes it (WAITING): the caller filled id, priority, ids (one at least), n_prompt, n_max,
  * logits_from and seq.salt and zeroed the rest. False: the queue is full. */
 bool sched_add(struct sched *, struct request *);
-/* Marks it; it comes out of sched_done at the next sched_next. */
+/* Marks it, wherever it is; it comes out of sched_done at the next sched_next. */
 void sched_cancel(struct sched *, uint64_t id);
 
 /* Takes a running request's pages as if they were needed: it waits and resumes. Between a

@@ -60,6 +60,8 @@ static void on_event(void *to, const struct engine_event *e) {
     struct asking *k = to;
     struct answer *a = k->a;
     switch (e->kind) {
+    case EVENT_PROMPT:
+        break;
     case EVENT_LOGITS:
         if (k->q->logits) k->q->logits(k->q->to, e->logits, e->vocab, e->position);
         break;

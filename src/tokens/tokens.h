@@ -37,6 +37,10 @@ int  tok_eos(const struct tokenizer *);              /* tokenizer_config's eos_t
 /* All ids at once. specials: control tokens are written out as well. */
 void tok_decode(const struct tokenizer *, const int *ids, int n, bool specials, struct buf *out);
 
+/* A token's own bytes: no space is taken from it as if it began a text, and it may be a part of a
+ * character. Control tokens as spelt; nothing for an id without a spelling. */
+void tok_piece(const struct tokenizer *, int id, struct buf *out);
+
 /* A stream: push gives complete UTF-8 only; the sum of all pieces, the flush included, is
  * byte for byte what tok_decode gives for all ids at once. */
 struct detok;

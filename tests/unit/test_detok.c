@@ -11,7 +11,7 @@
     "\"unk_token\":\"a\",\"vocab\":{\"a\":0,\"b\":1,\"_\":2,\"__\":3,\"_a_\":4,\"ab\":5," \
     "\"</w>\":6,\"a</w>\":7,\"|\":8,\"<pad>\":9,\"##b\":10,\".\":11,\"<0xE2>\":12," \
     "\"<0x82>\":13,\"<0xAC>\":14,\"n't\":15,\"do\":16,\"\xe2\x96\x81\":17," \
-    "\"\xe2\x96\x81" "a\":18}}}"
+    "\"\xe2\x96\x81" "a\":18,\"\xc4\xa0\xc3\xa2\":19}}}"
 #define STRIP(start, stop) "{\"type\":\"Strip\",\"content\":\"_\",\"start\":" #start ",\"stop\":" \
     #stop "}"
 #define SEQUENCE(...) "{\"type\":\"Sequence\",\"decoders\":[" __VA_ARGS__ "]}"
@@ -81,8 +81,42 @@ static void test_refused(void **state) {
     tok_close(t);
 }
 
+static const struct { const char *file; int id; const char *piece; } pieces[] = {
+    { FILE_OF("null"), 4, "_a_" },
+    { FILE_OF("null"), 99, "" },
+    { FILE_OF(SEQUENCE(FUSE "," STRIP(1, 0))), 2, "_" },
+    { FILE_OF(SEQUENCE(REPLACE("_", " ") "," FUSE "," STRIP(1, 0))), 4, " a " },
+    { FILE_OF("{\"type\":\"BPEDecoder\",\"suffix\":\"</w>\"}"), 7, "a " },
+    { FILE_OF("{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true}"), 10, "b" },
+    { FILE_OF("{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true}"), 1, " b" },
+    { FILE_OF(SEQUENCE("{\"type\":\"ByteFallback\"}," FUSE)), 12, "\xe2" },
+    { FILE_OF("{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\","
+              "\"prepend_scheme\":\"always\"}"), 18, " a" },
+    { FILE_OF("{\"type\":\"ByteLevel\"}"), 5, "ab" },
+    { FILE_OF("{\"type\":\"ByteLevel\"}"), 19, " \xe2" },
+    { FILE_OF("{\"type\":\"ByteLevel\"}"), 17, "\xe2\x96\x81" },
+};
+
+/* What a token is made of, wherever it stands. */
+static void test_pieces(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(pieces); i++) {
+        struct err err = { 0 };
+        struct buf piece = { 0 };
+        struct tokenizer *t = tokenizer_blank();
+        if (!tokenizer_json_read(t, str_of(pieces[i].file), &err) || !tokenizer_ready(t, &err))
+            fail_msg("row %zu: %s", i, err.text);
+        tok_piece(t, pieces[i].id, &piece);
+        if (!str_is(buf_view(&piece), pieces[i].piece))
+            fail_msg("row %zu: \"%s\"", i, buf_c(&piece));
+        buf_free(&piece);
+        tok_close(t);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_chains),
+                                        cmocka_unit_test(test_pieces),
                                         cmocka_unit_test(test_refused) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
