@@ -68,7 +68,7 @@ BEGIN {
     may_include("model", "base device spec weights cache tokens batch layers media families model")
     may_include("engine", "base device spec tokens sample prompt weights cache batch layers media " \
                           "families model engine")
-    may_include("cli",      "base tokens sample prompt engine cli")
+    may_include("cli",      "base tokens sample prompt engine api cli")
     may_include("api",      "base tokens sample prompt engine api")
     may_include("main",     "base engine cli api main")
 
@@ -295,7 +295,10 @@ function call(name) {
 }
 
 function families_named(text,   list, n, i, w) {
-    n = split(tolower(text), list, /[^a-z0-9_]+/)
+    text = tolower(text)
+    # What another server's variables are called is no family.
+    gsub(/llama_(arg|api)_/, "", text)
+    n = split(text, list, /[^a-z0-9_]+/)
     for (i = 1; i <= n; i++)
         for (w in family_word)
             if (index("_" list[i] "_", "_" w "_"))

@@ -158,7 +158,7 @@ void answer_json(struct buf *out, const struct session *s, const struct answer *
 }
 
 void answer_timings(const struct session *s, const struct args *args, const struct answer *a) {
-    if (s->quiet || (!s->term.err && !args->verbose)) return;
+    if (s->quiet || args->no_perf || (!s->term.err && !args->verbose)) return;
     fprintf(stderr, "%s%d tokens in, %d cached, %.1f tok/s; %d out, %.1f tok/s; first after %.2f s"
             "%s%s\n", dim_on(s->term.err_color), a->n_prompt, a->n_cached,
             rate(a->n_prompt - a->n_cached, a->prefill_s), a->n_generated,

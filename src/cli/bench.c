@@ -186,7 +186,8 @@ int cli_bench(struct args *a) {
     /* What earlier runs left in the cache would be read instead of computed. */
     a->no_prefix_cache = true;
     if (!a->context) a->context = a->bench_prompt + a->bench_generate + 1;
-    ok = ok && session_open(&s, a, true, most, &err);
+    struct session_plan plan = { .no_tokenizer = true, .running = most, .waiting = most };
+    ok = ok && session_open(&s, a, &plan, &err);
     signal_catch();
     ok = ok && run(a, &s, batch, n, &err);
     session_close(&s);

@@ -75,14 +75,22 @@ static int run_command(const struct command *c, int n, char **argv) {
         help_command(c);
         return cli_done(0);
     }
+    bool model_word = !strncmp(c->words, "[MODEL]", 7) && c->n_words == 1;
+    if (!settings_read(&a, c->bit, model_word, &err)) {
+        args_free(&a);
+        return cli_fail(&err);
+    }
     if (a.n_positionals > c->n_words) {
+        args_free(&a);
         err_code(&err, ERR_USAGE, "'%s' does not take '%s' (usage: mlxcel %s [OPTION]... %s)",
                  c->name, a.positional[c->n_words], c->name, c->words);
         return cli_fail(&err);
     }
     if (a.quiet) log_level = LOG_ERROR;
     if (a.verbose) log_level = a.verbose > 1 ? LOG_DEBUG : LOG_INFO;
-    return cli_done(c->run(&a));
+    int code = cli_done(c->run(&a));
+    args_free(&a);
+    return code;
 }
 
 int cli_main(const struct command *commands, int n, int argc, char **argv) {

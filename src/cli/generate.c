@@ -69,8 +69,9 @@ int cli_generate(struct args *a) {
     struct answer answer = { 0 };
     int code = 0;
     bool only_ids = a->ids && a->print_ids && !a->json && !a->stop.n;
+    struct session_plan plan = { .no_tokenizer = only_ids, .running = 1 };
     model_from_words(a, false);
-    bool ok = read_prompt(a, &text, &err) && session_open(&s, a, only_ids, 0, &err)
+    bool ok = read_prompt(a, &text, &err) && session_open(&s, a, &plan, &err)
            && prompt_ids(a, &s, buf_view(&text), &ids, &err);
     if (ok) {
         struct showing to = { .terminal = s.term.out };

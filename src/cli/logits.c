@@ -61,6 +61,7 @@ int cli_logits(struct args *a) {
     struct err err = { 0 };
     struct session s = { 0 };
     struct ids ids = { 0 };
+    struct session_plan plan = { .no_tokenizer = true, .running = 1 };
     bool ok = false;
     model_from_words(a, true);
     /* A row is wanted for every position, and kept pages have none. */
@@ -68,7 +69,7 @@ int cli_logits(struct args *a) {
     if (!a->ids || !a->output)
         err_code(&err, ERR_USAGE, "logits needs --ids LIST and -o FILE");
     else
-        ok = input_ids(&ids, a->ids, &err) && session_open(&s, a, true, 0, &err)
+        ok = input_ids(&ids, a->ids, &err) && session_open(&s, a, &plan, &err)
           && run(a, &s, &ids, &err);
     session_close(&s);
     ids_free(&ids);

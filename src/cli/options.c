@@ -4,7 +4,6 @@
  * letters, because -ngl and -sys are whole names to people who come from llama.cpp.
  * It knows kinds of values, not what they mean. */
 #include "cli/options.h"
-#include "base/buf.h"
 #include "base/pull.h"
 #include <math.h>
 #include <stdlib.h>
@@ -103,6 +102,36 @@ bool parse_float(struct str s, double *out) {
     return ok;
 }
 
+/* Words that llama.cpp and shells use. */
+static bool parse_switch(struct str s, bool *on) {
+    static const char *const word[] = { "1", "true", "on", "yes", "enabled",
+                                        "0", "false", "off", "no", "disabled" };
+    for (size_t i = 0; i < COUNT(word); i++) {
+        if (!str_is(s, word[i])) continue;
+        *on = i < COUNT(word) / 2;
+        return true;
+    }
+    return false;
+}
+
+static bool parse_seconds(struct str s, double *out) {
+    double unit = 1;
+    if (s.len) {
+        switch (s.at[s.len - 1]) {
+        case 's': break;
+        case 'm': unit = 60; break;
+        case 'h': unit = 3600; break;
+        default: unit = 0;
+        }
+    }
+    double n;
+    if (!parse_float(unit > 0 ? str_cut(s, 0, s.len - 1) : s, &n)) return false;
+    /* A year is longer than anything waits, and keeps sums of times exact. */
+    if (!(n >= -1 && n <= 31536000)) return false;
+    *out = unit > 0 ? n * unit : n;
+    return true;
+}
+
 static bool parse_bytes(struct str s, size_t *out) {
     size_t unit = 1;
     if (s.len) {
@@ -164,6 +193,9 @@ static bool set_number(const struct option *o, void *to, struct str name, struct
         }
         *(uint64_t *)to = u;
         return true;
+    case V_SECONDS:
+        return parse_seconds(value, to)
+            || bad_value(err, name, value, "seconds, or a time such as 90s, 5m or 1h");
     case V_BYTES:
         return parse_bytes(value, to) || bad_value(err, name, value, "bytes such as 512M or 4G");
     default:
@@ -173,12 +205,28 @@ static bool set_number(const struct option *o, void *to, struct str name, struct
     }
 }
 
-/* `value` is terminated: it is the end of a word of argv. */
+/* `value` is terminated: it is the end of a word of argv, a variable or a line. A flag on the
+ * command line has the empty value. */
 static bool set_value(const struct option *o, void *to, struct str name, struct str value,
                       struct err *err) {
+    bool on = true;
+    int64_t times;
     switch (o->kind) {
-    case V_FLAG: *(bool *)to = true; return true;
-    case V_COUNT: ++*(int *)to; return true;
+    case V_FLAG: case V_OFF: case V_ALWAYS:
+        if (value.len && !parse_switch(value, &on)) return bad_value(err, name, value, "on or off");
+        if (!on && o->kind == V_ALWAYS)
+            return err_code(err, ERR_USAGE, "option %.*s cannot be off: %s", STR_ARG(name),
+                            o->help);
+        *(bool *)to = o->kind == V_OFF ? !on : on;
+        return true;
+    case V_COUNT:
+        if (value.len && !parse_int(value, 0, 9, &times))
+            return bad_value(err, name, value, "a whole number from 0 to 9");
+        if (value.len)
+            *(int *)to = (int)times;
+        else
+            ++*(int *)to;
+        return true;
     case V_TEXT: case V_FILE: case V_DIR: *(const char **)to = value.at; return true;
     case V_CHOICE:
         if (!is_choice(o->choices, value)) return bad_value(err, name, value, o->choices);
@@ -196,10 +244,25 @@ static bool set_value(const struct option *o, void *to, struct str name, struct 
     }
 }
 
-static const struct option *find(unsigned commands, struct str name) {
+const struct option *option_find(unsigned commands, struct str name) {
     for (int i = 0; i < n_options; i++)
         if (options[i].commands & commands && has_name(options[i].names, name)) return &options[i];
     return NULL;
+}
+
+bool option_given(const struct args *a, const void *field) {
+    size_t offset = (size_t)((const char *)field - (const char *)a);
+    for (int i = 0; i < n_options; i++)
+        if (options[i].offset == offset && a->origin[i].from) return true;
+    return false;
+}
+
+bool option_set(struct args *a, const struct option *o, struct str value, struct origin origin,
+                struct err *err) {
+    struct str name = origin.from == FROM_FLAG ? origin.name : option_name(o);
+    if (!set_value(o, (char *)a + o->offset, name, value, err)) return false;
+    a->origin[o - options] = origin;
+    return true;
 }
 
 static bool is_sampling(const struct option *o) {
@@ -224,21 +287,23 @@ static int spellings(unsigned commands, bool only_sampling, char *word[SPELLINGS
 
 /* The sentence for an option this command does not take: a foreign one with its reason, one
  * of another command, or a guess at what was meant. */
-static bool refuse(struct err *err, const char *command, unsigned bit, struct str name) {
+bool option_refuse(struct err *err, const char *at, const char *command, unsigned bit,
+                   struct str name) {
     for (int i = 0; i < n_foreign_options; i++)
-        if (has_name(foreign_options[i].names, name))
-            return err_code(err, ERR_USAGE, "option %.*s is not supported: %s", STR_ARG(name),
-                            foreign_options[i].reason);
-    if (find(CMD_ALL, name))
-        return err_code(err, ERR_USAGE, "option %.*s is not one of '%s' ('mlxcel %s --help' lists "
-                        "them)", STR_ARG(name), command, command);
+        if (foreign_options[i].commands & bit && has_name(foreign_options[i].names, name))
+            return err_code(err, ERR_USAGE, "%soption %.*s is not supported: %s", at,
+                            STR_ARG(name), foreign_options[i].reason);
+    if (option_find(CMD_ALL, name))
+        return err_code(err, ERR_USAGE, "%soption %.*s is not one of '%s' ('mlxcel %s --help' "
+                        "lists them)", at, STR_ARG(name), command, command);
     char *word[SPELLINGS_MAX];
     int n = spellings(bit, false, word);
     const char *guess = name.len > 2 ? nearest(name, (const char *const *)word, n) : NULL;
     if (guess)
-        err_code(err, ERR_USAGE, "unknown option %.*s; did you mean %s?", STR_ARG(name), guess);
+        err_code(err, ERR_USAGE, "%sunknown option %.*s; did you mean %s?", at, STR_ARG(name),
+                 guess);
     else
-        err_code(err, ERR_USAGE, "unknown option %.*s ('mlxcel %s --help' lists them)",
+        err_code(err, ERR_USAGE, "%sunknown option %.*s ('mlxcel %s --help' lists them)", at,
                  STR_ARG(name), command);
     for (int i = 0; i < n; i++) free(word[i]);
     return false;
@@ -251,9 +316,9 @@ static int parse_option(struct args *a, unsigned command, int i, int n, char **a
     const char *equals = word.at[1] == '-' ? memchr(word.at, '=', word.len) : NULL;
     if (equals) name.len = (size_t)(equals - word.at);
 
-    const struct option *o = find(command, name);
+    const struct option *o = option_find(command, name);
     if (!o) {
-        refuse(err, a->command, command, name);
+        option_refuse(err, "", a->command, command, name);
         return 0;
     }
     struct str value = { "", 0 };
@@ -267,7 +332,7 @@ static int parse_option(struct args *a, unsigned command, int i, int n, char **a
         /* A missing value must not swallow the next option. A prompt that is spelt like
          * one can still be given with an equals sign. */
         struct str next = str_of(i + 1 < n ? argv[i + 1] : NULL);
-        bool missing = i + 1 >= n || (str_starts(next, "--") && find(CMD_ALL, next));
+        bool missing = i + 1 >= n || (str_starts(next, "--") && option_find(CMD_ALL, next));
         if (missing) {
             err_code(err, ERR_USAGE, "option %.*s needs a value: %s", STR_ARG(name), o->value);
             return 0;
@@ -275,9 +340,8 @@ static int parse_option(struct args *a, unsigned command, int i, int n, char **a
         value = str_of(argv[i + 1]);
         used = 2;
     }
-    if (!set_value(o, (char *)a + o->offset, name, value, err)) return 0;
-    a->given[o - options] = true;
-    return used;
+    return option_set(a, o, value, (struct origin){ .from = FROM_FLAG, .name = name }, err)
+         ? used : 0;
 }
 
 bool options_parse(struct args *a, unsigned command, int n, char **argv, struct err *err) {
@@ -309,7 +373,7 @@ static size_t kind_size(enum value_kind kind) {
 void options_sample(const struct args *a, struct sample_params *base) {
     for (int i = 0; i < n_options; i++) {
         const struct option *o = &options[i];
-        if (!a->given[i] || !is_sampling(o)) continue;
+        if (!a->origin[i].from || !is_sampling(o)) continue;
         size_t at = o->offset - offsetof(struct args, sample);
         memcpy((char *)base + at, (const char *)a + o->offset, kind_size(o->kind));
     }

@@ -102,12 +102,13 @@ int cli_run(struct args *a) {
     struct session s = { 0 };
     struct conversation c = { 0 };
     struct buf prompt = { 0 };
+    struct session_plan plan = { .running = 1 };
     int code = 0;
     model_from_words(a, false);
     bool once = read_prompt(a, &prompt, &err);
     bool ok = !err.code;
     if (ok && !once && a->json) ok = err_code(&err, ERR_USAGE, "--json needs a prompt");
-    ok = ok && session_open(&s, a, false, 0, &err) && conversation_open(&c, &s, a, &err);
+    ok = ok && session_open(&s, a, &plan, &err) && conversation_open(&c, &s, a, &err);
     if (ok) {
         signal_catch();
         code = once ? answer_once(&c, buf_view(&prompt), &err) : chat(&c, &err);

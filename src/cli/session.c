@@ -11,6 +11,7 @@ enum { BAR_WIDTH = 30 };
 /* Only when loading is slow enough to wonder about, and only where it can be wiped again. */
 static void progress(void *to, double done) {
     struct session *s = to;
+    if (s->progress) s->progress(s->progress_to, done);
     if (s->quiet || !s->term.err || clock_s() - s->bar_s < 0.5) return;
     char bar[BAR_WIDTH + 1];
     int full = done < 0 ? 0 : done > 1 ? BAR_WIDTH : (int)(done * BAR_WIDTH);
@@ -94,19 +95,20 @@ static bool set_sampling(struct session *s, const struct args *a, struct err *er
     return false;
 }
 
-bool session_open(struct session *s, const struct args *a, bool no_tokenizer, int bench_parallel,
+bool session_open(struct session *s, const struct args *a, const struct session_plan *plan,
                   struct err *err) {
-    *s = (struct session){ .term = term_of(a->color), .quiet = a->quiet, .started_s = clock_s() };
+    *s = (struct session){ .term = term_of(a->color), .quiet = a->quiet, .started_s = clock_s(),
+                           .progress = plan->progress, .progress_to = plan->to };
     const char *override;
     if (!model_find(a->model, &s->dir, err)) return false;
     if (!dialog_template(a, &s->template_text, &override, err)) return false;
     struct engine_options o = {
         .dir = buf_c(&s->dir), .device = a->device, .isa = a->isa, .chat_template = override,
-        .threads = a->threads, .context = a->context, .chunk_max = a->chunk,
-        .requests_max = bench_parallel ? bench_parallel : 1,
-        .waiting_max = bench_parallel ? bench_parallel : 0,
+        .threads = MAX(a->threads, 0), .context = a->context, .chunk_max = a->chunk,
+        .requests_max = plan->running, .waiting_max = plan->waiting,
         .cache_bytes = a->cache_bytes, .f32 = !strcmp(a->compute, "f32"),
-        .no_reuse = a->no_prefix_cache, .no_tokenizer = no_tokenizer, .progress = progress, .to = s,
+        .no_reuse = a->no_prefix_cache, .no_tokenizer = plan->no_tokenizer,
+        .progress = progress, .to = s,
     };
     s->bar_s = clock_s();
     s->engine = engine_open(&o, err);

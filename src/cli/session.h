@@ -17,10 +17,17 @@ struct session {
     bool bar;                        /* the progress bar is on the terminal */
     double bar_s;                    /* when loading began */
     bool quiet;
+    void (*progress)(void *to, double done);
+    void *progress_to;
 };
 
-/* `no_tokenizer`: ids in, ids out. `bench_parallel`: requests at a time, 0 for one. */
-bool session_open(struct session *, const struct args *, bool no_tokenizer, int bench_parallel,
+struct session_plan {
+    bool no_tokenizer;               /* ids in, ids out */
+    int running, waiting;            /* requests at a time; 0: the engine's defaults */
+    void (*progress)(void *to, double done);     /* NULL: only the bar on a terminal */
+    void *to;
+};
+bool session_open(struct session *, const struct args *, const struct session_plan *,
                   struct err *);
 void session_close(struct session *);
 void session_no_stops(struct session *);                 /* drops the stop texts */

@@ -69,6 +69,20 @@ static inline void program_setting(const char *home, const char *setting) {
         "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME",
         "MLXCEL_MODEL_DIR", "NO_COLOR", "CLICOLOR_FORCE", "VISUAL", "EDITOR", "EDITRC" };
     for (size_t i = 0; i < COUNT(gone); i++) unsetenv(gone[i]);
+    /* Every option can come from a variable. */
+    extern char **environ;
+    for (char **e = environ; *e;) {
+        char name[128];
+        size_t n = strcspn(*e, "=");
+        bool ours = !strncmp(*e, "MLXCEL_", 7) || !strncmp(*e, "LLAMA_", 6);
+        if (!ours || n >= sizeof name) {
+            e++;
+            continue;
+        }
+        memcpy(name, *e, n);
+        name[n] = 0;
+        unsetenv(name);              /* moves the later ones up */
+    }
     setenv("HOME", home, 1);
     setenv("TERM", "xterm", 1);
     /* libedit copies the names of added functions with wcsdup and keeps them. */

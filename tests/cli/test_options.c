@@ -155,7 +155,7 @@ static void test_table(void **state) {
     for (int i = 0; i < n_options; i++) {
         const struct option *o = &options[i];
         assert_true(o->commands && o->help[0] && o->group[0]);
-        assert_true(!o->value == (o->kind == V_FLAG || o->kind == V_COUNT));
+        assert_true(!o->value == (o->kind <= V_COUNT));
         assert_true(!o->choices == (o->kind != V_CHOICE));
         for (int k = 0;; k++) {
             struct str name = name_at(o->names, k);
