@@ -38,6 +38,9 @@ static const struct command commands[] = {
       "Checks that an answer does not depend, in a single bit, on how the prompt was cut, on "
       "neighbours in the batch, on kept prefixes, or on having been interrupted.", 1,
       cli_selftest },
+    { "health", CMD_HEALTH, "[URL]", "ask whether a server is ready",
+      "Asks the server at URL, or where --host and --port or their variables say, for /health. "
+      "Exit code 0: it serves.", 1, cli_health },
     { "completion", CMD_COMPLETION, "bash|zsh|fish", "a completion script for a shell",
       "Writes a script that completes commands, options and values. In bash: "
       "source <(mlxcel completion bash).", 1, cli_completion },

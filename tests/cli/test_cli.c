@@ -45,6 +45,11 @@ static const struct row rows[] = {
     { "bench -b 1,,x", NULL, 2, "", "'x' is not a token id" },
     { "apply-template", NULL, 2, "", "apply-template needs --messages FILE" },
     { "completion tcsh", NULL, 2, "", "bash, zsh or fish, not 'tcsh'" },
+    { "health http://127.0.0.1:1", NULL, 1, "", "no server at 127.0.0.1:1: " },
+    { "health unix:@H/none.sock", NULL, 1, "", "none.sock: " },
+    { "health [::1", NULL, 2, "", "'[::1' is no address of a server" },
+    { "run --config @H/none -p x", NULL, 1, "", "none" },
+    { "run --chat-template chatml -p x", NULL, 2, "", "--chat-template takes Jinja text" },
     /* where a model is looked for */
     { "tokenize -m @H/nowhere", "x", 3, "", "mlxcel: no folder " },
     { "tokenize -m some/model", "x", 3, "",
