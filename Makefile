@@ -74,8 +74,8 @@ $(BUILD)/src/device/cpu/%.o: HARDEN := -fstack-protector-strong -fno-strict-alia
 endif
 ifeq ($(MACHINE),x86_64)
 $(BUILD)/%_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c $(KERNEL_OPT)
-$(BUILD)/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mfma \
-                               -mf16c $(KERNEL_OPT)
+$(BUILD)/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni \
+                               -mfma -mf16c $(KERNEL_OPT)
 endif
 
 # The flags are a file that changes only with them, so other flags mean other objects.

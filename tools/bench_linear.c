@@ -1,7 +1,7 @@
 /* bench_linear.c - how fast `linear` is on the shapes of a Llama 3.2 1B: weights read per second
  * for few rows, arithmetic per second for many.
  *
- *     bench_linear [isa [threads]]
+ *     bench_linear [isa [threads [f32]]]
  *
  * The weights of a shape are as many matrices as fill 192 MiB, used in turn, so that none is in
  * a cache when its turn comes. */
@@ -26,6 +26,7 @@ static const struct { const char *name; enum dtype dtype; int bits, group; } for
 struct setup {
     struct pool *pool;
     const struct cpu_kernels *kernels;
+    const struct cpu_scratch *scratch;
     unsigned char *bytes;            /* WEIGHT_BYTES and one matrix more */
     float *x, *y;
 };
@@ -63,7 +64,7 @@ static double measure(struct setup *s, struct tensor w, size_t bytes, int64_t ro
             }
             struct tensor x = tensor_2d(s->x, F32, rows, w.shape[1]);
             struct tensor y = tensor_2d(s->y, F32, rows, w.shape[0]);
-            cpu_linear(s->pool, s->kernels, &y, &l, &x);
+            cpu_linear(s->pool, s->kernels, s->scratch, &y, &l, &x);
         }
         seconds[i] = (clock_s() - begin) / (double)n;
         for (size_t k = i; k > 0 && seconds[k] < seconds[k - 1]; k--) {
@@ -76,14 +77,17 @@ static double measure(struct setup *s, struct tensor w, size_t bytes, int64_t ro
 }
 
 int main(int argc, char **argv) {
-    static const int64_t rows[] = { 1, 2, 4, 16, ROWS_MAX };
+    static const int64_t rows[] = { 1, 2, 4, 8, 16, ROWS_MAX };
     struct err e = { 0 };
     uint64_t threads = (uint64_t)threads_available();
     struct setup s = { .kernels = cpu_isa_find(argc > 1 ? argv[1] : NULL, &e) };
     if (!s.kernels || (argc > 2 && !str_u64(str_of(argv[2]), 256, &threads))) {
-        fprintf(stderr, "usage: bench_linear [isa [threads]]\n%s\n", e.text);
+        fprintf(stderr, "usage: bench_linear [isa [threads [f32]]]\n%s\n", e.text);
         return ERR_USAGE;
     }
+    struct cpu_scratch scratch = { .bytes = 32 << 20 };
+    scratch.at = aligned_alloc(64, scratch.bytes);
+    s.scratch = argc > 3 ? NULL : &scratch;
     s.pool = pool_open((int)threads);
     s.bytes = mem_new((size_t)WEIGHT_BYTES + ((size_t)600 << 20));
     s.x = mem_array((size_t)ROWS_MAX * 8192, sizeof *s.x);
@@ -119,6 +123,7 @@ int main(int argc, char **argv) {
     }
     pool_close(s.pool);
     free(s.bytes);
+    free(scratch.at);
     free(s.x);
     free(s.y);
     return 0;

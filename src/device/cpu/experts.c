@@ -113,6 +113,11 @@ static struct order sort_pairs(const struct expert_args *a, int64_t rows, int64_
     return s;
 }
 
+static void run_linear(struct cpu *cpu, const struct linear *w, const struct cpu_rows *rows,
+                       int64_t begin, int64_t end) {
+    cpu_linear_rows(cpu->pool, cpu->kernels, cpu_scratch_for(cpu, w), w, rows, begin, end);
+}
+
 /* hidden row of a pair: gate (and act(gate) up), up, output. */
 static void run_expert(struct cpu *cpu, const struct expert_args *a, const struct order *s, int e,
                        const struct tensor *x, int64_t hidden, int64_t width) {
@@ -124,14 +129,14 @@ static void run_expert(struct cpu *cpu, const struct expert_args *a, const struc
         .x = a->hidden, .x_stride = width, .x_row = s->pair + begin, .y = a->hidden + 2 * hidden,
         .y_stride = width, .y_row = s->pair + begin, .n = n };
     if (!n) return;
-    if (a->gate) cpu_linear_rows(cpu->pool, cpu->kernels, &a->gate[e], &in, 0, hidden);
+    if (a->gate) run_linear(cpu, &a->gate[e], &in, 0, hidden);
     in.y = a->gate ? a->hidden + hidden : a->hidden;
-    cpu_linear_rows(cpu->pool, cpu->kernels, &a->up[e], &in, 0, hidden);
+    run_linear(cpu, &a->up[e], &in, 0, hidden);
     for (int i = begin; i < begin + n; i++) {
         float *h = a->hidden + s->pair[i] * width;
         cpu_gate_values(h, h, a->gate ? h + hidden : NULL, hidden, &a->act);
     }
-    cpu_linear_rows(cpu->pool, cpu->kernels, &a->down[e], &out, 0, width - 2 * hidden);
+    run_linear(cpu, &a->down[e], &out, 0, width - 2 * hidden);
 }
 
 void cpu_experts(struct device *dev, struct tensor *y, const struct tensor *x,

@@ -4,7 +4,7 @@
  * A few rows: a kernel multiplies the weights as it unpacks them. More:
  * a tile of weights is unpacked to floats that stay in the first-level cache, and all rows
  * go by, 48 at a time so that their lanes, which outlive a tile, stay near as well. */
-#include "device/cpu/linear.h"
+#include "device/cpu/linear_job.h"
 
 #include <assert.h>
 #include <string.h>
@@ -13,16 +13,6 @@
 #define UNSET __attribute__((uninitialized))
 
 enum { PIECE_BYTES = 64 << 10 };     /* of weights: long for a prefetcher, short for a balance */
-
-struct job {
-    const struct cpu_kernels *kernels;
-    struct cpu_matrix w;             /* of head 0 */
-    const float *bias;               /* NULL: none */
-    struct cpu_rows rows;            /* of head 0 */
-    int64_t cols, begin, end;        /* columns of w; its rows to do */
-    int64_t heads, blocks;           /* blocks of CPU_TILE_OUTS rows in a head */
-    int64_t w_head, x_head, y_head, bias_head;   /* elements from head to head */
-};
 
 static int64_t packed_bytes(const struct tensor *t, int64_t elements) {
     if (t->dtype != MLX_AFFINE)
@@ -63,7 +53,7 @@ static struct cpu_matrix matrix_of(const struct tensor *t, int64_t row_stride) {
     };
 }
 
-static struct cpu_matrix of_head(const struct job *j, int64_t head) {
+static struct cpu_matrix of_head(const struct cpu_job *j, int64_t head) {
     struct cpu_matrix m = j->w;
     if (head == 0)
         return m;
@@ -77,26 +67,8 @@ static struct cpu_matrix of_head(const struct job *j, int64_t head) {
     return m;
 }
 
-static const float *x_at(const struct job *j, int64_t head, int64_t r) {
-    return j->rows.x + head * j->x_head
-        + (j->rows.x_row ? j->rows.x_row[r] : r) * j->rows.x_stride;
-}
-
-static float *y_at(const struct job *j, int64_t head, int64_t r) {
-    return j->rows.y + head * j->y_head
-        + (j->rows.y_row ? j->rows.y_row[r] : r) * j->rows.y_stride;
-}
-
-static void add_bias(const struct job *j, int64_t head, float *y, int64_t out, int64_t n) {
-    if (!j->bias)
-        return;
-    const float *bias = j->bias + head * j->bias_head + out;
-    for (int64_t i = 0; i < n; i++)
-        y[i] += bias[i];
-}
-
 /* At most CPU_TILE_OUTS rows of w, from `out`, times rows [row, row + n_rows) of x. */
-static void run_tile(const struct job *j, const struct cpu_matrix *m, int64_t head, int64_t out,
+static void run_tile(const struct cpu_job *j, const struct cpu_matrix *m, int64_t head, int64_t out,
                      int n_outs, int64_t row, int n_rows) {
     _Alignas(64) UNSET float w[CPU_TILE_OUTS * CPU_TILE_COLS];
     _Alignas(64) UNSET float acc[CPU_TILE_ROWS * CPU_TILE_OUTS * CPU_LANES];
@@ -112,34 +84,34 @@ static void run_tile(const struct job *j, const struct cpu_matrix *m, int64_t he
         for (int i = 0; i < n_outs; i++)
             j->kernels->unpack(w + i * CPU_TILE_COLS, m, out + i, begin, n);
         for (int r = 0; r < n_rows; r++)
-            x[r] = x_at(j, head, row + r) + begin;
+            x[r] = cpu_job_x(j, head, row + r) + begin;
         j->kernels->tile(acc, w, x, n_rows, padded, n);
     }
     for (int r = 0; r < n_rows; r++) {
-        float sums[CPU_TILE_OUTS], *y = y_at(j, head, row + r) + (out - j->begin);
+        float sums[CPU_TILE_OUTS], *y = cpu_job_y(j, head, row + r) + (out - j->begin);
         j->kernels->sum(sums, acc + r * CPU_TILE_OUTS * CPU_LANES, padded);
         memcpy(y, sums, (size_t)n_outs * sizeof *y);
-        add_bias(j, head, y, out, n_outs);
+        cpu_job_add_bias(j, head, y, out, n_outs);
     }
 }
 
-static bool run_few(const struct job *j, const struct cpu_matrix *m, int64_t head, int64_t out,
+static bool run_few(const struct cpu_job *j, const struct cpu_matrix *m, int64_t head, int64_t out,
                     int64_t end) {
     const int n = (int)j->rows.n;
     const float *x[CPU_FEW_ROWS];
     float *y[CPU_FEW_ROWS];
     for (int r = 0; r < n; r++) {
-        x[r] = x_at(j, head, r);
-        y[r] = y_at(j, head, r) + (out - j->begin);
+        x[r] = cpu_job_x(j, head, r);
+        y[r] = cpu_job_y(j, head, r) + (out - j->begin);
     }
     if (!j->kernels->few || !j->kernels->few(y, m, out, end - out, x, n, j->cols))
         return false;
     for (int r = 0; r < n; r++)
-        add_bias(j, head, y[r], out, end - out);
+        cpu_job_add_bias(j, head, y[r], out, end - out);
     return true;
 }
 
-static void run_outs(const struct job *j, int64_t head, int64_t out, int64_t end) {
+static void run_outs(const struct cpu_job *j, int64_t head, int64_t out, int64_t end) {
     struct cpu_matrix m = of_head(j, head);
     if (j->rows.n <= CPU_FEW_ROWS && run_few(j, &m, head, out, end))
         return;
@@ -151,7 +123,7 @@ static void run_outs(const struct job *j, int64_t head, int64_t out, int64_t end
 
 /* Blocks of all heads are numbered through. */
 static void run_blocks(void *to, int64_t begin, int64_t end) {
-    const struct job *j = to;
+    const struct cpu_job *j = to;
     while (begin < end) {
         int64_t head = begin / j->blocks, block = begin % j->blocks;
         int64_t n = MIN(end - begin, j->blocks - block);
@@ -161,9 +133,13 @@ static void run_blocks(void *to, int64_t begin, int64_t end) {
     }
 }
 
-static void run_job(struct pool *pool, struct job *j) {
+static void run_job(struct pool *pool, struct cpu_job *j) {
     if (j->end <= j->begin || j->rows.n <= 0)
         return;
+    if (cpu_int8_applies(j)) {
+        cpu_int8_run(pool, j);
+        return;
+    }
     j->blocks = (j->end - j->begin + CPU_TILE_OUTS - 1) / CPU_TILE_OUTS;
     int64_t block_bytes = MAX(1, j->w.row_bytes * CPU_TILE_OUTS * MIN(j->rows.n, 64));
     if (pool)
@@ -172,16 +148,17 @@ static void run_job(struct pool *pool, struct job *j) {
         run_blocks(j, 0, j->heads * j->blocks);
 }
 
-void cpu_linear(struct pool *pool, const struct cpu_kernels *k, struct tensor *y,
-                const struct linear *l, const struct tensor *x) {
+void cpu_linear(struct pool *pool, const struct cpu_kernels *k, const struct cpu_scratch *scratch,
+                struct tensor *y, const struct linear *l, const struct tensor *x) {
     const struct tensor *w = &l->w;
     const int last = w->rank - 1;
     assert((w->rank == 2 || w->rank == 3) && x->rank == w->rank && y->rank == w->rank);
     assert(x->dtype == F32 && y->dtype == F32 && x->shape[0] == y->shape[0]);
     assert(x->shape[last] == w->shape[last] && y->shape[last] == w->shape[last - 1]);
     assert(last == 1 || (x->shape[1] == w->shape[0] && y->shape[1] == w->shape[0]));
-    struct job j = {
+    struct cpu_job j = {
         .kernels = k,
+        .scratch = scratch,
         .w = matrix_of(w, w->stride[last - 1]),
         .bias = l->bias.at,
         .rows = { .x = x->at, .y = y->at, .x_stride = x->stride[0], .y_stride = y->stride[0],
@@ -200,11 +177,13 @@ void cpu_linear(struct pool *pool, const struct cpu_kernels *k, struct tensor *y
     run_job(pool, &j);
 }
 
-void cpu_linear_rows(struct pool *pool, const struct cpu_kernels *k, const struct linear *l,
+void cpu_linear_rows(struct pool *pool, const struct cpu_kernels *k,
+                     const struct cpu_scratch *scratch, const struct linear *l,
                      const struct cpu_rows *rows, int64_t begin, int64_t end) {
     assert(l->w.rank == 2 && begin >= 0 && end <= l->w.shape[0]);
-    struct job j = {
+    struct cpu_job j = {
         .kernels = k,
+        .scratch = scratch,
         .w = matrix_of(&l->w, l->w.stride[0]),
         .bias = l->bias.at,
         .rows = *rows,

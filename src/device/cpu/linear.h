@@ -1,6 +1,7 @@
 /* linear.h - matrix times rows on the CPU, and the kernels it is made of.
  *
- * One arithmetic for every format and row count: weights become floats, q * scale +
+ * Affine weights may be multiplied with rows rounded to 8 bits: linear_int8.h says how. Else
+ * there is one arithmetic for every format and row count: weights become floats, q * scale +
  * bias where they are packed; a product has 16 lanes, lane l summing the columns
  * k = l mod 16 in ascending order, one multiply-add each; the lanes are added in
  * a fixed tree (fold in half four times). So the bits of y[r][o] depend on row o
@@ -9,6 +10,7 @@
 #pragma once
 #include "base/threads.h"
 #include "device/cpu/attention_kernels.h"
+#include "device/cpu/linear_int8.h"
 #include "device/tensor.h"
 
 enum {
@@ -43,6 +45,7 @@ struct cpu_kernels {
      * three. False: not offered for so many rows of x, of CPU_FEW_ROWS at most. NULL: for none. */
     bool (*few)(float *const *y, const struct cpu_matrix *, int64_t row, int64_t outs,
                 const float *const *x, int rows, int64_t cols);
+    const struct cpu_int8_kernels *int8;
     const struct cpu_attention_kernels *attention;
 };
 
@@ -57,15 +60,23 @@ struct cpu_rows {
     int64_t n;
 };
 
-/* y[r] = w x[r] + bias, the `linear` of device.h. y and x are F32 and do not overlap. */
-void cpu_linear(struct pool *, const struct cpu_kernels *, struct tensor *y,
-                const struct linear *, const struct tensor *x);
+/* Where rows are rounded to 8 bits, by one product at a time; a line is 64 bytes. */
+struct cpu_scratch { void *at; size_t bytes; };
+
+/* y[r] = w x[r] + bias, the `linear` of device.h. y and x are F32 and do not overlap. With a
+ * scratch, rows that meet an affine matrix are rounded to 8 bits; NULL: all is computed in F32.
+ * A matrix for each head is computed in F32 always. */
+void cpu_linear(struct pool *, const struct cpu_kernels *, const struct cpu_scratch *,
+                struct tensor *y, const struct linear *, const struct tensor *x);
 
 /* Columns [begin, end) of the products of listed rows and one matrix [out, in]: what experts
- * need. pool NULL: by this thread alone, so it may be called from inside a pool_run. Same
- * bits as cpu_linear. */
-void cpu_linear_rows(struct pool *, const struct cpu_kernels *, const struct linear *,
-                     const struct cpu_rows *, int64_t begin, int64_t end);
+ * need. pool NULL: by this thread alone, so it may be called from inside a pool_run, with a
+ * scratch of its own. Same bits as cpu_linear. */
+void cpu_linear_rows(struct pool *, const struct cpu_kernels *, const struct cpu_scratch *,
+                     const struct linear *, const struct cpu_rows *, int64_t begin, int64_t end);
+
+/* Number i of a plain dtype. */
+float cpu_number_at(const unsigned char *at, enum dtype, int64_t i);
 
 /* A row of a [rows, cols] tensor in floats; the same numbers on every instruction set as
  * long as scales have 16 bits. */

@@ -369,6 +369,7 @@ const struct cpu_kernels cpu_kernels_avx512 = {
     .tile = tile,
     .sum = sum,
     .few = few,
+    .int8 = &cpu_int8_avx512,
     .attention = &cpu_attention_avx512,
 };
 #endif

@@ -18,7 +18,7 @@ static float from_f16(uint16_t h) {
     return f;
 }
 
-static float number_at(const unsigned char *at, enum dtype dtype, int64_t i) {
+float cpu_number_at(const unsigned char *at, enum dtype dtype, int64_t i) {
     uint16_t h;
     float f;
     if (dtype == F32) {
@@ -46,11 +46,12 @@ static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t be
         for (int i = 0; i < n; i += 8) {
             int64_t g = (begin + i) / m->group;
             unpack_8(w + i, at + (begin + i) / 8 * m->bits, m->bits,
-                     number_at(scales, m->scale_dtype, g), number_at(biases, m->scale_dtype, g));
+                     cpu_number_at(scales, m->scale_dtype, g),
+                     cpu_number_at(biases, m->scale_dtype, g));
         }
     } else {
         for (int i = 0; i < n; i++)
-            w[i] = number_at(at, m->dtype, begin + i);
+            w[i] = cpu_number_at(at, m->dtype, begin + i);
     }
     for (int i = n; i % CPU_LANES != 0; i++)
         w[i] = 0;

@@ -1,0 +1,38 @@
+/* linear_job.h - a product of a matrix and rows, as the files of `linear` pass it around. */
+#pragma once
+#include "device/cpu/linear.h"
+
+struct cpu_job {
+    const struct cpu_kernels *kernels;
+    const struct cpu_scratch *scratch;           /* NULL: not rounded to 8 bits */
+    struct cpu_matrix w;             /* of head 0 */
+    const float *bias;               /* NULL: none */
+    struct cpu_rows rows;            /* of head 0 */
+    int64_t cols, begin, end;        /* columns of w; its rows to do */
+    int64_t heads, blocks;           /* blocks of CPU_TILE_OUTS rows in a head */
+    int64_t w_head, x_head, y_head, bias_head;   /* elements from head to head */
+};
+
+/* Row r of x, or where row r of y begins: at column `begin` of the products. */
+static inline const float *cpu_job_x(const struct cpu_job *j, int64_t head, int64_t r) {
+    return j->rows.x + head * j->x_head
+        + (j->rows.x_row ? j->rows.x_row[r] : r) * j->rows.x_stride;
+}
+
+static inline float *cpu_job_y(const struct cpu_job *j, int64_t head, int64_t r) {
+    return j->rows.y + head * j->y_head
+        + (j->rows.y_row ? j->rows.y_row[r] : r) * j->rows.y_stride;
+}
+
+static inline void cpu_job_add_bias(const struct cpu_job *j, int64_t head, float *y, int64_t out,
+                                    int64_t n) {
+    if (!j->bias)
+        return;
+    const float *bias = j->bias + head * j->bias_head + out;
+    for (int64_t i = 0; i < n; i++)
+        y[i] += bias[i];
+}
+
+/* The way over 8 bits: whether it is open for this product, and the product. */
+bool cpu_int8_applies(const struct cpu_job *);
+void cpu_int8_run(struct pool *, const struct cpu_job *);
