@@ -12,6 +12,7 @@ struct asking {
     const struct question *q;
     struct answer *a;
     struct chat_stream *stream;
+    const struct tokenizer *tokenizer;
     bool done;
 };
 
@@ -46,10 +47,24 @@ static void on_chat(void *to, const struct chat_event *e) {
     if (k->q->show) k->q->show(k->q->to, e->kind, e->text);
 }
 
-static void on_text(struct asking *k, struct str text, bool last) {
+/* What a control token wrote stands at the end of its text, as long as no stop string holds text
+ * back. With stop strings nothing is known of which bytes are whose: all may be control. */
+static size_t control_from(const struct asking *k, struct str text, int token) {
+    if (k->q->options.n_stop) return 0;
+    if (token < 0 || !tok_is_control(k->tokenizer, token)) return text.len;
+    struct str own = tok_text(k->tokenizer, token);
+    bool ends = own.len <= text.len && str_eq(str_from(text, text.len - own.len), own);
+    return ends ? text.len - own.len : 0;
+}
+
+/* token -1: none, only what was held back. */
+static void on_text(struct asking *k, struct str text, int token, bool last) {
     put_piece(&k->a->raw, text);
     if (k->stream) {
-        chat_stream_push(k->stream, text, false, last, on_chat, k);
+        size_t n = control_from(k, text, token);
+        if (n) chat_stream_push(k->stream, str_cut(text, 0, n), false, false, on_chat, k);
+        text = str_from(text, n);
+        chat_stream_push(k->stream, text, true, last, on_chat, k);
         return;
     }
     if (text.len) on_chat(k, &(struct chat_event){ .kind = CHAT_TEXT, .text = text });
@@ -67,10 +82,10 @@ static void on_event(void *to, const struct engine_event *e) {
         break;
     case EVENT_TOKEN:
         ids_put(&a->ids, e->token);
-        on_text(k, e->text, false);
+        on_text(k, e->text, e->token, false);
         break;
     case EVENT_DONE:
-        on_text(k, e->text, true);
+        on_text(k, e->text, -1, true);
         a->finish = e->finish;
         if (e->error) snprintf(a->error, sizeof a->error, "%s", e->error);
         a->n_prompt = e->n_prompt;
@@ -86,7 +101,7 @@ static void on_event(void *to, const struct engine_event *e) {
 }
 
 bool session_ask(struct session *s, const struct question *q, struct answer *a, struct err *err) {
-    struct asking k = { .q = q, .a = a };
+    struct asking k = { .q = q, .a = a, .tokenizer = engine_tokenizer(s->engine) };
     if (q->chat) k.stream = chat_stream_open(q->chat, q->prompt, q->tools);
     uint64_t id = engine_submit(s->engine, q->ids, q->n_ids, &q->options, on_event, &k, err);
     bool ok = id != 0, cancelled = false;

@@ -35,9 +35,11 @@ static bool open_templates(struct chat *chat, const char *dir, const char *overr
 
 struct chat *chat_open(const char *dir, const char *override, const struct tokenizer *tok,
                        struct err *err) {
-    (void)tok;
     struct chat *chat = mem_new(sizeof *chat);
-    if (find_chat(dir, &chat->found, err) && open_templates(chat, dir, override, err)) return chat;
+    if (find_chat(dir, &chat->found, err) && open_templates(chat, dir, override, err)) {
+        if (tok) stream_find_tags(chat, tok);
+        return chat;
+    }
     chat_close(chat);
     return NULL;
 }

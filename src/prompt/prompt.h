@@ -42,13 +42,20 @@ struct chat_event { enum chat_kind kind; int index; struct str text; };
 
 /* Pieces of text in, events out, in order; how the text was cut makes no difference to their sum.
  * The text must have its control tokens, as many models mark channels and calls with them. Without
- * `tools` (the request's list; NULL: none) a call stays text. A call comes as name and arguments,
- * a JSON object, when it is whole and valid; what is not becomes content. `index` counts calls. */
+ * `tools` (the request's list, kept; NULL: none) a call stays text; their schemas say what a
+ * parameter between tags is, string or number. `index` counts calls.
+ *
+ * A call's name comes once nothing can take it back: it is complete and its arguments begin, or it
+ * has none. What stops before that is given back as content, its marks included. From the name on
+ * the call exists, and its arguments come in fragments that add up to one JSON object whatever
+ * happens: where the text breaks, what is open is closed, a dangling comma or key is left out, and
+ * what cannot be read is content. Where the text just ends, the dangling rest is dropped. */
 struct chat_stream;
 struct chat_stream *chat_stream_open(const struct chat *, const struct prompt *,
                                      struct json_object *tools);
-/* `control`: the piece was written by a control token (tok_is_control). A tag that the vocabulary
- * has as a control token counts only then. `last`: nothing comes after it. */
+/* `control`: a control token (tok_is_control) wrote the piece. A tag that the vocabulary has as
+ * such counts only then; whoever does not know passes true, and letters decide. `last`: nothing
+ * comes after it. */
 void chat_stream_push(struct chat_stream *, struct str piece, bool control, bool last,
                       void (*emit)(void *to, const struct chat_event *), void *to);
 void chat_stream_close(struct chat_stream *);

@@ -47,9 +47,14 @@ static bool run(const struct chat *chat, struct json_object *one, size_t cut) {
     struct heard h = { .last_index = -1 };
     struct buf calls = { 0 };
     buf_str(&prompt.text, str_of(string(one, "prompt")));
-    struct json_object *list = json_object_new_array();
-    bool tools = json_object_get_boolean(json_object_object_get(one, "tools"));
-    struct chat_stream *s = chat_stream_open(chat, &prompt, tools ? list : NULL);
+    struct json_object *list = json_object_object_get(one, "tools"), *some = NULL;
+    if (json_object_is_type(list, json_type_boolean)) {      /* true: any tools, false: none */
+        if (json_object_get_boolean(list))
+            some = json_tokener_parse("[{\"type\": \"function\", \"function\": "
+                                      "{\"name\": \"f\"}}, {\"name\": \"g\"}]");
+        list = some;
+    }
+    struct chat_stream *s = chat_stream_open(chat, &prompt, list);
     struct str text = str_of(string(one, "text"));
     if (cut == SIZE_MAX) {
         for (size_t i = 0; i < text.len; i++)
@@ -72,7 +77,7 @@ static bool run(const struct chat *chat, struct json_object *one, size_t cut) {
                       string(one, "name"), (ssize_t)cut, buf_c(&h.reasoning), buf_c(&h.content),
                       buf_c(&h.calls));
     chat_stream_close(s);
-    json_object_put(list);
+    json_object_put(some);
     prompt_free(&prompt);
     buf_free(&h.reasoning);
     buf_free(&h.content);

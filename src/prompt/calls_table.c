@@ -1,0 +1,77 @@
+/* calls_table.c - the formats of tool calls. A new one is a row here, and a reader only
+ * where no other reads it. The order matters for nothing but equal marks. */
+#include "prompt/calls.h"
+
+static const struct call_tags coder = {
+    .call = "<function=", .name_end = ">", .key = "<parameter=", .key_end = ">",
+    .value_end = "</parameter>", .call_end = "</function>", .lines = true,
+};
+static const struct call_tags invoke = {
+    .call = "<invoke name=\"", .name_end = "\">", .key = "<parameter name=\"", .key_end = "\">",
+    .value_end = "</parameter>", .call_end = "</invoke>", .lines = true,
+};
+static const struct call_tags dsml = {
+    .call = "<｜DSML｜invoke name=\"", .name_end = "\">",
+    .key = "<｜DSML｜parameter name=\"", .key_end = "\"", .attributes_end = ">",
+    .value_end = "</｜DSML｜parameter>", .call_end = "</｜DSML｜invoke>",
+};
+
+const struct call_format call_formats[] = {
+    /* Hermes, Qwen (JSON), Qwen3-Coder (<function=...>), GLM (<arg_key>...) */
+    { .sign = "<tool_call>", .open = "<tool_call>", .close = "</tool_call>", .read = read_auto },
+    { .sign = "<seed:tool_call>", .open = "<seed:tool_call>", .close = "</seed:tool_call>",
+      .read = read_auto },
+    { .sign = "<longcat_tool_call>", .open = "<longcat_tool_call>",
+      .close = "</longcat_tool_call>", .read = read_auto },
+    /* Qwen3-Coder at times leaves out the outer tag; functionary has none. */
+    { .sign = "<function=example_function_name>", .open = "<function=", .read = read_named,
+      .name_end = ">", .tags = &coder, .drop = { "</tool_call>" } },
+    { .sign = "[TOOL_CALLS]", .open = "[TOOL_CALLS]", .read = read_mistral },
+    /* Kimi K2 */
+    { .sign = "<|tool_call_argument_begin|>", .open = "<|tool_call_begin|>",
+      .close = "<|tool_call_end|>", .read = read_named,
+      .name_end = "<|tool_call_argument_begin|>",
+      .drop = { "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>" } },
+    /* DeepSeek R1, V3, V3.1 */
+    { .sign = "<｜tool▁sep｜>", .open = "<｜tool▁call▁begin｜>",
+      .close = "<｜tool▁call▁end｜>", .read = read_named, .name_end = "<｜tool▁sep｜>",
+      .drop = { "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>" } },
+    /* DeepSeek V3.2 and V4 */
+    { .sign = "｜DSML｜", .open = "<｜DSML｜function_calls>",
+      .close = "</｜DSML｜function_calls>", .read = read_tags, .tags = &dsml },
+    { .sign = "｜DSML｜", .open = "<｜DSML｜tool_calls>", .close = "</｜DSML｜tool_calls>",
+      .read = read_tags, .tags = &dsml },
+    { .sign = "<minimax:tool_call>", .open = "<minimax:tool_call>",
+      .close = "</minimax:tool_call>", .read = read_tags, .tags = &invoke },
+    /* Granite 3, Phi-4-mini */
+    { .sign = "<|tool_call|>", .open = "<|tool_call|>", .read = read_json,
+      .drop = { "<|/tool_call|>" } },
+    { .sign = "<function_call>", .open = "<function_call>", .read = read_json,
+      .drop = { "</function_call>" } },
+    /* Command R7B and A, then the first ones */
+    { .sign = "<|START_ACTION|>", .open = "<|START_ACTION|>", .close = "<|END_ACTION|>",
+      .read = read_auto, .drop = { "<|START_RESPONSE|>", "<|END_RESPONSE|>" } },
+    { .sign = "Write 'Action:'", .open = "Action:", .close = "```", .read = read_json },
+    /* LFM2 says nothing of it in its template but the list of tools. */
+    { .sign = "<|tool_list_start|>", .open = "<|tool_call_start|>", .close = "<|tool_call_end|>",
+      .read = read_python },
+    { .sign = "<function_calls>", .open = "<function_calls>", .close = "</function_calls>",
+      .read = read_python },                             /* Olmo 3 */
+    { .sign = "<tool_calls>", .open = "<tool_calls>", .close = "</tool_calls>",
+      .read = read_auto },                               /* Apriel */
+    { .sign = "<TOOLCALL>", .open = "<TOOLCALL>", .close = "</TOOLCALL>", .read = read_json },
+    { .sign = "functools[", .open = "functools", .read = read_json },            /* FireFunction */
+    { .sign = "<|tools_prefix|>", .open = "<|tools_prefix|>", .close = "<|tools_suffix|>",
+      .read = read_keyed },                              /* Apertus */
+    { .sign = "<|function_call|>", .open = "<|function_call|>", .read = read_json }, /* GigaChat */
+    { .sign = "<|tool_call>call:", .open = "<|tool_call>", .close = "<tool_call|>",
+      .read = read_gemma },
+    /* Llama 3: a built-in tool is called as in Python, and any as bare JSON. */
+    { .sign = "<|python_tag|>", .open = "<|python_tag|>", .read = read_ipython },
+    { .sign = "\"parameters\": dictionary of argument name", .begins = '{', .read = read_json },
+    /* Llama 4 and others that are told to write Python */
+    { .sign = "<|python_start|>", .open = "<|python_start|>", .close = "<|python_end|>",
+      .read = read_python },
+    { .sign = "[func_name1(params_name1=", .begins = '[', .read = read_python },
+    { 0 },
+};

@@ -1,0 +1,48 @@
+/* said.c - looking for marks; see said.h. */
+#include "prompt/said.h"
+#include <string.h>
+
+bool said_blank(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
+
+size_t said_skip(const struct said *s, size_t from) {
+    while (from < s->text.len && said_blank(s->text.at[from])) from++;
+    return from;
+}
+
+/* Whether control tokens wrote all those parts of a mark that the vocabulary has as such. */
+static bool by_control(const struct said *s, size_t at, struct str mark) {
+    for (int i = 0; s->tags && i < s->tags->n; i++) {
+        struct str tag = s->tags->at[i];
+        for (size_t from = 0; from + tag.len <= mark.len; from++) {
+            if (memcmp(mark.at + from, tag.at, tag.len) != 0) continue;
+            for (size_t k = 0; k < tag.len; k++)
+                if (!s->control[at + from + k]) return false;
+        }
+    }
+    return true;
+}
+
+enum match said_at(const struct said *s, size_t at, const char *mark) {
+    struct str m = str_of(mark), rest = str_from(s->text, at);
+    size_t n = MIN(m.len, rest.len);
+    if (n && memcmp(m.at, rest.at, n) != 0) return MATCH_NO;
+    if (n < m.len) return s->last ? MATCH_NO : MATCH_MORE;
+    return by_control(s, at, m) ? MATCH_YES : MATCH_NO;
+}
+
+size_t said_find(const struct said *s, size_t from, const char *mark, size_t *hold) {
+    *hold = s->text.len;
+    while (from < s->text.len) {
+        const char *at = memchr(s->text.at + from, mark[0], s->text.len - from);
+        if (!at) break;
+        from = (size_t)(at - s->text.at);
+        enum match f = said_at(s, from, mark);
+        if (f == MATCH_YES) return from;
+        if (f == MATCH_MORE) {
+            *hold = from;
+            break;
+        }
+        from++;
+    }
+    return SIZE_MAX;
+}
