@@ -3,8 +3,8 @@
 Usage: diff_tokens.py [-n STRINGS] [--seed N] [DIR...]   (needs: pip install tokenizers, make tools)
 
 Without DIR: the folders of tests/tokens/ share the strings out. DIR holds a tokenizer.json. Prints
-each difference, at most 20 for a folder, and ends with 1 if there was one. vocab_tokens.py does the
-same for real vocabularies.
+each difference, at most 20 for a folder, and ends with 1 if there was one. Then vocab_tokens.py does
+the same for real vocabularies, or says that there are none.
 """
 import argparse
 import os
@@ -137,7 +137,8 @@ def main():
     dirs = a.dir or sorted(os.path.join(data, d) for d in os.listdir(data) if os.path.exists(os.path.join(data, d, "tokenizer.json")))
     total = sum(run(d, -(-a.n // len(dirs)), a.seed) for d in dirs)
     print(f"{a.n} strings, {len(dirs)} tokenizers, {total} differences")
-    sys.exit(total > 0)
+    real = 0 if a.dir else subprocess.call([sys.executable, os.path.join(ROOT, "tools", "vocab_tokens.py")])
+    sys.exit(total > 0 or real > 0)
 
 
 if __name__ == "__main__":

@@ -88,11 +88,11 @@ static struct bpe *own(struct tok_model *m) {
     return m->own;
 }
 
-bool bpe_add_merge(struct tok_model *m, struct str left, struct str right, struct err *err) {
-    struct bpe *b = own(m);
+static bool add_merge(struct tok_model *m, struct str left, struct str right, int l, int r,
+                      struct err *err) {
+    struct bpe *b = m->own;
     char small[256];
     struct buf large = { 0 };
-    int l = vocab_find(m->vocab, left), r = vocab_find(m->vocab, right);
     struct str tail = right;
     if (m->prefix.len)
         tail = str_from(right, m->prefix.len);
@@ -121,6 +121,11 @@ bool bpe_add_merge(struct tok_model *m, struct str left, struct str right, struc
     b->list[b->n_merges] = (struct merge){ (uint32_t)l, (uint32_t)r, b->n_merges, (uint32_t)id };
     b->n_merges++;
     return true;
+}
+
+bool bpe_add_merge(struct tok_model *m, struct str left, struct str right, struct err *err) {
+    own(m);
+    return add_merge(m, left, right, vocab_find(m->vocab, left), vocab_find(m->vocab, right), err);
 }
 
 static void put_merge(struct bpe *b, struct merge m) {
@@ -167,36 +172,84 @@ void bpe_all_pairs(struct tok_model *m, const uint32_t *rank) {
     }
 }
 
-/* A merge is "a b" or ["a", "b"]. The vocabulary must have been read: the reader sees to it. */
-static bool one_merge(struct tok_model *m, struct pull *j, struct buf *left, struct err *err) {
-    struct str a, b;
-    if (pull_peek(j) == PULL_STRING) {
-        if (!pull_string(j, &a))
-            return false;
-        const char *gap = memchr(a.at, ' ', a.len);
-        size_t at = gap ? (size_t)(gap - a.at) : 0;
-        if (!at || at + 1 >= a.len || memchr(gap + 1, ' ', a.len - at - 1))
-            return err_set(err, "tokenizer.json: merge \"%.*s\" is not two parts", STR_ARG(a));
-        return bpe_add_merge(m, str_cut(a, 0, at), str_from(a, at + 1), err);
+/* Merges on their way: what was read waits until memory has brought what finding it takes. */
+enum { WAY = 24, WAY_STEP = WAY / 3 };
+struct half { struct str text; uint32_t hash; struct buf copy; };
+struct way { struct half half[WAY][2]; size_t n, done; };        /* merge i is at i % WAY */
+
+static void take_half(struct pull *j, struct half *h, struct str text) {
+    h->text = text;
+    if (text.at < j->text.at || text.at >= j->text.at + j->text.len) {
+        buf_clear(&h->copy);         /* in the scratch, which the next string overwrites */
+        buf_str(&h->copy, text);
+        h->text = buf_view(&h->copy);
     }
-    if (!pull_array(j) || !pull_next(j) || !pull_string(j, &a))
+}
+
+/* "a b" or ["a", "b"]. */
+static bool read_merge(struct pull *j, struct half half[2], struct err *err) {
+    struct str s;
+    if (pull_peek(j) == PULL_STRING) {
+        if (!pull_string(j, &s))
+            return false;
+        take_half(j, &half[0], s);
+        s = half[0].text;
+        const char *gap = memchr(s.at, ' ', s.len);
+        size_t at = gap ? (size_t)(gap - s.at) : 0;
+        if (!at || at + 1 >= s.len || memchr(gap + 1, ' ', s.len - at - 1))
+            return err_set(err, "tokenizer.json: merge \"%.*s\" is not two parts", STR_ARG(s));
+        half[0].text = str_cut(s, 0, at);
+        half[1].text = str_from(s, at + 1);
+        return true;
+    }
+    if (!pull_array(j))
         return pull_fail(j, "expected a merge of two parts");
-    buf_clear(left);
-    buf_str(left, a);                /* a view into the scratch would not survive the next call */
-    if (!pull_next(j) || !pull_string(j, &b))
-        return pull_fail(j, "expected a merge of two parts");
-    if (!bpe_add_merge(m, buf_view(left), b, err))
-        return false;
+    for (int i = 0; i < 2; i++) {
+        if (!pull_next(j) || !pull_string(j, &s))
+            return pull_fail(j, "expected a merge of two parts");
+        take_half(j, &half[i], s);
+    }
     return (!pull_next(j) && !j->error) || pull_fail(j, "expected a merge of two parts");
 }
 
+/* One step for each that is on the way, as if merge `now` came; the oldest arrives. */
+static bool step_way(struct tok_model *m, struct way *w, size_t now, struct err *err) {
+    for (int i = 0; i < 2; i++) {
+        if (now < w->n)
+            vocab_ask_slot(m->vocab, w->half[now % WAY][i].hash);
+        if (now >= WAY_STEP && now - WAY_STEP < w->n)
+            vocab_ask_entry(m->vocab, w->half[(now - WAY_STEP) % WAY][i].hash);
+        if (now >= 2 * WAY_STEP && now - 2 * WAY_STEP < w->n)
+            vocab_ask_text(m->vocab, w->half[(now - 2 * WAY_STEP) % WAY][i].hash);
+    }
+    if (now + 1 < WAY)
+        return true;
+    const struct half *h = w->half[w->done++ % WAY];
+    return add_merge(m, h[0].text, h[1].text, vocab_find_hashed(m->vocab, h[0].text, h[0].hash),
+                     vocab_find_hashed(m->vocab, h[1].text, h[1].hash), err);
+}
+
+/* The vocabulary must have been read: the reader sees to it. */
 static bool read_merges(struct tok_model *m, struct pull *j, struct err *err) {
-    struct buf left = { 0 };
+    struct way w = { .n = 0 };
     bool done = pull_array(j);
     own(m)->listed = true;
-    while (done && pull_next(j))
-        done = one_merge(m, j, &left, err);
-    buf_free(&left);
+    while (done && pull_next(j)) {
+        struct half *h = w.half[w.n % WAY];
+        done = read_merge(j, h, err);
+        if (!done)
+            break;
+        h[0].hash = vocab_hash(h[0].text);
+        h[1].hash = vocab_hash(h[1].text);
+        w.n++;
+        done = step_way(m, &w, w.n - 1, err);
+    }
+    for (size_t now = w.n; done && !j->error && w.done < w.n; now++)
+        done = step_way(m, &w, now, err);
+    for (int i = 0; i < WAY; i++) {
+        buf_free(&w.half[i][0].copy);
+        buf_free(&w.half[i][1].copy);
+    }
     return done && !j->error;
 }
 

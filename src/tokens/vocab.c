@@ -22,7 +22,7 @@ static uint64_t seed(void) {
     return atomic_load(&chosen);
 }
 
-static uint32_t hash_of(struct str text) {
+uint32_t vocab_hash(struct str text) {
     uint64_t h = XXH3_64bits_withSeed(text.at, text.len, seed());
     return (uint32_t)(h ^ h >> 32);
 }
@@ -81,7 +81,7 @@ void vocab_reserve(struct vocab *v, size_t n) {
         ids_grow(v, n);
 }
 
-static int find_hashed(const struct vocab *v, struct str text, uint32_t hash) {
+int vocab_find_hashed(const struct vocab *v, struct str text, uint32_t hash) {
     if (!v->n_slots)
         return -1;
     size_t mask = v->n_slots - 1;
@@ -95,8 +95,34 @@ static int find_hashed(const struct vocab *v, struct str text, uint32_t hash) {
     return -1;
 }
 
+void vocab_ask_slot(const struct vocab *v, uint32_t hash) {
+    if (v->n_slots)
+        __builtin_prefetch(&v->slot[hash & (v->n_slots - 1)]);
+}
+
+/* The id that most likely is meant: the first of this hash; -1: none. */
+static int likely(const struct vocab *v, uint32_t hash) {
+    size_t mask = v->n_slots - 1;
+    for (size_t i = hash & mask; v->n_slots && v->slot[i].id_plus_1; i = (i + 1) & mask)
+        if (v->slot[i].hash == hash)
+            return (int)(v->slot[i].id_plus_1 - 1);
+    return -1;
+}
+
+void vocab_ask_entry(const struct vocab *v, uint32_t hash) {
+    int id = likely(v, hash);
+    if (id >= 0)
+        __builtin_prefetch(&v->entry[id]);
+}
+
+void vocab_ask_text(const struct vocab *v, uint32_t hash) {
+    int id = likely(v, hash);
+    if (id >= 0)
+        __builtin_prefetch(v->pool.at + v->entry[id].at);
+}
+
 int vocab_find(const struct vocab *v, struct str text) {
-    return find_hashed(v, text, hash_of(text));
+    return vocab_find_hashed(v, text, vocab_hash(text));
 }
 
 int vocab_find_near(const struct vocab *v, struct str text, int guess) {
@@ -127,8 +153,8 @@ const char *vocab_alias(struct vocab *v, struct str text, uint64_t id) {
 }
 
 const char *vocab_put(struct vocab *v, struct str text, uint64_t id) {
-    uint32_t hash = hash_of(text);
-    if (find_hashed(v, text, hash) >= 0)
+    uint32_t hash = vocab_hash(text);
+    if (vocab_find_hashed(v, text, hash) >= 0)
         return "is listed twice";
     const char *wrong = vocab_alias(v, text, id);
     if (wrong)
@@ -149,14 +175,14 @@ int vocab_index(struct vocab *v) {
         int id = i - AHEAD;
         if (id >= 0 && (v->flags[id] & VOCAB_HERE)) {
             uint32_t h = hash[id % AHEAD];
-            int old = find_hashed(v, vocab_text(v, id), h);
+            int old = vocab_find_hashed(v, vocab_text(v, id), h);
             if (old >= 0 && old != id)
                 return id;
             if (old < 0)
                 slots_insert(v, (uint32_t)id, h);
         }
         if (i < v->n) {
-            hash[i % AHEAD] = hash_of(vocab_text(v, i));
+            hash[i % AHEAD] = vocab_hash(vocab_text(v, i));
             __builtin_prefetch(&v->slot[hash[i % AHEAD] & (v->n_slots - 1)], 1);
         }
     }

@@ -35,6 +35,13 @@ const char *vocab_alias(struct vocab *, struct str text, uint64_t id);
 int vocab_index(struct vocab *);
 void vocab_reserve(struct vocab *, size_t n);
 int vocab_find(const struct vocab *, struct str text);            /* -1: none */
+/* vocab_find in steps, for whoever has many to find: each but the last only asks memory for what
+ * the next will read, so that several searches wait at once. */
+uint32_t vocab_hash(struct str text);
+void vocab_ask_slot(const struct vocab *, uint32_t hash);
+void vocab_ask_entry(const struct vocab *, uint32_t hash);
+void vocab_ask_text(const struct vocab *, uint32_t hash);
+int vocab_find_hashed(const struct vocab *, struct str text, uint32_t hash);
 /* As vocab_find, and tries `guess` first: cheaper where ids are likely to follow each other. */
 int vocab_find_near(const struct vocab *, struct str text, int guess);
 struct str vocab_text(const struct vocab *, int id);              /* empty: none */
