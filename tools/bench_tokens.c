@@ -1,9 +1,9 @@
 /* bench_tokens.c - how long a tokenizer.json of 250,000 tokens takes to open, and its memory.
  *
  * Usage: bench_tokens FILE [TOKENS]. FILE is made where it is not there: a byte-level BPE
- * vocabulary of drawn tokens, spelt and laid out as the format's own writer does, a merge for each. It is
- * opened 9 times, each in a process of its own. One JSON object: median seconds, the file's bytes,
- * and what the process' peak of resident memory grew by. */
+ * vocabulary of drawn tokens, spelt and laid out as the format's own writer does, a merge for
+ * each. It is opened 9 times, each in a process of its own. One JSON object: median seconds, the
+ * file's bytes, and what the process' peak of resident memory grew by. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
