@@ -8,6 +8,8 @@
 #pragma once
 #include "api/body.h"
 
+#include <stdatomic.h>
+
 enum { CHOICES_MAX = 128, STOPS_MAX = 16, CALL_ID_MAX = 48 };
 
 struct call;
@@ -33,7 +35,7 @@ struct choice {
     struct call *call;
     int index;                       /* in the reply */
     int prompt;                      /* which of the prompts it continues */
-    uint64_t id;                     /* the engine's */
+    _Atomic uint64_t id;             /* the engine's; 0: not submitted */
     struct chat_stream *split;       /* NULL: all text is content */
     struct buf content, reasoning;   /* gathered so far, for streams too: they may need them */
     struct tool_call *tool; int n_tools;
@@ -45,6 +47,10 @@ struct choice {
     bool over;
     struct buf own;                  /* the wire's: logprobs so far, say */
     size_t own_n;
+    double token_s;                  /* when the last token came */
+    /* call_events.c's: the pieces of the current event, and their bytes */
+    struct chat_event *piece; size_t *piece_at; int n_pieces, pieces_cap;
+    struct buf piece_text;
 };
 
 struct prompt_in { struct ids ids; struct prompt text; struct buf echo; };
@@ -63,6 +69,7 @@ struct call {
     struct generate_options options; /* stop and bias point into the call */
     struct str stop[STOPS_MAX];      /* into the body's JSON or the call's text */
     struct logit_bias *bias;         /* free() */
+    int breaker[DRY_BREAKERS_MAX];   /* options.sample's, when the request brings its own */
     struct json_object *json;        /* a reference: the request, which views point into */
     bool stream, usage, echo;
     bool timings;                    /* timings_per_token */
@@ -70,14 +77,17 @@ struct call {
 
     struct choice *choice; int n_choices, n_open;
     bool started, failed;
-    pthread_mutex_t lock;
-    struct call *next;               /* of the server's list, for /slots */
+    struct fault why;                /* of the failure, for the client */
+    _Atomic bool cancelled;
+    _Atomic int refs;                /* the engine's, and the exchange's for its client's leaving */
+    pthread_mutex_t lock;            /* of everything above, once it was started */
+    struct call *next;               /* of the server's list */
 };
 
 /* With an id beginning with `id_prefix` ("chatcmpl-"). `json` is taken. */
 struct call *call_new(struct exchange *, const struct wire *, const char *id_prefix,
                       struct json_object *json);
-void call_free(struct call *);       /* one that was never started; NULL: nothing */
+void call_free(struct call *);       /* one that did not start; NULL: nothing */
 
 /* One more prompt; the ids are taken, also when they do not fit. */
 bool call_add_ids(struct call *, struct ids *, struct fault *);
@@ -91,8 +101,13 @@ bool call_add_dialog(struct call *, const struct dialog *, struct fault *);
  * it frees itself at its end, and nothing of it may be touched any more. */
 bool call_start(struct call *, struct fault *);
 
-/* The running calls, for /slots. `line` runs under the list's lock. */
+/* The running calls, for /slots. `line` runs under the list's lock and the call's. */
 void calls_each(struct server *, void (*line)(void *to, struct call *), void *to);
+/* Ends it before its time: its client gets the fault. Any thread. */
+void call_end(struct call *, const struct fault *);
+void call_cancel(struct call *);     /* nobody wants it any more */
+engine_emit call_event;              /* call_events.c: what the engine calls, with a choice */
+void call_forget(struct call *);     /* out of the server's list, and of the key's account */
 
 /* "stop", "length", "tool_calls", ... as OpenAI names it. */
 const char *choice_finish(const struct choice *);

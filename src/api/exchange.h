@@ -39,7 +39,8 @@ enum route_flags {
     ROUTE_OPEN = 1,                  /* needs no key */
     ROUTE_WORK = 2,                  /* the handler may take long: it runs on a worker */
     ROUTE_LOADING = 4,               /* answered while the model loads */
-    ROUTE_SLOTS = 8, ROUTE_PROPS = 16, ROUTE_METRICS = 32    /* can be left out by options */
+    ROUTE_SLOTS = 8, ROUTE_PROPS = 16, ROUTE_METRICS = 32,   /* can be left out by options */
+    ROUTE_QUEUE = 64                 /* generates: refused at once when the queue is full */
 };
 
 struct route {
@@ -79,9 +80,10 @@ void exchange_release(struct exchange *);
 const char *exchange_header(const struct exchange *, const char *name);
 
 /* Called at most once, from any thread but never under the exchange's own lock, when the client
- * has left or was dropped. Set before the handler returns; the owner keeps `to` alive as long as
- * it holds its reference. If the client has left already it is called at once. */
+ * has left or was dropped; at once if it has left already. */
 void exchange_on_gone(struct exchange *, void (*gone)(void *to), void *to);
+/* It shall not be called any more. False: it was, or is being called just now. */
+bool exchange_forget_gone(struct exchange *);
 bool exchange_is_gone(struct exchange *);
 
 /* ---- the reply; any thread; the first one counts, later ones are dropped ---- */

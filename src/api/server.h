@@ -11,8 +11,15 @@
 
 enum server_state { SERVER_LOADING, SERVER_READY, SERVER_DRAINING, SERVER_FAILED };
 
-struct listener { int fd, port; bool local; char address[128]; struct MHD_Daemon *daemon;
-                  char *unlink_path; };
+struct listener {
+    struct server *server;
+    struct MHD_Daemon *daemon;
+    int fd, port;                    /* port 0: not TCP */
+    bool local;                      /* a Unix socket: any Host will do */
+    bool quiet;                      /* accepts no more */
+    char address[128];               /* "http://127.0.0.1:8080", "unix:/run/mlxcel.sock" */
+    char *unlink_path;               /* removed at the end; NULL: none */
+};
 
 struct server {
     struct server_options options;   /* its lists are copies, of the arena */
@@ -24,7 +31,8 @@ struct server {
     struct watch *watch;
     char model[256];                 /* what /v1/models calls it */
     int64_t created;                 /* Unix seconds of the start */
-    double opened_s;
+    double opened_s;                 /* clock_s of the start */
+    _Atomic double drain_s;          /* of the stop; 0 before it */
 
     _Atomic int state;               /* enum server_state */
     _Atomic int stops;               /* how often server_stop was called */
@@ -44,10 +52,17 @@ struct server {
 /* http.c: one libmicrohttpd daemon for each listener. */
 bool http_open(struct server *, struct err *);
 void http_quiesce(struct server *);  /* accept nothing more */
-void http_close(struct server *);
-/* listen.c */
+void http_close(struct server *);    /* ends who still waits */
+/* On the watcher's thread: a connection's event, and the deadlines. */
+void http_event(struct server *, uint64_t key, enum watch_event);
+void http_tick(struct server *);
+/* listen.c: the sockets of options.host. */
 bool listen_open(struct server *, struct err *);
 void listen_close(struct server *);
+struct sockaddr;
+void address_text(const struct sockaddr *, char *text, size_t size);     /* "127.0.0.1:8080" */
+/* Ends all running calls: their clients get what there is, or a fault. */
+void calls_cancel(struct server *);
 /* A line for a request that ended. */
 void request_log(struct server *, const struct exchange *, int status);
 /* To whoever started us, when options.notify names its socket: "READY=1", ... */

@@ -1,0 +1,188 @@
+/* call_events.c - what the engine says of a call's sequences, on the engine's thread: split into
+ * pieces, counted, handed to the wire format, and the end of it all. */
+#include "api/server.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+enum { TOOLS_MAX = 256 };
+
+/* ---- pieces ---- */
+
+static struct tool_call *tool_at(struct choice *o, int index) {
+    if (index < 0 || index >= TOOLS_MAX) return NULL;
+    while (index >= o->n_tools) {
+        o->tool = mem_grow(o->tool, (size_t)o->n_tools + 1, sizeof *o->tool);
+        struct tool_call *t = &o->tool[o->n_tools++];
+        *t = (struct tool_call){ 0 };
+        uint64_t random = 0;
+        ssize_t got = getrandom(&random, sizeof random, 0);
+        (void)got;
+        snprintf(t->id, sizeof t->id, "call_%016llx", (unsigned long long)random);
+    }
+    return &o->tool[index];
+}
+
+static void gather(struct choice *o, const struct chat_event *e) {
+    struct tool_call *t = NULL;
+    if (e->kind == CHAT_TOOL_NAME || e->kind == CHAT_TOOL_ARGS) t = tool_at(o, e->index);
+    switch (e->kind) {
+    case CHAT_TEXT: buf_str(&o->content, e->text); break;
+    case CHAT_REASONING: buf_str(&o->reasoning, e->text); break;
+    case CHAT_TOOL_NAME: if (t) buf_str(&t->name, e->text); break;
+    case CHAT_TOOL_ARGS: if (t) buf_str(&t->arguments, e->text); break;
+    case CHAT_END: break;
+    }
+}
+
+/* The views of a piece live only as long as the parser's call, so the bytes are copied. */
+static void on_piece(void *to, const struct chat_event *e) {
+    struct choice *o = to;
+    if (e->kind == CHAT_END || (!e->text.len && e->kind != CHAT_TOOL_NAME)) return;
+    gather(o, e);
+    struct chat_event *last = o->n_pieces ? &o->piece[o->n_pieces - 1] : NULL;
+    if (last && last->kind == e->kind && last->index == e->index) {
+        last->text.len += e->text.len;
+    } else {
+        if (o->n_pieces == o->pieces_cap) {
+            o->pieces_cap = o->pieces_cap * 2 + 4;
+            o->piece = mem_grow(o->piece, (size_t)o->pieces_cap, sizeof *o->piece);
+            o->piece_at = mem_grow(o->piece_at, (size_t)o->pieces_cap, sizeof *o->piece_at);
+        }
+        o->piece[o->n_pieces] = *e;
+        o->piece_at[o->n_pieces++] = o->piece_text.len;
+    }
+    buf_str(&o->piece_text, e->text);
+}
+
+/* What a control token wrote stands at the end of its text, as long as no stop string holds text
+ * back. With stop strings nothing is known of which bytes are whose: all may be control. */
+static size_t control_from(const struct call *c, struct str text, const struct engine_event *e) {
+    if (c->options.n_stop) return 0;
+    if (e->kind != EVENT_TOKEN) return text.len;
+    const struct tokenizer *t = engine_tokenizer(c->x->server->engine);
+    if (!tok_is_control(t, e->token)) return text.len;
+    struct str own = tok_text(t, e->token);
+    bool ends = own.len <= text.len && str_eq(str_from(text, text.len - own.len), own);
+    return ends ? text.len - own.len : 0;
+}
+
+static struct pieces split(struct choice *o, const struct engine_event *e) {
+    bool last = e->kind == EVENT_DONE;
+    o->n_pieces = 0;
+    buf_clear(&o->piece_text);
+    if (o->split) {
+        size_t n = control_from(o->call, e->text, e);
+        if (n) chat_stream_push(o->split, str_cut(e->text, 0, n), false, false, on_piece, o);
+        if (n < e->text.len || last)
+            chat_stream_push(o->split, str_from(e->text, n), true, last, on_piece, o);
+    } else if (e->text.len) {
+        on_piece(o, &(struct chat_event){ .kind = CHAT_TEXT, .text = e->text });
+    }
+    for (int i = 0; i < o->n_pieces; i++) o->piece[i].text.at = o->piece_text.at + o->piece_at[i];
+    return (struct pieces){ o->piece, o->n_pieces };
+}
+
+/* ---- ends ---- */
+
+const char *choice_finish(const struct choice *o) {
+    if (o->finish == FINISH_LENGTH) return "length";
+    return o->n_tools ? "tool_calls" : "stop";
+}
+
+static const char *stage_of(const struct choice *o) {
+    return o->n_generated ? "decode" : o->prefill_s > 0 ? "prefill" : "queue";
+}
+
+static void take_counts(struct choice *o, const struct engine_event *e) {
+    o->finish = e->finish;
+    buf_str(&o->stop, e->stop);
+    o->n_prompt = e->n_prompt;
+    o->n_cached = e->n_cached;
+    o->n_generated = e->n_generated;
+    o->queue_s = e->queue_s;
+    o->prefill_s = e->prefill_s;
+    o->decode_s = e->decode_s;
+    o->first_token_s = e->first_token_s;
+    o->over = true;
+}
+
+/* For the line in the log: the sums, and the times of the first choice. */
+static void tell_exchange(const struct call *c, const struct choice *o) {
+    struct exchange *x = c->x;
+    if (o->index % c->n == 0) {
+        x->n_prompt += o->n_prompt;
+        x->n_cached += o->n_cached;
+    }
+    x->n_generated += o->n_generated;
+    if (o->index) return;
+    x->queue_s = o->queue_s;
+    x->prefill_s = o->prefill_s;
+    x->decode_s = o->decode_s;
+    x->first_token_s = o->first_token_s;
+    x->finish = o->finish == FINISH_CANCELLED ? "cancelled"
+                : o->finish == FINISH_ERROR ? "error" : choice_finish(o);
+}
+
+static void fail(struct call *c, const struct choice *o, const char *error) {
+    if (!c->failed && o->finish == FINISH_ERROR)
+        fault_set(&c->why, 500, NULL, "%s", error ? error : "the answer failed");
+    if (!c->failed && o->finish == FINISH_CANCELLED)
+        fault_set(&c->why, 503, NULL, "the request was cancelled");
+    c->failed = true;
+    call_cancel(c);                    /* the others need not go on */
+}
+
+static void on_token(struct choice *o, const struct engine_event *e) {
+    struct call *c = o->call;
+    double now = clock_s();
+    if (o->n_generated++) metrics_gap(c->x->server->metrics, now - o->token_s);
+    o->token_s = now;
+    ids_put(&o->ids, e->token);
+    struct pieces p = split(o, e);
+    for (int i = 0; i < p.n; i++)
+        if (p.at[i].kind == CHAT_REASONING) {
+            o->n_reasoning++;
+            break;
+        }
+    c->wire->token(o, e, p);
+}
+
+static void on_done(struct choice *o, const struct engine_event *e) {
+    struct call *c = o->call;
+    struct server *s = c->x->server;
+    struct pieces p = { 0 };
+    if (!c->failed) p = split(o, e);
+    take_counts(o, e);
+    tell_exchange(c, o);
+    if (c->started) {
+        atomic_fetch_sub(&s->n_running, 1);
+        metrics_choice(s->metrics, o);
+        if (o->finish == FINISH_CANCELLED) metrics_cancelled(s->metrics, stage_of(o));
+    }
+    if (o->finish == FINISH_ERROR || o->finish == FINISH_CANCELLED) fail(c, o, e->error);
+    if (!c->failed) c->wire->done(o, p);
+}
+
+static void end(struct call *c) {
+    if (!c->failed) c->wire->end(c);
+    else if (c->why.status && c->stream) stream_fault(c->x, &c->why);
+    else if (c->why.status) reply_fault(c->x, &c->why);
+    call_forget(c);
+    if (exchange_forget_gone(c->x)) call_free(c);
+    call_free(c);
+}
+
+void call_event(void *to, const struct engine_event *e) {
+    struct choice *o = to;
+    struct call *c = o->call;
+    pthread_mutex_lock(&c->lock);
+    if (e->kind == EVENT_TOKEN && !c->failed) on_token(o, e);
+    if (e->kind == EVENT_PROMPT && !c->failed) c->wire->token(o, e, (struct pieces){ 0 });
+    if (e->kind == EVENT_DONE) on_done(o, e);
+    bool over = e->kind == EVENT_DONE && --c->n_open == 0;
+    pthread_mutex_unlock(&c->lock);
+    if (over) end(c);
+}

@@ -1,0 +1,225 @@
+/* server.c - from options to a listening server, the engine's loop, and the end.
+ *
+ * The thread that calls server_serve steps the engine. A stop comes from a signal: the watcher sees
+ * it, closes the listening sockets and lets running requests finish, for so long. */
+#include "api/server.h"
+#include "base/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { WORKERS = 2, WORKERS_QUEUE = 4096 };
+
+static const char *const *copy_list(struct arena *a, const char *const *list, int n) {
+    if (n < 1) return NULL;
+    const char **copy = arena_new(a, (size_t)n * sizeof *copy);
+    for (int i = 0; i < n; i++) copy[i] = arena_str(a, str_of(list[i]));
+    return copy;
+}
+
+static const char *copy_text(struct arena *a, const char *text) {
+    return text ? arena_str(a, str_of(text)) : NULL;
+}
+
+static void copy_options(struct server *s, const struct server_options *o) {
+    struct server_options *c = &s->options;
+    *c = *o;
+    c->host = copy_list(&s->arena, o->host, o->n_hosts);
+    c->key = copy_list(&s->arena, o->key, o->n_keys);
+    c->origin = copy_list(&s->arena, o->origin, o->n_origins);
+    c->allowed_host = copy_list(&s->arena, o->allowed_host, o->n_allowed_hosts);
+    c->prefix = copy_text(&s->arena, o->prefix);
+    c->alias = copy_text(&s->arena, o->alias);
+    c->model_path = copy_text(&s->arena, o->model_path);
+    c->notify = copy_text(&s->arena, o->notify);
+    if (c->connections_max < 1) c->connections_max = 16384;
+    if (c->queue_max < 1) c->queue_max = 512;
+    if (c->key_max < 1) c->key_max = c->n_keys ? 64 : c->queue_max;
+    if (!c->body_max) c->body_max = 16 << 20;
+    if (c->header_s <= 0) c->header_s = 10;
+    if (c->body_s <= 0) c->body_s = 30;
+    if (c->idle_s <= 0) c->idle_s = 75;
+    if (c->stall_s <= 0) c->stall_s = 30;
+    if (c->ping_s <= 0) c->ping_s = 15;
+    if (c->drain_s <= 0) c->drain_s = 30;
+}
+
+/* The last part of the path, as a name for clients. */
+static void name_model(struct server *s) {
+    const struct server_options *o = &s->options;
+    const char *path = o->model_path ? o->model_path : "mlxcel";
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--;
+    size_t begin = n;
+    while (begin > 0 && path[begin - 1] != '/') begin--;
+    if (o->alias) snprintf(s->model, sizeof s->model, "%s", o->alias);
+    else snprintf(s->model, sizeof s->model, "%.*s", (int)(n - begin), path + begin);
+}
+
+/* ---- stopping, on the watcher's thread ---- */
+
+static void begin_drain(struct server *s) {
+    int ready = SERVER_READY, loading = SERVER_LOADING;
+    double none = 0;
+    if (!atomic_compare_exchange_strong(&s->drain_s, &none, clock_s())) return;
+    bool was_ready = atomic_compare_exchange_strong(&s->state, &ready, SERVER_DRAINING);
+    if (!was_ready) atomic_compare_exchange_strong(&s->state, &loading, SERVER_DRAINING);
+    server_notify(s, "STOPPING=1");
+    http_quiesce(s);
+    if (was_ready) engine_stop(s->engine);
+}
+
+static void end_late(void *to, struct call *c) {
+    double now = *(const double *)to;
+    const struct server_options *o = &c->x->server->options;
+    struct fault late = { 0 };
+    if (c->failed || now - c->x->begun_s < o->request_s) return;
+    fault_set(&late, 504, NULL, "the request took longer than the limit of %g s", o->request_s);
+    c->why = late;
+    c->failed = true;
+    call_cancel(c);
+}
+
+static void on_tick(void *to) {
+    struct server *s = to;
+    double now = clock_s();
+    if (!s->http) return;
+    if (atomic_load(&s->stops)) begin_drain(s);
+    bool over = atomic_load(&s->stops) > 1 || now - s->drain_s > s->options.drain_s;
+    if (atomic_load(&s->state) == SERVER_DRAINING && over) calls_cancel(s);
+    if (s->options.request_s > 0) calls_each(s, end_late, &now);
+    http_tick(s);
+}
+
+static void on_event(void *to, uint64_t key, enum watch_event event) {
+    http_event(to, key, event);
+}
+
+void server_stop(struct server *s) {
+    atomic_fetch_add(&s->stops, 1);
+    watch_wake(s->watch);
+}
+
+/* ---- opening and closing ---- */
+
+struct server *server_open(const struct server_options *o, struct err *err) {
+    struct server *s = mem_new(sizeof *s);
+    copy_options(s, o);
+    name_model(s);
+    s->created = (int64_t)time(NULL);
+    s->opened_s = clock_s();
+    pthread_mutex_init(&s->calls_lock, NULL);
+    s->metrics = metrics_open();
+    s->access = access_open(&s->options, err);
+    s->workers = workers_open(WORKERS, WORKERS_QUEUE);
+    bool ok = s->access && listen_open(s, err);
+    if (ok && !s->workers) ok = err_set(err, "no threads could be started");
+    if (ok) ok = (s->watch = watch_open(on_event, on_tick, s, err)) != NULL;
+    if (ok && http_open(s, err)) return s;
+    server_close(s);
+    return NULL;
+}
+
+void server_close(struct server *s) {
+    if (!s) return;
+    atomic_store(&s->state, SERVER_DRAINING);
+    workers_close(s->workers);
+    watch_close(s->watch);
+    http_close(s);
+    listen_close(s);
+    access_close(s->access);
+    metrics_close(s->metrics);
+    pthread_mutex_destroy(&s->calls_lock);
+    arena_free(&s->arena);
+    free(s);
+}
+
+int server_port(const struct server *s) {
+    for (int i = 0; i < s->n_listeners; i++)
+        if (s->listener[i].port) return s->listener[i].port;
+    return 0;
+}
+
+void server_addresses(const struct server *s, struct buf *to) {
+    for (int i = 0; i < s->n_listeners; i++)
+        buf_format(to, "%s%s", i ? ", " : "", s->listener[i].address);
+}
+
+void server_progress(struct server *s, double done) {
+    char text[64];
+    int thousandths = (int)(MIN(MAX(done, 0), 1) * 1000);
+    int before = atomic_exchange(&s->progress, thousandths);
+    if (before / 10 == thousandths / 10) return;
+    snprintf(text, sizeof text, "STATUS=loading %d %%", thousandths / 10);
+    server_notify(s, text);
+}
+
+/* One datagram, to a path or to an abstract name (which begins with @). */
+void server_notify(const struct server *s, const char *state) {
+    struct sockaddr_un a = { .sun_family = AF_UNIX };
+    const char *path = s->options.notify;
+    size_t n = path ? strlen(path) : 0;
+    if (!n || n >= sizeof a.sun_path) return;
+    memcpy(a.sun_path, path, n);
+    if (path[0] == '@') a.sun_path[0] = 0;
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return;
+    ssize_t sent = sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&a,
+                          (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
+    if (sent < 0) log_line(LOG_WARN, "the service manager could not be told: %s", state);
+    close(fd);
+}
+
+/* ---- the engine's loop ---- */
+
+/* A second stop waits for nobody but the engine to let go; the first also for clients to read
+ * what was written for them. */
+static bool over(struct server *s) {
+    if (atomic_load(&s->state) != SERVER_DRAINING) return false;
+    pthread_mutex_lock(&s->calls_lock);
+    bool calls = s->calls != NULL;
+    pthread_mutex_unlock(&s->calls_lock);
+    bool late = clock_s() - s->drain_s > s->options.drain_s + 1;
+    bool hurry = atomic_load(&s->stops) > 1;
+    return late || (!calls && (hurry || !atomic_load(&s->n_exchanges)));
+}
+
+/* The device is gone: every request ends, and /health says so. */
+static void failed(struct server *s, const struct err *err) {
+    struct fault f = { 0 };
+    atomic_store(&s->state, SERVER_FAILED);
+    fault_set(&f, 500, NULL, "the device failed");
+    log_line(LOG_ERROR, "%s", err->text);
+    pthread_mutex_lock(&s->calls_lock);
+    for (struct call *c = s->calls; c; c = c->next) {
+        pthread_mutex_lock(&c->lock);
+        c->why = f;
+        c->failed = true;
+        pthread_mutex_unlock(&c->lock);
+    }
+    pthread_mutex_unlock(&s->calls_lock);
+}
+
+bool server_serve(struct server *s, struct engine *e, const struct sample_params *sampling,
+                  struct err *err) {
+    int loading = SERVER_LOADING;
+    s->engine = e;
+    s->sampling = sampling;
+    s->info = engine_info(e);
+    if (atomic_compare_exchange_strong(&s->state, &loading, SERVER_READY))
+        server_notify(s, "READY=1\nSTATUS=serving");
+    while (!over(s)) {
+        int rows = engine_step(e, err);
+        if (rows < 0) {
+            failed(s, err);
+            return false;
+        }
+        if (!rows) engine_wait(e, atomic_load(&s->state) == SERVER_DRAINING ? 0.01 : 1);
+    }
+    return true;
+}
