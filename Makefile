@@ -59,7 +59,7 @@ FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 .SECONDARY:
 .PHONY: all tools tests test bench diff-tokens tidy fuzz fuzz-short fuzz-programs install uninstall \
         clean help always
-all: $(LIB) $(BIN) tools ## build the program (build/mlxcel) and the tools
+all: $(LIB) $(BIN) $(BIN:%=%-server) tools ## build the program (build/mlxcel) and the tools
 
 # An instruction set is a file: it alone is compiled for it, and runs only where the CPU has it.
 # Kernels see checked sizes only, and do without the hardening that costs them time.
@@ -98,6 +98,9 @@ $(LIB): $(OBJ) $(BUILD)/objects
 $(BUILD)/mlxcel: $(BUILD)/src/main.o $(LIB)
 	$(if $(V),,@echo '  link $@')
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+# The server under its other name.
+$(BUILD)/mlxcel-server: $(BUILD)/mlxcel
+	$(Q)ln -sf mlxcel $@
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	$(if $(V),,@echo '  link $@')
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
@@ -140,6 +143,7 @@ install: all ## install under PREFIX (/usr/local), below DESTDIR
 	    $(D)/share/bash-completion/completions $(D)/share/zsh/site-functions \
 	    $(D)/share/fish/vendor_completions.d $(D)/share/doc/mlxcel
 	install -m 755 $(BIN) $(D)/bin/mlxcel
+	ln -sf mlxcel $(D)/bin/mlxcel-server
 	install -m 644 $(LIB) $(D)/lib/libmlxcel.a
 	for h in $(wildcard include/*.h); do install -m 644 $$h $(D)/include/ || exit 1; done
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' \
@@ -155,7 +159,7 @@ install: all ## install under PREFIX (/usr/local), below DESTDIR
 	install -m 644 LICENSE README.md $(D)/share/doc/mlxcel/
 
 uninstall: ## remove what install put there
-	rm -f $(D)/bin/mlxcel $(D)/lib/libmlxcel.a $(D)/lib/pkgconfig/mlxcel.pc \
+	rm -f $(D)/bin/mlxcel $(D)/bin/mlxcel-server $(D)/lib/libmlxcel.a $(D)/lib/pkgconfig/mlxcel.pc \
 	    $(D)/share/man/man1/mlxcel*.1 $(D)/share/bash-completion/completions/mlxcel \
 	    $(D)/share/zsh/site-functions/_mlxcel $(D)/share/fish/vendor_completions.d/mlxcel.fish \
 	    $(patsubst include/%,$(D)/include/%,$(wildcard include/*.h))

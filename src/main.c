@@ -38,6 +38,11 @@ static const struct command commands[] = {
       "Checks that an answer does not depend, in a single bit, on how the prompt was cut, on "
       "neighbours in the batch, on kept prefixes, or on having been interrupted.", 1,
       cli_selftest },
+    { "serve", CMD_SERVE, "[MODEL]", "serve a model over HTTP, as OpenAI's API does",
+      "Listens on 127.0.0.1:8080, loads the model and answers clients of OpenAI's API and of "
+      "llama-server, until SIGTERM or Ctrl-C: then running requests may finish, and a second "
+      "signal ends them, too. mlxcel-server is the same. docs/server.md has the details.", 1,
+      cli_serve },
     { "health", CMD_HEALTH, "[URL]", "ask whether a server is ready",
       "Asks the server at URL, or where --host and --port or their variables say, for /health. "
       "Exit code 0: it serves.", 1, cli_health },

@@ -99,6 +99,11 @@ int cli_main(const struct command *commands, int n, int argc, char **argv) {
     /* A parent may have left SIGPIPE ignored; a closed pipe ends us quietly as it ends others. */
     signal(SIGPIPE, SIG_DFL);
     setlocale(LC_CTYPE, "");
+    /* The server under its other name. */
+    const char *slash = argc ? strrchr(argv[0], '/') : NULL;
+    const char *self = slash ? slash + 1 : argc ? argv[0] : "";
+    if (!strcmp(self, "mlxcel-server") && !(argc > 1 && !strcmp(argv[1], "--version")))
+        return run_command(cli_command("serve"), argc - 1, argv + 1);
     if (argc < 2) {
         help_all();
         return cli_done(ERR_USAGE);

@@ -36,6 +36,7 @@ int cli_bench(struct args *);
 int cli_selftest(struct args *);
 int cli_completion(struct args *);
 int cli_help(struct args *);
+int cli_serve(struct args *);
 int cli_health(struct args *);
 
 void help_command(const struct command *);               /* --help of one, to stdout */
