@@ -92,6 +92,19 @@ static void text_of(struct engine *e, struct job *j, int token, bool last) {
     j->finish = FINISH_STOP;
 }
 
+/* The counts and times of EVENT_TOKEN and EVENT_DONE. */
+static void count(const struct job *j, double now, struct engine_event *ev) {
+    double started = j->started_s > 0 ? j->started_s : now;
+    double first = j->n_generated ? j->first_s : now;
+    ev->n_prompt = j->request.n_prompt;
+    ev->n_cached = j->request.n_cached;
+    ev->n_generated = j->n_generated;
+    ev->queue_s = started - j->submitted_s;
+    ev->prefill_s = first - started;
+    ev->decode_s = j->n_generated ? j->last_s - first : 0;
+    ev->first_token_s = first - j->submitted_s;
+}
+
 static void send_token(struct engine *e, struct job *j, int token, int position) {
     struct request *r = &j->request;
     bool over = engine_is_eos(e, token) && !j->options.ignore_eos;
@@ -102,10 +115,12 @@ static void send_token(struct engine *e, struct job *j, int token, int position)
     text_of(e, j, token, false);
     buf_clear(&j->piece);
     engine_token_text(e, token, &j->piece);
-    send(j, &(struct engine_event){ .kind = EVENT_TOKEN, .token = token, .position = position,
-                                    .text = buf_view(&j->show), .piece = buf_view(&j->piece),
-                                    .logprob = j->logprob, .top = j->top,
-                                    .n_top = j->options.logprobs });
+    struct engine_event ev = { .kind = EVENT_TOKEN, .token = token, .position = position,
+                               .text = buf_view(&j->show), .piece = buf_view(&j->piece),
+                               .logprob = j->logprob, .top = j->top,
+                               .n_top = j->options.logprobs };
+    count(j, now, &ev);
+    send(j, &ev);
     if (j->finish == FINISH_STOP) sched_finish(e->sched, r);
     else if (r->ids.len >= r->n_max) j->finish = FINISH_LENGTH;
 }
@@ -128,18 +143,13 @@ static void send_tokens(struct engine *e, const struct batch *b) {
 
 static void send_done(struct engine *e, struct job *j) {
     struct request *r = &j->request;
-    double now = clock_s(), started = j->started_s > 0 ? j->started_s : now;
-    double first = j->n_generated ? j->first_s : now;
     if (j->finish == FINISH_NONE) j->finish = r->cancelled ? FINISH_CANCELLED : FINISH_LENGTH;
     if (r->starved) j->finish = FINISH_ERROR;
     if (!j->stop) text_of(e, j, -1, true);
     else buf_clear(&j->show);
-    struct engine_event done = {
-        .kind = EVENT_DONE, .finish = j->finish, .text = buf_view(&j->show),
-        .n_prompt = r->n_prompt, .n_cached = r->n_cached, .n_generated = j->n_generated,
-        .queue_s = started - j->submitted_s, .prefill_s = first - started,
-        .decode_s = j->n_generated ? j->last_s - first : 0, .first_token_s = first - j->submitted_s,
-    };
+    struct engine_event done = { .kind = EVENT_DONE, .finish = j->finish,
+                                 .text = buf_view(&j->show) };
+    count(j, clock_s(), &done);
     if (j->stop) done.stop = j->options.stop[j->stop - 1];
     if (r->starved) done.error = "the sequence does not fit into the cache";
     else if (j->finish == FINISH_ERROR) done.error = "the model gave numbers that are not finite";

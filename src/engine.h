@@ -65,6 +65,7 @@ struct engine_event {                /* valid during the call only */
     enum finish finish;
     const char *error;               /* FINISH_ERROR: a sentence */
     struct str stop;                 /* the stop string that ended it, or empty */
+    /* EVENT_TOKEN: until now, EVENT_DONE: of all */
     int n_prompt, n_cached, n_generated;
     double queue_s, prefill_s, decode_s, first_token_s;   /* first_token: since submit */
 };
@@ -107,6 +108,9 @@ struct engine_info {
     const char *family, *quantization;       /* "qwen3"; "affine 4-bit g64" or "bf16" */
     char device[96];
     int context, vocab, n_layers, dim;
+    int context_train;               /* what the model was made for; context may be less */
+    int requests_max;                /* running at a time */
+    int64_t params;                  /* values in the weights, however they are stored */
     size_t weights_bytes, cache_bytes;
     double load_s;
     int waiting, running; uint64_t preempted, tokens_reused;

@@ -42,9 +42,10 @@ struct engine {
     char format[48];                 /* "affine 4-bit g64", "bf16" */
     uint64_t awaited;                /* engine_finish waits for it; 0: nobody does */
     size_t cache_bytes;
+    int64_t params;
     double load_s, step_s;
     struct engine_stats now;         /* as the engine's thread counts; copied to stats */
-    int context, vocab, waiting_max;
+    int context, vocab, requests_max, waiting_max;
     int *picked;                     /* [logits_max] */
     float *row;                      /* [vocab] a copy that sampling may change */
 

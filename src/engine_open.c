@@ -75,6 +75,7 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
     int rows = o->rows_max ? o->rows_max : ROWS_MAX;
     int requests = o->requests_max ? o->requests_max : REQUESTS_MAX;
     rows = MAX(rows, requests);        /* every running request can have its row */
+    e->requests_max = requests;
     e->waiting_max = o->waiting_max ? o->waiting_max : WAITING_MAX;
     jobs_open(&e->jobs, e->waiting_max + requests);
     e->dev.op = device_find(o->device, err);
@@ -85,6 +86,7 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
     e->model = model_open(o->dir, &m, err);
     if (!e->model) return false;
     e->vocab = model_spec(e->model)->vocab;
+    e->params = model_params(e->model);
     model_format(e->model, e->format, sizeof e->format);
     if (!generation_read(&e->generation, o->dir, e->vocab, err) || !open_texts(e, o, err) ||
         !open_cache(e, o, requests, rows, err) || !open_sched(e, o, requests, rows)) return false;
@@ -174,6 +176,8 @@ struct engine_info engine_info(const struct engine *e) {
     struct engine_info info = {
         .family = model_family(e->model)->name, .quantization = e->format,
         .context = e->context, .vocab = e->vocab, .n_layers = d->n_layers, .dim = d->dim,
+        .context_train = d->context, .requests_max = e->requests_max,
+        .params = e->params,
         .weights_bytes = model_weights_bytes(e->model), .cache_bytes = e->cache_bytes,
         .load_s = e->load_s, .waiting = s.waiting, .running = s.running, .preempted = s.preempted,
         .tokens_reused = s.tokens_cached,

@@ -73,6 +73,20 @@ bool load_record(struct loaded *m, bind_want *want, void *to, struct err *err) {
     return binder_finish(b, err);
 }
 
+static void add_params(void *to, const struct bind_want *want) {
+    int64_t n = 1;
+    for (int i = 0; i < want->rank; i++) n *= want->shape[i];
+    *(int64_t *)to += n;
+}
+
+int64_t load_params(const struct loaded *m) {
+    struct loaded plain = { .family = m->family, .spec = m->spec };
+    int64_t n = 0;
+    load_record(&plain, add_params, &n, NULL);
+    arena_free(&plain.arena);
+    return n;
+}
+
 bool load_bind(struct loaded *m, const char *dir, struct device *dev,
                void (*progress)(void *, double), void *to, struct err *err) {
     m->weights = weights_open(dir, err);

@@ -25,6 +25,8 @@ bool load_bind(struct loaded *, const char *dir, struct device *,
                void (*progress)(void *, double), void *to, struct err *);
 /* Reports every tensor this spec asks for, without any file; see binder_record. */
 bool load_record(struct loaded *, bind_want *, void *to, struct err *);
+/* How many values the spec's tensors hold, however they are stored. */
+int64_t load_params(const struct loaded *);
 bool load_finish(struct loaded *, struct err *);
 void load_close(struct loaded *);
 /* [n_layers] what each layer keeps. */

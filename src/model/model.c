@@ -134,6 +134,10 @@ const struct family *model_family(const struct model *m) {
     return m->is.family;
 }
 
+int64_t model_params(const struct model *m) {
+    return load_params(&m->is);
+}
+
 size_t model_weights_bytes(const struct model *m) {
     return weights_bytes(m->is.weights);
 }

@@ -18,6 +18,7 @@ const struct family *model_family(const struct model *);
 /* [n_layers] what each layer keeps, for cache_open. kv_bytes: of one cached value. */
 void model_need(const struct model *, struct state_need *layer, size_t kv_bytes);
 
+int64_t model_params(const struct model *);              /* values in all its tensors */
 size_t model_weights_bytes(const struct model *);                /* of its files */
 /* How most of its weights are stored: "affine 4-bit g64", "bf16". */
 void model_format(const struct model *, char *text, size_t size);

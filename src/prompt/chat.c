@@ -52,6 +52,11 @@ void chat_close(struct chat *chat) {
     free(chat);
 }
 
+struct str chat_source(const struct chat *chat, bool with_tools) {
+    const struct template *t = with_tools ? chat->with_tools : chat->plain;
+    return t ? t->source.text : (struct str){ 0 };
+}
+
 void prompt_free(struct prompt *p) {
     buf_free(&p->text);
     free(p->span);

@@ -13,6 +13,9 @@ struct chat;                         /* a compiled template and the parsers that
 struct chat *chat_open(const char *dir, const char *override, const struct tokenizer *tok,
                        struct err *);
 void chat_close(struct chat *);
+/* The template's text as it was read, the one for requests with tools or the other; the empty view:
+ * there is none. Valid as long as the chat. */
+struct str chat_source(const struct chat *, bool with_tools);
 
 struct dialog {                      /* all borrowed for the call */
     struct json_object *messages;    /* list of {role, content, ...} as in OpenAI's API */

@@ -46,6 +46,12 @@ static enum sampler_step step_named(struct str name) {
     return STEP_END;
 }
 
+const char *sample_step_name(enum sampler_step step) {
+    for (size_t i = 0; i < COUNT(steps); i++)
+        if (steps[i].step == step) return steps[i].name;
+    return "";
+}
+
 bool sample_order(struct str text, enum sampler_step order[SAMPLER_STEPS_MAX], struct err *err) {
     enum sampler_step found[SAMPLER_STEPS_MAX] = { STEP_END };
     size_t n = 0, begin = 0;

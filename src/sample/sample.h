@@ -32,6 +32,7 @@ struct sample_params {               /* a zeroed one is not valid: start from sa
 struct sample_params sample_defaults(void);
 /* "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature" and llama.cpp's spellings. */
 bool sample_order(struct str text, enum sampler_step order[SAMPLER_STEPS_MAX], struct err *);
+const char *sample_step_name(enum sampler_step);          /* as sample_order reads it; "": none */
 bool sample_check(const struct sample_params *, struct err *);   /* ranges; names the parameter */
 
 struct sampler;                      /* holds scratch for one vocabulary; serves any request */

@@ -227,6 +227,8 @@ struct str tok_text(const struct tokenizer *t, int id) { return vocab_text(&t->v
 int tok_bos(const struct tokenizer *t) { return t->bos; }
 int tok_eos(const struct tokenizer *t) { return t->eos; }
 
+const char *tok_type(const struct tokenizer *t) { return t->model.kind->type; }
+
 bool tok_is_control(const struct tokenizer *t, int id) {
     return vocab_flags(&t->vocab, id) & VOCAB_CONTROL;
 }

@@ -29,6 +29,7 @@ void tok_encode(const struct tokenizer *, struct str text, unsigned flags,
 int  tok_vocab(const struct tokenizer *);            /* ids are below this */
 /* As spelt in the file; -1, or the empty view: none. */
 int  tok_find(const struct tokenizer *, struct str token);
+const char *tok_type(const struct tokenizer *);      /* "BPE", "Unigram", "WordPiece", ... */
 struct str tok_text(const struct tokenizer *, int id);
 bool tok_is_control(const struct tokenizer *, int id);           /* a special added token */
 int  tok_bos(const struct tokenizer *);              /* -1: none */
