@@ -45,6 +45,7 @@ struct choice {
     int n_prompt, n_cached, n_generated, n_reasoning;
     double queue_s, prefill_s, decode_s, first_token_s;
     bool over;
+    bool enough;                     /* choice_enough was called */
     struct buf own;                  /* the wire's: logprobs so far, say */
     size_t own_n;
     double token_s;                  /* when the last token came */
@@ -74,6 +75,7 @@ struct call {
     bool stream, usage, echo;
     bool timings;                    /* timings_per_token */
     int wire_flags;                  /* the wire's own */
+    int line_ms;                     /* an answer with a line break ends after so long; 0: never */
 
     struct choice *choice; int n_choices, n_open;
     bool started, failed;
@@ -109,5 +111,7 @@ void call_cancel(struct call *);     /* nobody wants it any more */
 engine_emit call_event;              /* call_events.c: what the engine calls, with a choice */
 void call_forget(struct call *);     /* out of the server's list, and of the key's account */
 
+/* A wire format wants no more of it: it ends as if its length was reached. In a wire's token. */
+void choice_enough(struct choice *);
 /* "stop", "length", "tool_calls", ... as OpenAI names it. */
 const char *choice_finish(const struct choice *);

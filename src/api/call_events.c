@@ -96,9 +96,12 @@ static const char *stage_of(const struct choice *o) {
     return o->n_generated ? "decode" : o->prefill_s > 0 ? "prefill" : "queue";
 }
 
+void choice_enough(struct choice *o) {
+    o->enough = true;
+    engine_cancel(o->call->x->server->engine, atomic_load(&o->id));
+}
+
 static void take_counts(struct choice *o, const struct engine_event *e) {
-    o->finish = e->finish;
-    buf_str(&o->stop, e->stop);
     o->n_prompt = e->n_prompt;
     o->n_cached = e->n_cached;
     o->n_generated = e->n_generated;
@@ -106,6 +109,11 @@ static void take_counts(struct choice *o, const struct engine_event *e) {
     o->prefill_s = e->prefill_s;
     o->decode_s = e->decode_s;
     o->first_token_s = e->first_token_s;
+}
+
+static void take_end(struct choice *o, const struct engine_event *e) {
+    o->finish = e->finish == FINISH_CANCELLED && o->enough ? FINISH_LENGTH : e->finish;
+    buf_str(&o->stop, e->stop);
     o->over = true;
 }
 
@@ -138,7 +146,8 @@ static void fail(struct call *c, const struct choice *o, const char *error) {
 static void on_token(struct choice *o, const struct engine_event *e) {
     struct call *c = o->call;
     double now = clock_s();
-    if (o->n_generated++) metrics_gap(c->x->server->metrics, now - o->token_s);
+    if (o->n_generated) metrics_gap(c->x->server->metrics, now - o->token_s);
+    take_counts(o, e);
     o->token_s = now;
     ids_put(&o->ids, e->token);
     struct pieces p = split(o, e);
@@ -156,6 +165,7 @@ static void on_done(struct choice *o, const struct engine_event *e) {
     struct pieces p = { 0 };
     if (!c->failed) p = split(o, e);
     take_counts(o, e);
+    take_end(o, e);
     tell_exchange(c, o);
     if (c->started) {
         atomic_fetch_sub(&s->n_running, 1);
@@ -179,7 +189,7 @@ void call_event(void *to, const struct engine_event *e) {
     struct choice *o = to;
     struct call *c = o->call;
     pthread_mutex_lock(&c->lock);
-    if (e->kind == EVENT_TOKEN && !c->failed) on_token(o, e);
+    if (e->kind == EVENT_TOKEN && !c->failed && !o->enough) on_token(o, e);
     if (e->kind == EVENT_PROMPT && !c->failed) c->wire->token(o, e, (struct pieces){ 0 });
     if (e->kind == EVENT_DONE) on_done(o, e);
     bool over = e->kind == EVENT_DONE && --c->n_open == 0;

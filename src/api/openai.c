@@ -161,9 +161,8 @@ void openai_logprob(struct buf *b, float logprob) {
     else buf_format(b, "%.7g", logprob < 0 ? (double)logprob : 0);
 }
 
-/* "token":...,"logprob":...,"bytes":[...]: a token may end inside of a character, and then only its
- * bytes say what it is. */
-static void entry(struct buf *b, struct str piece, float logprob) {
+/* A token may end inside of a character, and then only its bytes say what it is. */
+void openai_entry(struct buf *b, struct str piece, float logprob) {
     struct buf text = { 0 };
     utf8_repair(&text, piece);
     buf_str(b, S("\"token\":"));
@@ -181,13 +180,13 @@ void openai_token(struct buf *list, const struct call *c, const struct engine_ev
     struct buf piece = { 0 };
     int n = MIN(openai_top(c), e->n_top);
     buf_str(list, list->len ? S(",{") : S("{"));
-    entry(list, e->piece, e->logprob);
+    openai_entry(list, e->piece, e->logprob);
     buf_str(list, S(",\"top_logprobs\":["));
     for (int i = 0; i < n; i++) {
         buf_clear(&piece);
         engine_token_text(c->x->server->engine, e->top[i].token, &piece);
         buf_str(list, i ? S(",{") : S("{"));
-        entry(list, buf_view(&piece), e->top[i].logprob);
+        openai_entry(list, buf_view(&piece), e->top[i].logprob);
         buf_char(list, '}');
     }
     buf_str(list, S("]}"));

@@ -31,6 +31,8 @@ void openai_timings(struct buf *, const struct call *, const struct choice *);
 void openai_logprob(struct buf *, float);
 /* Appends the chat format's entry for a token to a list. */
 void openai_token(struct buf *list, const struct call *, const struct engine_event *);
+/* "token":...,"logprob":...,"bytes":[...] */
+void openai_entry(struct buf *, struct str piece, float logprob);
 /* Whether the token belongs to the answer: the end of the text does not. */
 bool openai_shows(const struct call *, int token);
 

@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define AT(field) offsetof(struct sample_params, field)
 
@@ -276,14 +277,14 @@ static void read_bias(struct call *c, struct fields *f) {
 
 /* ---- the rest ---- */
 
-/* -1 of LM Studio's and llama.cpp's clients is no limit, as null is; what is beyond the context
- * ends there anyway. */
+/* -1 of LM Studio's and llama.cpp's clients is no limit, as null is, and llama.cpp's -2 means the
+ * context's end, where all ends anyway. */
 static int read_length(struct fields *f) {
     static const char *const names[] = { "max_completion_tokens", "max_tokens", "n_predict" };
     int64_t n_max = -1;
     for (size_t i = COUNT(names); i-- > 0;)
-        n_max = field_int(f, names[i], -1, INT64_MAX, n_max);
-    return (int)MIN(n_max, INT_MAX);
+        n_max = field_int(f, names[i], i == 2 ? -2 : -1, INT64_MAX, n_max);
+    return (int)MIN(MAX(n_max, -1), INT_MAX);
 }
 
 /* Every other number is a seed, negative ones too. For -1 the call's own stays, which is random. */
@@ -306,6 +307,7 @@ static void read_stream(struct call *c, struct fields *f) {
 void params_read(struct call *c, struct fields *f) {
     struct sample_params *p = &c->options.sample;
     struct err err = { 0 };
+    uint64_t salt;
     read_numbers(p, f);
     refuse_unknown(f);
     read_samplers(p, f);
@@ -317,6 +319,9 @@ void params_read(struct call *c, struct fields *f) {
     c->options.n_max = read_length(f);
     c->options.ignore_eos = field_bool(f, "ignore_eos", false);
     c->timings = field_bool(f, "timings_per_token", false);
+    /* Under a salt of its own nothing is found, and nothing is found by others. */
+    if (!field_bool(f, "cache_prompt", true) && getrandom(&salt, sizeof salt, 0) == sizeof salt)
+        c->options.salt = salt;
     c->n = (int)field_int(f, "n", 1, CHOICES_MAX, 1);
     if (field_has(f, "best_of") && field_int(f, "best_of", 1, CHOICES_MAX, 1) != c->n)
         fault_set(f->fault, 400, "best_of", "'best_of' is not supported, unless it equals 'n'.");

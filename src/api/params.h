@@ -13,6 +13,7 @@
  *     max_completion_tokens, else max_tokens, else n_predict: 0 only reads the prompt; -1, null and
  *     none go on until the end of the text or of the context, as what is beyond it does
  *     n 1 to 128; best_of only if it equals n
+ *     cache_prompt: false finds no kept prefix and leaves none
  *     stream; stream_options.include_usage, only with stream; timings_per_token; ignore_eos
  *
  * Refused unless off: mirostat, dynatemp_range, adaptive_target, grammars and schemas,

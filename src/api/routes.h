@@ -4,4 +4,12 @@
 
 void chat_completions(struct exchange *);                 /* chat.c */
 void completions(struct exchange *);                      /* completions.c */
+void native_completion(struct exchange *);                /* native.c */
+void text_tokenize(struct exchange *);                    /* text.c */
+void text_detokenize(struct exchange *);
+void text_template(struct exchange *);
+void models_list(struct exchange *);                      /* models.c */
+void models_one(struct exchange *);
+void props(struct exchange *);                            /* props.c */
+void slots(struct exchange *);
 void health(struct exchange *);                           /* health.c */
