@@ -57,7 +57,7 @@ FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all tools tests test bench diff-tokens tidy fuzz fuzz-short fuzz-programs install uninstall \
+.PHONY: all tools tests test bench bench-serve diff-tokens tidy fuzz fuzz-short fuzz-programs install uninstall \
         clean help always
 all: $(LIB) $(BIN) $(BIN:%=%-server) tools ## build the program (build/mlxcel) and the tools
 
@@ -121,6 +121,9 @@ test: all $(TESTS) ## build and run every test; T=word only those with the word 
 
 bench: all ## measure with checkpoints of recipe weights; writes bench/RESULTS.md
 	bench/run
+
+bench-serve: all ## measure the server beside bench; writes bench/SERVE.md
+	bench/serve
 
 diff-tokens: tools ## compare tokenizers with the package on random strings (needs pip's tokenizers)
 	python3 tools/diff_tokens.py

@@ -77,6 +77,7 @@ struct load {
     uint64_t n_tokens, n_events, n_prompt, n_cached;
     struct times first, gap, whole, long_first;
     double begin_s, end_s;
+    double all_s;                    /* when the last client had its first token */
     bool quiet;                      /* the phase in which kinds are asked for alone */
 };
 
@@ -285,6 +286,7 @@ static void see_events(struct load *l, struct client *c, int n_before) {
     if (!(c->first_s > 0)) {
         c->first_s = now;
         note(c->behaviour == BEHAVE_LONG ? &l->long_first : &l->first, now - c->asked_s);
+        if (c->behaviour != BEHAVE_LONG) l->all_s = now;
     } else if (c->behaviour != BEHAVE_SLOW) {
         note(&l->gap, now - c->last_s);
     }
@@ -456,6 +458,10 @@ static void report(struct load *l, double rss_before, double rss_peak, double cp
            l->n_refused, l->n_failed, l->n_wrong, (unsigned long long)l->n_tokens,
            (unsigned long long)l->n_events, (unsigned long long)l->n_prompt,
            (unsigned long long)l->n_cached, took, (double)l->n_tokens / took);
+    /* As many requests as clients: what the batch did once all were in it. */
+    if ((int)l->set.requests == l->n_clients - 1 && l->all_s < l->end_s)
+        printf(",\"decode_tokens_per_s\":%.2f",
+               (double)(l->n_tokens - (uint64_t)l->n_completed) / (l->end_s - l->all_s));
     put_times("first", &l->first);
     put_times("gap", &l->gap);
     put_times("whole", &l->whole);

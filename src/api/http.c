@@ -329,7 +329,10 @@ static void on_completed(void *to, struct MHD_Connection *connection, void **con
     in->suspended = false;
     bool whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !in->gone;
     int status = in->status;
+    struct MHD_Response *unsent = in->response;      /* a stream's holds the exchange */
+    in->response = NULL;
     pthread_mutex_unlock(&in->lock);
+    if (unsent) MHD_destroy_response(unsent);
     if (!whole) exchange_lost(x);
     metrics_reply(x->server->metrics, x->route, status, clock_s() - x->begun_s);
     request_log(x->server, x, whole ? status : 499);
