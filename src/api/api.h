@@ -18,6 +18,7 @@ struct server_options {              /* everything is copied by server_open */
     const char *const *allowed_host; int n_allowed_hosts;    /* Host names beside our own */
     const char *alias;               /* the model's name for clients; NULL: from its folder */
     const char *model_path;          /* as given; for /props */
+    const char *template_vars;       /* a JSON object, under a request's own; NULL: none */
     bool strict_model;               /* another name in "model" is a 404 */
     bool no_slots, no_props, no_metrics;     /* leave these routes out */
     int connections_max;             /* 0: 16384, within the file limit */

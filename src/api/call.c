@@ -11,7 +11,7 @@
 struct call *call_new(struct exchange *x, const struct wire *wire, const char *id_prefix,
                       struct json_object *json) {
     struct call *c = mem_new(sizeof *c);
-    uint64_t random[2] = { 0 };
+    uint64_t random[3] = { 0 };
     ssize_t got = getrandom(random, sizeof random, 0);
     (void)got;                         /* ids need not be secret, only different */
     c->x = exchange_hold(x);
@@ -24,7 +24,8 @@ struct call *call_new(struct exchange *x, const struct wire *wire, const char *i
     c->options.n_max = -1;
     c->options.client = account_id(x->account);
     c->options.salt = x->server->options.n_keys ? account_id(x->account) : 0;
-    if (getrandom(&c->options.sample.seed, sizeof(uint64_t), 0) < 0) c->options.sample.seed = 0;
+    /* 53 bits, so that who is told the seed can send it back, even through JavaScript. */
+    c->options.sample.seed = random[2] & (((uint64_t)1 << 53) - 1);
     snprintf(c->id, sizeof c->id, "%s%016llx%08llx", id_prefix, (unsigned long long)random[0],
              (unsigned long long)random[1] >> 32);
     pthread_mutex_init(&c->lock, NULL);

@@ -4,6 +4,7 @@
  * Templates are written for the newest spelling of everything and fail on others, so old names and
  * lists of parts are rewritten in the request's own JSON before a template sees them. */
 #include "api/openai.h"
+#include "api/server.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -273,9 +274,10 @@ static void read_reasoning(struct json_object *vars, struct fields *f) {
     if (effort.at) set_effort(vars, effort, "reasoning", f->fault);
 }
 
-/* What is more specific comes later and wins. */
-struct json_object *chat_vars(struct fields *f) {
-    struct json_object *vars = json_object_new_object();
+/* What is more specific comes later and wins. `base` is text, as json-c's references are not to be
+ * shared by threads. */
+struct json_object *chat_vars(struct fields *f, const char *base) {
+    struct json_object *vars = base ? json_tokener_parse(base) : json_object_new_object();
     struct str effort = field_str(f, "reasoning_effort");
     struct json_object *more = field_object(f, "chat_template_kwargs");
     if (field_int(f, "thinking_budget_tokens", -1, INT64_MAX, -1) == 0) think(vars, false);
@@ -332,7 +334,7 @@ static void refuse_sound(struct fields *f) {
 void chat_read(struct call *c, struct fields *f, struct chat_in *in) {
     *in = (struct chat_in){ .dialog.messages = read_messages(f) };
     in->tools = chat_tools(f);
-    in->vars = chat_vars(f);
+    in->vars = chat_vars(f, c->x->server->options.template_vars);
     in->dialog.tools = in->tools;
     in->dialog.vars = in->vars;
     in->dialog.documents = field_list(f, "documents");

@@ -27,8 +27,9 @@ static const struct { const char *name; size_t at; } wholes[] = {
 /* Dashboards read these whether or not a server can do such things: here they are off. */
 static const char fixed[] =
     ",\"dynatemp_range\":0,\"dynatemp_exponent\":1,\"mirostat\":0,\"mirostat_tau\":5,"
-    "\"mirostat_eta\":0.1,\"n_keep\":0,\"n_discard\":0,\"min_keep\":0,\"post_sampling_probs\":false,"
-    "\"speculative.n_max\":0,\"speculative.n_min\":0,\"speculative.p_min\":0,\"lora\":[]";
+    "\"mirostat_eta\":0.1,\"n_keep\":0,\"n_discard\":0,\"min_keep\":0,\"lora\":[],"
+    "\"post_sampling_probs\":false,\"speculative.n_max\":0,\"speculative.n_min\":0,"
+    "\"speculative.p_min\":0";
 
 static const char *truth(bool b) { return b ? "true" : "false"; }
 

@@ -44,8 +44,9 @@ struct chat_in { struct dialog dialog; struct json_object *tools, *vars; };
 /* Sets logprobs and tools in the call too. Faults stick in the fields. */
 void chat_read(struct call *, struct fields *, struct chat_in *);
 void chat_in_free(struct chat_in *);
-/* Template variables from reasoning_effort, enable_thinking, chat_template_kwargs, ... */
-struct json_object *chat_vars(struct fields *);
+/* Template variables from reasoning_effort, enable_thinking, chat_template_kwargs, ... over those
+ * of `base`, a JSON object or NULL. */
+struct json_object *chat_vars(struct fields *, const char *base);
 /* The functions of "tools" or "functions", unless tool_choice is none; NULL: there are none. */
 struct json_object *chat_tools(struct fields *);
 

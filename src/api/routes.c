@@ -16,7 +16,7 @@ const struct route routes[] = {
       "a text goes on, OpenAI's format" },
     { METHOD_POST, "/completions", WORK, fault_openai, completions, "the same" },
     { METHOD_POST, "/completion", WORK, fault_native, native_completion,
-      "a text goes on, llama-server's format" },
+      "a text goes on, the native format" },
     { METHOD_POST, "/tokenize", ROUTE_WORK, fault_native, text_tokenize,
       "the tokens of a text" },
     { METHOD_POST, "/detokenize", ROUTE_WORK, fault_native, text_detokenize,

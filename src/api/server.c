@@ -36,6 +36,7 @@ static void copy_options(struct server *s, const struct server_options *o) {
     c->prefix = copy_text(&s->arena, o->prefix);
     c->alias = copy_text(&s->arena, o->alias);
     c->model_path = copy_text(&s->arena, o->model_path);
+    c->template_vars = copy_text(&s->arena, o->template_vars);
     c->notify = copy_text(&s->arena, o->notify);
     if (c->connections_max < 1) c->connections_max = 16384;
     if (c->queue_max < 1) c->queue_max = 512;

@@ -1,5 +1,5 @@
-/* text.c - /tokenize, /detokenize and /apply-template in llama-server's shapes: what the model would
- * see, without running it. */
+/* text.c - /tokenize, /detokenize and /apply-template in llama-server's shapes: what the model
+ * would see, without running it. */
 #include "api/openai.h"
 #include "api/routes.h"
 #include "api/server.h"

@@ -28,7 +28,7 @@ struct serving {
     char *owned[4 * TEXT_LIST_MAX]; int n_owned;
     char fd_name[LISTEN_MAX][16];
     struct buf keys;                 /* the key file, cut into lines */
-    struct buf alias;
+    struct buf alias, template_vars;
 };
 
 static bool add(const char **list, int *n, int max, const char *word, const char *what,
@@ -124,6 +124,15 @@ static void choose_alias(struct serving *s) {
     else if (stat(a->model, &st)) buf_str(&s->alias, str_of(a->model));
 }
 
+/* What --var, --think and their kin come to, as JSON; nothing: none was given. */
+static bool read_vars(struct serving *s, struct err *err) {
+    struct json_object *vars = dialog_vars(s->a, err);
+    if (vars) buf_str(&s->template_vars, str_of(json_object_to_json_string(vars)));
+    bool ok = vars || !err->code;
+    json_object_put(vars);
+    return ok;
+}
+
 static struct server_options server_options_of(struct serving *s) {
     const struct args *a = s->a;
     choose_alias(s);
@@ -134,6 +143,7 @@ static struct server_options server_options_of(struct serving *s) {
         .allowed_host = s->name, .n_allowed_hosts = s->n_names,
         .alias = s->alias.len ? buf_c(&s->alias) : NULL,
         .model_path = a->model ? a->model : "built-in", .strict_model = a->strict_model,
+        .template_vars = s->template_vars.len ? buf_c(&s->template_vars) : NULL,
         .no_slots = a->no_slots, .no_props = a->no_props, .no_metrics = a->no_metrics,
         .connections_max = a->connections, .queue_max = a->queue, .key_max = a->key_limit,
         .body_max = a->body_max, .request_s = MAX(a->timeout_s, 0),
@@ -253,10 +263,8 @@ static bool print_settings(struct args *a, struct err *err) {
 
 /* Options that neither the engine nor the server has a place for yet: refused, not ignored. */
 static bool check_offered(const struct args *a, struct err *err) {
-    const void *const field[] = { &a->slowdown, &a->template_vars, &a->vars, &a->think,
-                                  &a->reasoning_effort };
-    static const char *const name[] = { "--slowdown", "--chat-template-kwargs", "--var", "--think",
-                                        "--reasoning-effort" };
+    const void *const field[] = { &a->slowdown };
+    static const char *const name[] = { "--slowdown" };
     for (size_t i = 0; i < COUNT(field); i++)
         if (option_given(a, field[i]))
             return err_code(err, ERR_UNSUPPORTED, "%s is not offered for the server yet", name[i]);
@@ -269,7 +277,8 @@ static bool serve(struct serving *s, struct err *err) {
     pthread_t watcher;
     sigset_t set;
     /* A model that is not there is told of before any port is taken. */
-    bool ok = check_offered(s->a, err) && read_lists(s, err) && model_find(s->a->model, &dir, err);
+    bool ok = check_offered(s->a, err) && read_lists(s, err) && read_vars(s, err) &&
+              model_find(s->a->model, &dir, err);
     buf_free(&dir);
     if (!ok) return false;
     stop_signals(&set);
@@ -307,5 +316,6 @@ int cli_serve(struct args *a) {
     for (int i = 0; i < s.n_owned; i++) free(s.owned[i]);
     buf_free(&s.keys);
     buf_free(&s.alias);
+    buf_free(&s.template_vars);
     return ok ? 0 : cli_fail(&err);
 }
