@@ -377,9 +377,12 @@ static struct MHD_Daemon *daemon_start(struct server *s, struct listener *l) {
         MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
 }
 
-bool http_open(struct server *s, struct err *err) {
+void http_prepare(struct server *s) {
     struct table *t = s->http = mem_new(sizeof *t);
     pthread_mutex_init(&t->lock, NULL);
+}
+
+bool http_open(struct server *s, struct err *err) {
     for (int i = 0; i < s->n_listeners; i++) {
         struct listener *l = &s->listener[i];
         l->server = s;

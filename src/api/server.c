@@ -89,7 +89,6 @@ static void end_late(void *to, struct call *c) {
 static void on_tick(void *to) {
     struct server *s = to;
     double now = clock_s();
-    if (!s->http) return;
     if (atomic_load(&s->stops)) begin_drain(s);
     bool over = atomic_load(&s->stops) > 1 || now - s->drain_s > s->options.drain_s;
     if (atomic_load(&s->state) == SERVER_DRAINING && over) calls_cancel(s);
@@ -120,6 +119,7 @@ struct server *server_open(const struct server_options *o, struct err *err) {
     s->workers = workers_open(WORKERS, WORKERS_QUEUE);
     bool ok = s->access && listen_open(s, err);
     if (ok && !s->workers) ok = err_set(err, "no threads could be started");
+    http_prepare(s);
     if (ok) ok = (s->watch = watch_open(on_event, on_tick, s, err)) != NULL;
     if (ok && http_open(s, err)) return s;
     server_close(s);

@@ -50,6 +50,7 @@ struct server {
 };
 
 /* http.c: one libmicrohttpd daemon for each listener. */
+void http_prepare(struct server *);  /* the table, which the watcher looks at from its start */
 bool http_open(struct server *, struct err *);
 void http_quiesce(struct server *);  /* accept nothing more */
 void http_close(struct server *);    /* ends who still waits */

@@ -8,6 +8,7 @@ server=
 trap 'kill $server 2>/dev/null || true; rm -rf "$work"' EXIT
 
 serve() { # OPTION...
+    : >"$work/log"
     "$MLXCEL" serve --port 0 -q "$@" 2>"$work/log" &
     server=$!
     for i in $(seq 200); do
