@@ -23,7 +23,8 @@ static void test_refused(void **state) {
         { "serve --api-key a --no-api-key", 2, "exclude each other" },
         { "serve --api-key a,,b", 2, "an empty one" },
         { "serve --host fd:77", 2, "fd:77" },
-        { "serve --think off", 4, "--think is not offered for the server yet" },
+        { "serve --chat-template-kwargs [1]", 2, "takes a JSON object" },
+        { "serve --var x", 2, "takes NAME=JSON" },
         { "serve -ngl 9", 2, "not supported" },
         { "serve --ssl-key-file x", 2, "plain HTTP" },
     };
