@@ -4,6 +4,7 @@
  * After each case the server must still answer, and at its end each server must exit with 0 and
  * have kept secrets and prompts out of its log. */
 #include "case.h"
+#include "scripted.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,11 +19,15 @@ static char *home;
 static struct { char options[512]; struct served s; bool failed; } server[SERVERS_MAX];
 static int n_servers;
 
-/* The options after "serve" of a case; greedy and in F32, so that answers are exact. */
+/* The options after "serve" of a case; greedy and in F32, so that answers are exact. The model is
+ * the built-in one unless they name another, such as @H/scripted. */
 static void options_of(const char *text, char *to, size_t size) {
-    const char *at = strstr(text, "\nserve ");
-    int n = at ? (int)strcspn(at + 7, "\n") : 0;
-    snprintf(to, size, "-m models/demo --compute f32 --temp 0 %.*s", n, at ? at + 7 : "");
+    const char *at = strncmp(text, "serve ", 6) ? strstr(text, "\nserve ") : text;
+    if (at) at += 5 + (*at == '\n');
+    int n = at ? (int)strcspn(at, "\n") : 0;
+    bool own = at && memmem(at, (size_t)n, " -m ", 4);
+    snprintf(to, size, "%s --compute f32 --temp 0 %.*s", own ? "" : "-m models/demo", n,
+             at ? at : "");
 }
 
 static struct served *server_for(const char *options) {
@@ -76,6 +81,7 @@ static void test_case(void **state) {
 static int begin(void **state) {
     (void)state;
     home = temp_dir();
+    scripted_write(home);
     return 0;
 }
 
