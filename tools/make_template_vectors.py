@@ -6,7 +6,8 @@ package transformers sets it up.
     make_template_vectors.py --over DIR      render all of DIR/*.jinja with the dialogs of
                                              tests/prompt/dialogs.json; JSON on standard output
 
-Needs: pip install jinja2 transformers. Never needed to build, run or test.
+Needs: pip install jinja2 'transformers>=5.23' (older ones do not know reasoning by its other
+names). Never needed to build, run or test.
 """
 import copy
 import datetime
@@ -23,6 +24,10 @@ import transformers.utils.chat_template_utils as hf  # noqa: E402
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "prompt")
 NOW = datetime.datetime(2024, 7, 4, 15, 6, 9)  # the tests pass this time, as UTC
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+if not hasattr(hf, "_alias_reasoning_fields"):
+    sys.exit("transformers 5.23 or newer is needed")
 
 
 class FixedClock(datetime.datetime):
@@ -66,20 +71,25 @@ READS_PARTS = re.compile(
     r"""\s*(?:if\b[^%]*|recursive\s*)?[-+]?%\}""")
 
 
-def render(template, dialog):
-    """The text, or None where the oracle raises."""
-    messages = dialog["messages"]
+def adapted(template, messages):
+    """What chat_render does to messages before a template sees them, unless told not to."""
     if not READS_PARTS.search(template):
         messages = [dict(m, content=flat(m["content"])) if "content" in m else m for m in messages]
+    return with_objects(messages), messages
+
+
+def render(template, dialog, given=False):
+    """The text, or None where the oracle raises. `given`: with the messages as they are."""
+    messages = dialog["messages"]
     last = messages[-1] if messages else {}
     generation = not dialog.get("no_generation_prompt", False)
     proceed = (generation and last.get("role") == "assistant" and last.get("content") is not None
                and not last.get("tool_calls"))
-    for attempt in (with_objects(messages), messages):
+    lists = {k: dialog.get(k) if given else dialog.get(k) or None for k in ("tools", "documents")}
+    for attempt in (messages,) if given else adapted(template, messages):
         try:
             out, _ = hf.render_jinja_template(
-                [attempt], tools=dialog.get("tools") or None,
-                documents=dialog.get("documents") or None, chat_template=template,
+                [attempt], **lists, chat_template=template,
                 continue_final_message=proceed, add_generation_prompt=generation and not proceed,
                 **{**TOKENS, **dialog.get("vars", {})})
             return out[0]
@@ -98,7 +108,9 @@ def over(folder, dialogs):
     for path in sorted(glob.glob(os.path.join(folder, "*.jinja"))):
         with open(path, encoding="utf-8", newline="") as f:
             template = f.read()
-        results[os.path.basename(path)] = [render(template, d) for d in dialogs]
+        results[os.path.basename(path)] = {
+            "adapted": [render(template, d) for d in dialogs],
+            "given": [render(template, d, given=True) for d in dialogs]}
     return results
 
 
@@ -129,4 +141,5 @@ def main():
         json.dump(over(HERE, dialogs), f, ensure_ascii=False, indent=0)
 
 
-main()
+if __name__ == "__main__":
+    main()

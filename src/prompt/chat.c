@@ -68,9 +68,13 @@ static void set(struct vm *vm, struct str name, struct value v) {
     if (map_get(&vm->t->symbols, name, &symbol)) vm->root[symbol] = v;
 }
 
-static struct value list_or_none(struct vm *vm, struct json_object *list) {
-    bool empty = !list || json_object_array_length(list) == 0;
-    return empty ? v_none() : v_json(&vm->box, list, true);
+/* To a client no tools and an empty list are the same, and templates ask for none. */
+static bool some(const struct dialog *d, struct json_object *list) {
+    return list && (d->as_given || json_object_array_length(list) > 0);
+}
+
+static struct value list_or_none(struct vm *vm, const struct dialog *d, struct json_object *list) {
+    return some(d, list) ? v_json(&vm->box, list, true) : v_none();
 }
 
 static void set_variables(struct vm *vm, const struct chat *chat, const struct dialog *d,
@@ -85,8 +89,8 @@ static void set_variables(struct vm *vm, const struct chat *chat, const struct d
             set(vm, str_of(key), v_json(&vm->box, value, true));
     }
     set(vm, S("messages"), v_list(messages));
-    set(vm, S("tools"), list_or_none(vm, d->tools));
-    set(vm, S("documents"), list_or_none(vm, d->documents));
+    set(vm, S("tools"), list_or_none(vm, d, d->tools));
+    set(vm, S("documents"), list_or_none(vm, d, d->documents));
     set(vm, S("add_generation_prompt"), v_bool(generation));
 }
 
@@ -131,12 +135,11 @@ static bool render(const struct chat *chat, const struct template *t, const stru
     vm->out = &text;
     set_clock(vm, d->now_s);
     struct list *messages = dialog_messages(vm, d, arguments);
-    bool open = dialog_mark_end(vm, d, messages);
+    struct text *open = dialog_mark_end(vm, d, messages);
     set_variables(vm, chat, d, messages, !open && !d->no_generation_prompt);
     vm_run(vm);
     struct text *made = built(&text);
-    if (open) made = dialog_cut_at_mark(vm, made);
-    if (!made) box_fail(&vm->box, "the template leaves out the message that is to be continued");
+    if (open) made = dialog_cut_at_mark(vm, made, open);
     give(out, made);
     vm_close(vm);
     return true;
@@ -145,11 +148,11 @@ static bool render(const struct chat *chat, const struct template *t, const stru
 bool chat_render(const struct chat *chat, const struct dialog *d, struct prompt *out,
                  struct err *err) {
     if (!dialog_check(d, err)) return false;
-    bool has_tools = d->tools && json_object_array_length(d->tools) > 0;
-    const struct template *t = has_tools && chat->with_tools ? chat->with_tools : chat->plain;
+    const struct template *t = some(d, d->tools) && chat->with_tools ? chat->with_tools
+                                                                     : chat->plain;
     if (!t) return err_set(err, "the chat template is for requests with tools only");
     struct arguments arguments = { 0 };
-    arguments_parse(&arguments, d);
+    if (!d->as_given) arguments_parse(&arguments, d);
     /* Most templates want the arguments of tool calls as objects, a few paste their text. Those
      * fail on an object, and get what was sent. */
     bool again = false, ok;

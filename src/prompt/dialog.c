@@ -156,6 +156,8 @@ static void flatten(struct vm *vm, struct value *content) {
     *content = v_text(string_join(vm, text_literal(&vm->box, "\n"), texts));
 }
 
+/* Clients and templates have three names for what a model thought. transformers gives it by the
+ * name that most templates read and by the one that gpt-oss reads, in this order. */
 static struct value with_reasoning(struct vm *vm, struct value message) {
     static const char *const names[] = { "reasoning_content", "thinking", "reasoning" };
     struct value *found = NULL, thought;
@@ -176,39 +178,49 @@ struct list *dialog_messages(struct vm *vm, const struct dialog *d, const struct
     for (size_t i = 0; i < n; i++) {
         struct value message = v_json(&vm->box, json_object_array_get_idx(d->messages, i), true);
         trust_role(vm, find(vm, message, "role"));
-        parsed_arguments(vm, find(vm, message, "tool_calls"), a, &next);
-        if (!vm->t->reads_parts) flatten(vm, find(vm, message, "content"));
+        if (!d->as_given) {
+            parsed_arguments(vm, find(vm, message, "tool_calls"), a, &next);
+            if (!vm->t->reads_parts) flatten(vm, find(vm, message, "content"));
+        }
         list_put(&vm->box, messages, with_reasoning(vm, message));
     }
     return messages;
 }
 
-static bool mark(struct vm *vm, struct value *text) {
-    if (!text || text->kind != V_TEXT) return false;
+/* Appends the mark to a text and gives what it was without. */
+static struct text *mark(struct vm *vm, struct value *text) {
+    if (!text || text->kind != V_TEXT) return NULL;
+    struct text *said = text->u.text;
     struct builder b = { .box = &vm->box };
-    put_text(&b, text->u.text);
+    put_text(&b, said);
     put_c(&b, end_mark);
     *text = v_text(built(&b));
-    return true;
+    return said;
 }
 
-bool dialog_mark_end(struct vm *vm, const struct dialog *d, struct list *messages) {
-    if (d->no_generation_prompt || !messages->n) return false;
+struct text *dialog_mark_end(struct vm *vm, const struct dialog *d, struct list *messages) {
+    struct text *said = NULL;
+    if (d->no_generation_prompt || !messages->n) return NULL;
     struct value last = messages->at[messages->n - 1];
     struct value *role = find(vm, last, "role"), *content = find(vm, last, "content");
     struct value *calls = find(vm, last, "tool_calls");
     if (!text_is(role->u.text, "assistant") || !some(content) || (calls && v_truth(*calls)))
-        return false;
+        return NULL;
     if (content->kind == V_TEXT) return mark(vm, content);
-    for (size_t i = content->u.list->n; i-- > 0;)
-        if (mark(vm, find(vm, content->u.list->at[i], "text"))) return true;
-    return false;
+    for (size_t i = content->u.list->n; !said && i-- > 0;)
+        said = mark(vm, find(vm, content->u.list->at[i], "text"));
+    return said;
 }
 
-struct text *dialog_cut_at_mark(struct vm *vm, struct text *t) {
+struct text *dialog_cut_at_mark(struct vm *vm, struct text *t, struct text *said) {
     struct str whole = S(end_mark), word = str_cut(whole, 0, whole.len - 1);
     size_t at = str_rfind(text_str(t), word, 0, SIZE_MAX), begin, end;
-    if (at == SIZE_MAX) return NULL;
+    text_strip(said, NULL, true, true, &begin, &end);
+    /* A message that shows in part only cannot be gone on with. */
+    struct str wanted = str_cut(text_str(said), begin, end);
+    if (at == SIZE_MAX || str_find(text_str(t), wanted, 0, SIZE_MAX) == SIZE_MAX)
+        box_fail(&vm->box, "the template changes or leaves out the last message, which is an "
+                 "assistant's and is to be continued");
     bool kept = str_find(text_str(t), whole, at, at + whole.len) == at;
     struct text *cut = text_cut(&vm->box, t, 0, at);
     if (kept) return cut;

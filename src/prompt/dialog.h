@@ -17,7 +17,8 @@ void arguments_free(struct arguments *);
 /* The list of messages. `arguments` may be NULL: texts stay texts. */
 struct list *dialog_messages(struct vm *, const struct dialog *, const struct arguments *);
 
-/* Whether the last message is to be continued, and if so, marks the place where it ends. */
-bool dialog_mark_end(struct vm *, const struct dialog *, struct list *messages);
-/* Cuts a rendered dialog at the mark; NULL: the mark is not there. */
-struct text *dialog_cut_at_mark(struct vm *, struct text *);
+/* When the last message is to be continued, marks the place where it ends and gives its text;
+ * else NULL. */
+struct text *dialog_mark_end(struct vm *, const struct dialog *, struct list *messages);
+/* Cuts a rendered dialog at the mark. Fails when the text that was `said` is not all there. */
+struct text *dialog_cut_at_mark(struct vm *, struct text *rendered, struct text *said);

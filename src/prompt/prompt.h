@@ -23,6 +23,8 @@ struct dialog {                      /* all borrowed for the call */
     struct json_object *documents;   /* NULL or a list */
     struct json_object *vars;        /* NULL or more variables: enable_thinking, date_string, ... */
     bool no_generation_prompt;       /* else the answer's opening is added */
+    bool as_given;                   /* the template sees the messages as they are: nothing is
+                                        parsed or joined for it (see chat_render) */
     int64_t now_s;                   /* the time that a template sees, Unix seconds; 0: now */
 };
 
@@ -35,9 +37,10 @@ struct prompt {
 void prompt_free(struct prompt *);
 
 /* A trailing assistant message is continued (its turn is left open), unless
- * no_generation_prompt asks for the dialog as it is. Arguments of tool calls may be JSON text,
- * as the API sends them, or objects; lists of text parts become one text where the template
- * knows no parts. False: the err names the message or the template's line. */
+ * no_generation_prompt asks for the dialog as it is. Unless as_given: arguments of tool calls may
+ * be JSON text, as the API sends them, or objects; lists of text parts become one text where the
+ * template knows no parts; an empty list of tools is the same as none. False: the err names the
+ * message or the template's line. */
 bool chat_render(const struct chat *, const struct dialog *, struct prompt *, struct err *);
 
 enum chat_kind { CHAT_TEXT, CHAT_REASONING, CHAT_TOOL_NAME, CHAT_TOOL_ARGS, CHAT_END };

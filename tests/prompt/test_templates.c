@@ -111,6 +111,21 @@ static struct dialog dialog_of(struct json_object *j) {
     };
 }
 
+static int compare_way(const struct chat *chat, struct json_object *dialogs,
+                       struct json_object *results, bool as_given, const char *file, int *cases) {
+    int wrong = 0;
+    size_t n = json_object_array_length(dialogs);
+    assert_int_equal(n, json_object_array_length(results));
+    for (size_t i = 0; i < n; i++, ++*cases) {
+        struct json_object *one = json_object_array_get_idx(dialogs, i);
+        struct dialog d = dialog_of(one);
+        d.as_given = as_given;
+        wrong += !same(chat, &d, json_object_array_get_idx(results, i), file, string(one, "name"));
+    }
+    return wrong;
+}
+
+/* Each template with each dialog, with messages as they are and as chat_render adapts them. */
 static int compare_all(const char *dir, struct json_object *expected, int *cases) {
     struct json_object *dialogs = load(data, "dialogs.json");
     int wrong = 0;
@@ -122,14 +137,8 @@ static int compare_all(const char *dir, struct json_object *expected, int *cases
         if (!buf_read_file(&text, path, 1 << 20, &err)) fail_msg("%s", err.text);
         struct chat *chat = chat_open(folder, buf_c(&text), NULL, &err);
         if (!chat) fail_msg("%s: %s", file, err.text);
-        size_t n = json_object_array_length(dialogs);
-        assert_int_equal(n, json_object_array_length(results));
-        for (size_t i = 0; i < n; i++, ++*cases) {
-            struct json_object *one = json_object_array_get_idx(dialogs, i);
-            struct dialog d = dialog_of(one);
-            wrong += !same(chat, &d, json_object_array_get_idx(results, i), file,
-                           string(one, "name"));
-        }
+        wrong += compare_way(chat, dialogs, member(results, "given"), true, file, cases);
+        wrong += compare_way(chat, dialogs, member(results, "adapted"), false, file, cases);
         chat_close(chat);
         buf_free(&text);
     }
