@@ -70,11 +70,10 @@ void call_free(struct call *c) {
 /* ---- prompts ---- */
 
 /* One sentence with every wording by which clients know that a prompt is too long. */
-static bool fits(const struct server *s, int n, const struct generate_options *o,
-                 struct fault *f) {
-    int context = s->info.context;
-    if (n < context || (n == context && o->n_max == 0)) return true;
-    fault_set(f, 400, "messages", "This model's maximum context length is %d tokens. However, your "
+static bool fits(const struct call *c, int n, struct fault *f) {
+    int context = c->x->server->info.context;
+    if (n < context || (n == context && c->options.n_max == 0)) return true;
+    fault_set(f, 400, c->split ? "messages" : "prompt", "This model's maximum context length is %d tokens. However, your "
               "prompt has %d: prompt is too long: %d tokens > %d maximum. It exceeds the context "
               "window; please reduce the length of the messages or of the prompt.", context, n, n,
               context);
@@ -98,7 +97,7 @@ static bool check_prompt(struct call *c, const struct prompt_in *p, struct fault
         if (p->ids.at[i] < 0 || p->ids.at[i] >= s->info.vocab)
             return fault_set(f, 400, "prompt", "token %d of the prompt is %d, but the vocabulary "
                              "has %d", i, p->ids.at[i], s->info.vocab);
-    return fits(s, p->ids.len, &c->options, f);
+    return fits(c, p->ids.len, f);
 }
 
 bool call_add_ids(struct call *c, struct ids *ids, struct fault *f) {
