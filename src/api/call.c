@@ -73,10 +73,10 @@ void call_free(struct call *c) {
 static bool fits(const struct call *c, int n, struct fault *f) {
     int context = c->x->server->info.context;
     if (n < context || (n == context && c->options.n_max == 0)) return true;
-    fault_set(f, 400, c->split ? "messages" : "prompt", "This model's maximum context length is %d tokens. However, your "
-              "prompt has %d: prompt is too long: %d tokens > %d maximum. It exceeds the context "
-              "window; please reduce the length of the messages or of the prompt.", context, n, n,
-              context);
+    fault_set(f, 400, c->split ? "messages" : "prompt", "This model's maximum context length is %d "
+              "tokens. However, your prompt has %d: prompt is too long: %d tokens > %d maximum. It "
+              "exceeds the context window; please reduce the length of the messages or of the "
+              "prompt.", context, n, n, context);
     f->code = "context_length_exceeded";
     f->n_prompt = n;
     f->n_ctx = context;

@@ -13,6 +13,9 @@ void native_settings(struct buf *, const struct server *, const struct call *, b
  * object's "prompt_string" is one too. Adds all of them, with their texts as echoes if `echo`. */
 bool native_prompts(struct call *, struct fields *, bool echo);
 
+/* {"supports_tools":true,...}; chat NULL: nothing is known. caps.c */
+void native_caps(struct buf *, const struct chat *);
+
 /* "response_fields", a list of texts: of a reply only these members, "a/b" under the name "b". The
  * JSON is replaced. */
 void native_pick(struct buf *json, struct json_object *fields);

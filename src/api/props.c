@@ -103,6 +103,8 @@ static void put_template(struct buf *b, const struct server *s) {
     struct str tools = chat ? chat_source(chat, true) : (struct str){ 0 };
     buf_str(b, S(",\"chat_template\":"));
     buf_json(b, plain);
+    buf_str(b, S(",\"chat_template_caps\":"));
+    native_caps(b, chat);
     if (!tools.len) return;
     buf_str(b, S(",\"chat_template_tool_use\":"));
     buf_json(b, tools);
