@@ -11,7 +11,7 @@ struct engine_options {              /* zeroed: defaults */
     const char *dir;                 /* of the checkpoint */
     const char *device;              /* NULL or "auto", "cpu", ... */
     const char *isa;                 /* NULL: the best; "generic", "avx2", "avx512" */
-    const char *chat_template;       /* text; NULL: the checkpoint's own */
+    const char *chat_template;       /* text or a name, as chat_open; NULL: the checkpoint's */
     int threads;                     /* 0: as many as this process may use */
     int context;                     /* of the longest sequence; 0: the model's, if it fits */
     int rows_max, chunk_max;         /* of a step; of one prompt in a step. 0: 256; rows_max */

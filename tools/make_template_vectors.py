@@ -16,6 +16,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import jinja2.defaults  # noqa: E402
@@ -131,12 +132,50 @@ def refresh_features():
         f.write("[\n" + ",\n".join(rows) + "\n]\n")
 
 
+WORDS = {"<s>": 0, "</s>": 1, "<unk>": 2}
+TOKENIZER = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+             "pre_tokenizer": None, "post_processor": None, "decoder": None,
+             "model": {"type": "WordLevel", "vocab": WORDS, "unk_token": "<unk>"}}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
+def refresh_folders():
+    """folders.json: files of a checkpoint, and what is rendered from them. Cases with a file that
+    only processors read and what only we refuse are written by hand."""
+    from transformers import PreTrainedTokenizerFast
+    cases = read("folders.json")
+    for case in cases:
+        if "chat_template.json" in case["files"]:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in {**case["files"], "tokenizer.json": TOKENIZER}.items():
+                path = os.path.join(folder, name)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "w", encoding="utf-8") as f:
+                    f.write(text if isinstance(text, str) else json.dumps(text))
+            for ask in case["asks"]:
+                if "refuses" in ask:
+                    continue
+                ask.pop("want", None)
+                try:
+                    ask["want"] = PreTrainedTokenizerFast.from_pretrained(folder).apply_chat_template(
+                        [{"role": "user", "content": "hi"}], tools=TOOLS if ask.get("tools") else None,
+                        documents=[{"title": "d"}] if ask.get("documents") else None,
+                        chat_template=ask.get("template"), tokenize=False, **ask.get("vars", {}))
+                except Exception as e:
+                    print(f"refused: {case['files']} {ask}: {e}")
+    with open(os.path.join(HERE, "folders.json"), "w", encoding="utf-8") as f:
+        rows = (json.dumps(case, ensure_ascii=False) for case in cases)
+        f.write("[\n" + ",\n".join(rows) + "\n]\n")
+
+
 def main():
     dialogs = read("dialogs.json")
     if len(sys.argv) == 3 and sys.argv[1] == "--over":
         json.dump(over(sys.argv[2], dialogs), sys.stdout)
         return
     refresh_features()
+    refresh_folders()
     with open(os.path.join(HERE, "expected.json"), "w", encoding="utf-8") as f:
         json.dump(over(HERE, dialogs), f, ensure_ascii=False, indent=0)
 

@@ -9,12 +9,12 @@ bool dialog_template(const struct args *a, struct buf *text, const char **chosen
                      struct err *err) {
     *chosen = NULL;
     if (a->template_text && a->template_file)
-        return err_code(err, ERR_USAGE, "--chat-template and --template exclude each other");
-    /* Elsewhere the option takes the name of a built-in template. As Jinja text a name would be
-     * the whole prompt. */
-    if (a->template_text && !strchr(a->template_text, '{'))
+        return err_code(err, ERR_USAGE, "--chat-template and --chat-template-file exclude each other");
+    /* As text a name would be the whole prompt. */
+    if (a->template_text && !a->model && !strchr(a->template_text, '{'))
         return err_code(err, ERR_USAGE, "--chat-template takes Jinja text, and '%s' has no {{ or "
-                        "{%% in it; templates are not known by name", a->template_text);
+                        "{%% in it; as a name it needs the model that has templates with names",
+                        a->template_text);
     if (a->template_text) *chosen = a->template_text;
     if (!a->template_file) return true;
     if (!input_file(text, a->template_file, err)) return false;

@@ -3,7 +3,8 @@
 #include "cli/cli.h"
 #include "prompt/prompt.h"
 
-/* --chat-template, --chat-template-file: the text, NULL when none was given. `text` keeps it. */
+/* --chat-template, --chat-template-file: a text or a name as chat_open takes it, NULL when none was
+ * given. `text` keeps it. */
 bool dialog_template(const struct args *, struct buf *text, const char **chosen, struct err *);
 /* --var, --think and their kin as one object; NULL with an empty err: none was given. */
 struct json_object *dialog_vars(const struct args *, struct err *);

@@ -12,24 +12,50 @@ static const struct named_text *named(const struct found *f, const char *name) {
     return NULL;
 }
 
+/* "default, rag" */
+static void put_names(struct buf *out, const struct found *f) {
+    for (int i = 0; i < f->n_templates; i++)
+        buf_format(out, "%s%.*s", i ? ", " : "", STR_ARG(f->templates[i].name));
+}
+
+static bool no_template(const struct found *f, const char *dir, const char *wanted,
+                        struct err *err) {
+    struct buf names = { 0 };
+    put_names(&names, f);
+    err_code(err, ERR_UNSUPPORTED, "%s: no chat template is called %.60s; there is %s%s", dir, wanted,
+             buf_c(&names), f->n_templates ? ", which --chat-template can name" : "none");
+    buf_free(&names);
+    return false;
+}
+
+static struct template *open_found(const struct named_text *t, const char *dir, struct err *err) {
+    struct err inner = { 0 };
+    struct template *opened = template_open(t->text, &inner);
+    if (!opened) err_code(err, inner.code, "%s/%s: %s", dir, t->file, inner.text);
+    return opened;
+}
+
+/* As transformers chooses: what is asked for by name or text, else tool_use for a request with
+ * tools where there is one, else default. Others, as rag, are had by name only. */
 static bool open_templates(struct chat *chat, const char *dir, const char *override,
                            struct err *err) {
-    const struct named_text *plain = named(&chat->found, "default");
-    const struct named_text *tools = named(&chat->found, "tool_use");
-    if (override) {
+    const struct found *f = &chat->found;
+    const struct named_text *plain = named(f, override ? override : "default");
+    const struct named_text *tools = override ? NULL : named(f, "tool_use");
+    if (override && !plain) {
+        /* What has no tag in it is the name of a template that is not there. */
+        if (dir && override[0] && !strchr(override, '{') && !strchr(override, '\n'))
+            return no_template(f, dir, override, err);
         chat->plain = template_open(str_of(override), err);
         return chat->plain != NULL;
     }
-    if (!chat->found.n_templates)
+    if (!f->n_templates)
         return err_code(err, ERR_UNSUPPORTED, "%s: this checkpoint has no chat template, so it can "
                         "complete text but not chat; give one with --chat-template",
                         dir ? dir : "");
-    if (!plain && !tools)
-        return err_code(err, ERR_UNSUPPORTED, "%s: of its %d chat templates none is called default "
-                        "(there is \"%.*s\")", dir ? dir : "", chat->found.n_templates,
-                        STR_ARG(chat->found.templates[0].name));
-    if (plain && !(chat->plain = template_open(plain->text, err))) return false;
-    if (tools && !(chat->with_tools = template_open(tools->text, err))) return false;
+    if (!plain && !tools) return no_template(f, dir, "default", err);
+    if (plain && !(chat->plain = open_found(plain, dir, err))) return false;
+    if (tools && !(chat->with_tools = open_found(tools, dir, err))) return false;
     return true;
 }
 

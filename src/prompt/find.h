@@ -2,7 +2,10 @@
 #pragma once
 #include "base/arena.h"
 
-struct named_text { struct str name, text; };
+struct named_text {
+    struct str name, text;
+    const char *file;                /* below the folder; "" where nobody asks */
+};
 
 struct found {                       /* all in the arena */
     struct arena arena;

@@ -6,10 +6,12 @@
 
 struct chat;                         /* a compiled template and the parsers that match it */
 
-/* Finds the template of DIR (chat_template.jinja, tokenizer_config.json, chat_template.json)
- * unless `override` (NULL: none) gives its text. A checkpoint without a template opens as NULL with
- * a sentence in err. `tok` is looked at during the call only; NULL: of no tag it is known whether
- * it is a control token. */
+/* Finds the templates of DIR: chat_template.jinja and additional_chat_templates/NAME.jinja, else
+ * chat_template.json, else tokenizer_config.json (one, or several by name), and chooses as
+ * transformers does: tool_use for requests with tools, else default. `override` (NULL: none) is
+ * the name of another of them, rag for one, or the text of a template. A checkpoint without a
+ * template opens as NULL with a sentence in err. `tok` is looked at during the call only; NULL: of
+ * no tag it is known whether it is a control token. */
 struct chat *chat_open(const char *dir, const char *override, const struct tokenizer *tok,
                        struct err *);
 void chat_close(struct chat *);

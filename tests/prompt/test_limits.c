@@ -9,8 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -322,96 +320,13 @@ static void marked_input(void **state) {                           /* CT-31, TK-
     buf_free(&want);
 }
 
-static void put_file(const char *dir, const char *name, const char *text) {
-    char path[1024];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    assert_int_equal(fclose(f), 0);
-}
-
-static void remove_all(const char *dir) {
-    static const char *const names[] = { "chat_template.jinja", "chat_template.json",
-        "tokenizer_config.json", "special_tokens_map.json", "chat_templates/tool_use.jinja",
-        "chat_templates/default.jinja", "chat_templates" };
-    char path[1024];
-    for (size_t i = 0; i < COUNT(names); i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
-        if (unlink(path) != 0) rmdir(path);
-    }
-}
-
-static void from_folder(const char *dir, const char *tools, const char *want) {
-    struct err err = { 0 };
-    struct chat *chat = chat_open(dir, NULL, NULL, &err);
-    if (!chat) fail_msg("%s", err.text);
-    struct json_object *m = json("[]"), *t = tools ? json(tools) : NULL;
-    struct dialog d = { .messages = m, .tools = t };
-    struct prompt p = { 0 };
-    if (!chat_render(chat, &d, &p, &err)) fail_msg("%s", err.text);
-    assert_string_equal(buf_c(&p.text), want);
-    prompt_free(&p);
-    chat_close(chat);
-    json_object_put(m);
-    json_object_put(t);
-}
-
-static void found_in_folders(void **state) {
-    (void)state;
-    char dir[] = "/tmp/mlxcel-chat-XXXXXX", path[1024];
-    static const char tools[] = "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]";
-    assert_non_null(mkdtemp(dir));
-    struct err err = { 0 };
-    assert_null(chat_open(dir, NULL, NULL, &err));
-    assert_non_null(strstr(err.text, "no chat template"));
-    put_file(dir, "chat_template.json", "{\"chat_template\": \"processor\"}");
-    from_folder(dir, NULL, "processor");
-    put_file(dir, "tokenizer_config.json",
-             "{\"chat_template\": \"config {{ bos_token }}{{ eos_token }}\","
-             "\"bos_token\": {\"content\": \"<s>\"}, \"eos_token\": null,"
-             "\"add_bos_token\": true}");
-    put_file(dir, "special_tokens_map.json", "{\"bos_token\": \"other\", \"eos_token\": \"</s>\"}");
-    from_folder(dir, NULL, "config <s></s>");
-    put_file(dir, "tokenizer_config.json",
-             "{\"chat_template\": [{\"name\": \"default\", \"template\": \"D\"},"
-             "{\"name\": \"tool_use\", \"template\": \"T\"},"
-             "{\"name\": \"rag\", \"template\": \"R\"}]}");
-    from_folder(dir, NULL, "D");
-    from_folder(dir, "[]", "D");
-    from_folder(dir, tools, "T");
-    put_file(dir, "tokenizer_config.json",
-             "{\"chat_template\": [{\"name\": \"rag\", \"template\": \"R\"}]}");
-    err = (struct err){ 0 };
-    assert_null(chat_open(dir, NULL, NULL, &err));
-    assert_non_null(strstr(err.text, "default"));
-    put_file(dir, "chat_template.jinja", "file\n");
-    from_folder(dir, tools, "file");
-    snprintf(path, sizeof path, "%s/chat_templates", dir);
-    assert_int_equal(mkdir(path, 0700), 0);
-    put_file(dir, "chat_templates/tool_use.jinja", "file for tools");
-    from_folder(dir, tools, "file for tools");
-    static const char *const broken[] = { "[]", "{", "{\"chat_template\": 5}",
-        "{\"chat_template\": [5]}", "{\"chat_template\": [{\"name\": \"x\"}]}",
-            "{\"chat_template\": \"\"}" };
-    remove_all(dir);
-    for (size_t i = 0; i < COUNT(broken); i++) {
-        put_file(dir, "tokenizer_config.json", broken[i]);
-        err = (struct err){ 0 };
-        assert_null(chat_open(dir, NULL, NULL, &err));
-        assert_true(err.text[0] != 0);
-    }
-    remove_all(dir);
-    assert_int_equal(rmdir(dir), 0);
-}
-
 int main(void) {
     const struct CMUnitTest all[] = {
         cmocka_unit_test(broken_templates), cmocka_unit_test(endless_work),
         cmocka_unit_test(endless_depth), cmocka_unit_test(too_much_text),
         cmocka_unit_test(wrong_numbers), cmocka_unit_test(no_way_out),
         cmocka_unit_test(a_template_that_refuses), cmocka_unit_test(odd_messages),
-        cmocka_unit_test(marked_input), cmocka_unit_test(found_in_folders),
+        cmocka_unit_test(marked_input),
     };
     return cmocka_run_group_tests(all, NULL, NULL);
 }
