@@ -9,7 +9,8 @@ bool dialog_template(const struct args *a, struct buf *text, const char **chosen
                      struct err *err) {
     *chosen = NULL;
     if (a->template_text && a->template_file)
-        return err_code(err, ERR_USAGE, "--chat-template and --chat-template-file exclude each other");
+        return err_code(err, ERR_USAGE,
+                        "--chat-template and --chat-template-file exclude each other");
     /* As text a name would be the whole prompt. */
     if (a->template_text && !a->model && !strchr(a->template_text, '{'))
         return err_code(err, ERR_USAGE, "--chat-template takes Jinja text, and '%s' has no {{ or "

@@ -68,8 +68,8 @@ const struct option options[] = {
     ROW("--tools", "FILE", V_FILE, "Input", CMD_TEMPLATE | CMD_RUN, tools, NULL,
         "JSON list of tools")
     ROW("--chat-template", "TEXT", V_TEXT, "Input", TEMPLATES, template_text,
-        ENV("CHAT_TEMPLATE"), "Jinja text to use instead of the model's own template, or the name of one of its "
-        "others (rag, for example)")
+        ENV("CHAT_TEMPLATE"),
+        "Jinja text to use instead of the model's own template, or the name of another of its own")
     ROW("--template --chat-template-file", "FILE", V_FILE, "Input", TEMPLATES, template_file,
         ENV("CHAT_TEMPLATE_FILE"), "the same, read from a file")
     ROW("--var", "NAME=JSON", V_LIST, "Input", TEMPLATES, vars, NULL,

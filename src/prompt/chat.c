@@ -22,8 +22,8 @@ static bool no_template(const struct found *f, const char *dir, const char *want
                         struct err *err) {
     struct buf names = { 0 };
     put_names(&names, f);
-    err_code(err, ERR_UNSUPPORTED, "%s: no chat template is called %.60s; there is %s%s", dir, wanted,
-             buf_c(&names), f->n_templates ? ", which --chat-template can name" : "none");
+    err_code(err, ERR_UNSUPPORTED, "%s: no chat template is called %.60s; there is %s%s", dir,
+             wanted, buf_c(&names), f->n_templates ? ", which --chat-template can name" : "none");
     buf_free(&names);
     return false;
 }
