@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { OUT_MAX = 1 << 20, OUT_KEEP = 16 << 10, STREAM_BLOCK = 4096 };
+enum { OUT_MAX = 1 << 20, OUT_KEEP = 16 << 10, STREAM_BLOCK = 4096, EAGER = 3 };
 
 struct exchange *exchange_new(struct conn *conn, struct MHD_Connection *connection) {
     static _Atomic uint64_t counter;
@@ -270,11 +270,57 @@ void stream_begin(struct exchange *x) {
     ready(x, 200, r);
 }
 
+/* Where tokens come faster than a person could see, each costs a system call and a wake-up, of
+ * cores that the model needs: those that come within WATCH_SOON_MS go out together, but for the
+ * first ones. True: this stream is to be put on the list. */
+static bool hold_back(struct inside *in, bool last) {
+    bool eager = in->n_put < EAGER;
+    in->n_put += eager;
+    if (last || eager || in->put_s - in->woken_s >= WATCH_SOON_MS * 1e-3) {
+        in->woken_s = in->put_s;
+        wake(in);
+        return false;
+    }
+    bool first = !in->held;
+    in->held = true;
+    return first;
+}
+
+static void list_held(struct exchange *x) {
+    struct server *s = x->server;
+    exchange_hold(x);
+    pthread_mutex_lock(&s->held_lock);
+    x->inside->next_held = s->held;
+    s->held = x;
+    pthread_mutex_unlock(&s->held_lock);
+    watch_soon(s->watch);
+}
+
+void exchanges_flush(struct server *s) {
+    double now = clock_s();
+    pthread_mutex_lock(&s->held_lock);
+    struct exchange *x = s->held;
+    s->held = NULL;
+    pthread_mutex_unlock(&s->held_lock);
+    while (x) {
+        struct inside *in = x->inside;
+        struct exchange *next = in->next_held;
+        pthread_mutex_lock(&in->lock);
+        in->held = false;
+        in->woken_s = now;
+        wake(in);
+        pthread_mutex_unlock(&in->lock);
+        exchange_release(x);
+        x = next;
+    }
+}
+
 /* False: nobody reads it. A buffer that is full means a client that is too slow. */
 static bool put(struct exchange *x, struct str begin, struct str text, struct str end, bool last) {
     struct inside *in = x->inside;
     void (*tell)(void *) = NULL;
     void *to = NULL;
+    bool later = false;
     pthread_mutex_lock(&in->lock);
     bool ok = in->streaming && !in->gone && !in->ended;
     if (ok && in->out.len - in->out_at + text.len > OUT_MAX) {
@@ -287,9 +333,10 @@ static bool put(struct exchange *x, struct str begin, struct str text, struct st
         buf_str(&in->out, text);
         buf_str(&in->out, end);
         in->ended = last;
-        wake(in);
+        later = hold_back(in, last);
     }
     pthread_mutex_unlock(&in->lock);
+    if (later) list_held(x);
     if (tell) tell(to);
     return ok;
 }

@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { POOL_BYTES = 64 << 10, DRAIN_BYTES = 64 << 10, REQUESTS_PER_CONNECTION = 100000 };
+enum { POOL_BYTES = 32 << 10, DRAIN_BYTES = 64 << 10, REQUESTS_PER_CONNECTION = 100000 };
 
 struct table {
     pthread_mutex_t lock;

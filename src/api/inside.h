@@ -42,6 +42,10 @@ struct inside {
     bool streaming, ended, suspended, gone, told, probed;
     struct buf out; size_t out_at;   /* of a stream: what was not handed on yet */
     double put_s;                    /* when something last came in */
+    double woken_s;                  /* when it was last told of new events */
+    int n_put;                       /* events so far, up to EAGER */
+    bool held;                       /* in the server's list of those told later; a reference */
+    struct exchange *next_held;      /* of that list, under its lock */
     double waits_s;                  /* since when what is first in `out` could have gone */
     void (*on_gone)(void *to);
     void *on_gone_to;

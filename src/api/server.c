@@ -100,6 +100,10 @@ static void on_event(void *to, uint64_t key, enum watch_event event) {
     http_event(to, key, event);
 }
 
+static void on_soon(void *to) {
+    exchanges_flush(to);
+}
+
 void server_stop(struct server *s) {
     atomic_fetch_add(&s->stops, 1);
     watch_wake(s->watch);
@@ -108,19 +112,21 @@ void server_stop(struct server *s) {
 /* ---- opening and closing ---- */
 
 struct server *server_open(const struct server_options *o, struct err *err) {
+    static const struct watch_calls calls = { on_event, on_tick, on_soon };
     struct server *s = mem_new(sizeof *s);
     copy_options(s, o);
     name_model(s);
     s->created = (int64_t)time(NULL);
     s->opened_s = clock_s();
     pthread_mutex_init(&s->calls_lock, NULL);
+    pthread_mutex_init(&s->held_lock, NULL);
     s->metrics = metrics_open();
     s->access = access_open(&s->options, err);
     s->workers = workers_open(WORKERS, WORKERS_QUEUE);
     bool ok = s->access && listen_open(s, err);
     if (ok && !s->workers) ok = err_set(err, "no threads could be started");
     http_prepare(s);
-    if (ok) ok = (s->watch = watch_open(on_event, on_tick, s, err)) != NULL;
+    if (ok) ok = (s->watch = watch_open(&calls, s, err)) != NULL;
     if (ok && http_open(s, err)) return s;
     server_close(s);
     return NULL;
@@ -131,11 +137,13 @@ void server_close(struct server *s) {
     atomic_store(&s->state, SERVER_DRAINING);
     workers_close(s->workers);
     watch_close(s->watch);
+    exchanges_flush(s);
     http_close(s);
     listen_close(s);
     access_close(s->access);
     metrics_close(s->metrics);
     pthread_mutex_destroy(&s->calls_lock);
+    pthread_mutex_destroy(&s->held_lock);
     arena_free(&s->arena);
     free(s);
 }

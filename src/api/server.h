@@ -46,6 +46,8 @@ struct server {
 
     pthread_mutex_t calls_lock;
     struct call *calls;              /* running ones */
+    pthread_mutex_t held_lock;
+    struct exchange *held;           /* streams with events that wait for exchanges_flush */
     void *http;                      /* http.c's table of connections */
 };
 
@@ -57,6 +59,8 @@ void http_close(struct server *);    /* ends who still waits */
 /* On the watcher's thread: a connection's event, and the deadlines. */
 void http_event(struct server *, uint64_t key, enum watch_event);
 void http_tick(struct server *);
+/* exchange.c: on the watcher's thread: streams whose events were held back send them. */
+void exchanges_flush(struct server *);
 /* listen.c: the sockets of options.host. */
 bool listen_open(struct server *, struct err *);
 void listen_close(struct server *);

@@ -1,4 +1,4 @@
-/* watch.c - epoll over the sockets of clients that wait, edge-triggered, and a slow clock. */
+/* watch.c - epoll over the sockets of clients that wait, edge-triggered; a slow clock; a timer. */
 #include "api/watch.h"
 
 #include <errno.h>
@@ -8,18 +8,30 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
-enum { TICK_MS = 250, EVENTS = 64 };
+enum { TICK_MS = 250, EVENTS = 64, KEY_WAKE = 0, KEY_SOON = 1 };
 
 struct watch {
-    int epoll, wake;
+    int epoll, wake, timer;
     pthread_t thread;
-    _Atomic bool closing;
-    void (*event)(void *to, uint64_t key, enum watch_event);
-    void (*tick)(void *to);
+    _Atomic bool closing, armed;
+    struct watch_calls calls;
     void *to;
 };
+
+/* Disarmed first: who comes from now on is not seen by this call, and arms it again. */
+static void on_timer(struct watch *w) {
+    uint64_t count;
+    atomic_store(&w->armed, false);
+    if (read(w->timer, &count, sizeof count) > 0) w->calls.soon(w->to);
+}
+
+static void on_socket(struct watch *w, const struct epoll_event *e) {
+    if (e->events & (EPOLLERR | EPOLLHUP)) w->calls.event(w->to, e->data.u64, WATCH_GONE);
+    else if (e->events & EPOLLRDHUP) w->calls.event(w->to, e->data.u64, WATCH_HALF);
+}
 
 static void *watching(void *arg) {
     struct watch *w = arg;
@@ -31,33 +43,36 @@ static void *watching(void *arg) {
         bool woken = false;
         for (int i = 0; i < n; i++) {
             uint64_t key = e[i].data.u64;
-            if (!key) woken = true;
-            else if (e[i].events & (EPOLLERR | EPOLLHUP)) w->event(w->to, key, WATCH_GONE);
-            else if (e[i].events & EPOLLRDHUP) w->event(w->to, key, WATCH_HALF);
+            if (key == KEY_WAKE) woken = true;
+            else if (key == KEY_SOON) on_timer(w);
+            else on_socket(w, &e[i]);
         }
         uint64_t count;
         if (woken && read(w->wake, &count, sizeof count) < 0) woken = false;
         if (!woken && clock_s() < next) continue;
-        w->tick(w->to);
+        w->calls.tick(w->to);
         next = clock_s() + TICK_MS * 1e-3;
     }
     return NULL;
 }
 
-struct watch *watch_open(void (*event)(void *to, uint64_t key, enum watch_event),
-                         void (*tick)(void *to), void *to, struct err *err) {
+struct watch *watch_open(const struct watch_calls *calls, void *to, struct err *err) {
     struct watch *w = mem_new(sizeof *w);
-    struct epoll_event wake = { .events = EPOLLIN };      /* key 0 is ours */
-    *w = (struct watch){ .event = event, .tick = tick, .to = to };
+    struct epoll_event wake = { .events = EPOLLIN, .data.u64 = KEY_WAKE };
+    struct epoll_event timer = { .events = EPOLLIN, .data.u64 = KEY_SOON };
+    *w = (struct watch){ .calls = *calls, .to = to };
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     w->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    bool ok = w->epoll >= 0 && w->wake >= 0 &&
+    w->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    bool ok = w->epoll >= 0 && w->wake >= 0 && w->timer >= 0 &&
+              !epoll_ctl(w->epoll, EPOLL_CTL_ADD, w->timer, &timer) &&
               !epoll_ctl(w->epoll, EPOLL_CTL_ADD, w->wake, &wake) &&
               !pthread_create(&w->thread, NULL, watching, w);
     if (ok) return w;
     err_set(err, "the watcher of connections did not start: %s", strerror(errno));
     if (w->epoll >= 0) close(w->epoll);
     if (w->wake >= 0) close(w->wake);
+    if (w->timer >= 0) close(w->timer);
     free(w);
     return NULL;
 }
@@ -68,6 +83,11 @@ void watch_wake(struct watch *w) {
     (void)n;                           /* full means that it is awake already */
 }
 
+void watch_soon(struct watch *w) {
+    static const struct itimerspec once = { .it_value.tv_nsec = WATCH_SOON_MS * 1000000 };
+    if (!atomic_exchange(&w->armed, true)) timerfd_settime(w->timer, 0, &once, NULL);
+}
+
 void watch_close(struct watch *w) {
     if (!w) return;
     atomic_store(&w->closing, true);
@@ -75,6 +95,7 @@ void watch_close(struct watch *w) {
     pthread_join(w->thread, NULL);
     close(w->epoll);
     close(w->wake);
+    close(w->timer);
     free(w);
 }
 

@@ -8,11 +8,17 @@
 struct watch;
 enum watch_event { WATCH_HALF, WATCH_GONE };   /* the peer sends no more; the connection is dead */
 
-/* event(to, key, ...) and tick(to), about four times a second, run on the watcher's thread. Keys
- * are not 0. */
-struct watch *watch_open(void (*event)(void *to, uint64_t key, enum watch_event),
-                         void (*tick)(void *to), void *to, struct err *);
+struct watch_calls {                 /* on the watcher's thread */
+    void (*event)(void *to, uint64_t key, enum watch_event);
+    void (*tick)(void *to);          /* about four times a second */
+    void (*soon)(void *to);          /* once, WATCH_SOON_MS after a watch_soon */
+};
+enum { WATCH_SOON_MS = 8 };
+
+/* Keys of events are above UINT32_MAX. */
+struct watch *watch_open(const struct watch_calls *, void *to, struct err *);
 void watch_close(struct watch *);
 void watch_add(struct watch *, int fd, uint64_t key);
 void watch_remove(struct watch *, int fd);     /* before the fd is closed */
 void watch_wake(struct watch *);               /* tick now; may be called in a signal handler */
+void watch_soon(struct watch *);               /* any thread; more calls until then are one */
