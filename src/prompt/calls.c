@@ -7,7 +7,8 @@ void reader_open(struct reader *r, const struct call_format *f) {
     struct reader fresh = {
         .format = f, .tags = f ? f->tags : NULL, .tools = r->tools, .give = r->give, .to = r->to,
         .name = r->name, .key = r->key, .scratch = r->scratch, .value = r->value,
-        .known_only = f && !f->open,
+        .known_only = f && (!f->open || f->known_only), .searched = r->searched,
+        .searched_for = r->searched_for,
     };
     buf_clear(&fresh.name);
     buf_clear(&fresh.key);
@@ -25,7 +26,6 @@ void reader_free(struct reader *r) {
 void reader_dropped(struct reader *r, size_t n) {
     r->at -= n;
     r->done -= n;
-    r->searched -= MIN(n, r->searched);
     r->value.safe_at -= MIN(n, r->value.safe_at);
 }
 
@@ -112,32 +112,48 @@ static int64_t escaped_point(struct str s, size_t *n) {
     return 0x10000 + ((int64_t)(unit - 0xD800) << 10) + (low - 0xDC00);
 }
 
-enum match reader_string(struct reader *r, const struct said *s, struct buf *out) {
+enum match reader_unit(const struct said *s, size_t *at, struct buf *out) {
     static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
-    struct str text = str_from(s->text, r->at);
-    buf_clear(out);
-    if (!text.len || text.at[0] != '"') return text.len || s->last ? MATCH_NO : MATCH_MORE;
-    size_t i = 1;
-    while (i < text.len && text.at[i] != '"') {
-        char c = text.at[i];
-        if (c != '\\') {
-            buf_char(out, c);
-            i++;
-        } else if (i + 1 < text.len && text.at[i + 1] == 'u') {
-            int64_t cp = escaped_point(str_from(text, i), &i);
-            if (cp < 0) return text.len - i < 6 && !s->last ? MATCH_MORE : MATCH_NO;
-            utf8_put(out, (uint32_t)cp);
-        } else if (i + 1 < text.len) {
-            const char *known = text.at[i + 1] ? strchr(from, text.at[i + 1]) : NULL;
-            buf_char(out, known ? to[known - from] : text.at[i + 1]);
-            i += 2;
-        } else {
-            break;
-        }
+    struct str text = str_from(s->text, *at);
+    enum match short_of = s->last ? MATCH_NO : MATCH_MORE;
+    size_t n = 0;
+    if (s->work) ++*s->work;
+    if (!text.len) return short_of;
+    if (text.at[0] != '\\') {
+        buf_char(out, text.at[0]);
+        ++*at;
+        return MATCH_YES;
     }
-    if (i >= text.len || text.at[i] != '"')
-        return s->last || i > CALL_HELD_MAX ? MATCH_NO : MATCH_MORE;
-    r->at += i + 1;
+    if (text.len < 2) return short_of;
+    if (text.at[1] != 'u') {
+        const char *known = text.at[1] ? strchr(from, text.at[1]) : NULL;
+        buf_char(out, known ? to[known - from] : text.at[1]);
+        *at += 2;
+        return MATCH_YES;
+    }
+    /* The first half of a pair waits for the second. */
+    bool half = text.len >= 6 && hex4(text.at + 2) >= 0xD800 && hex4(text.at + 2) < 0xDC00;
+    static const char second[] = "\\u";
+    bool follows = half && !memcmp(text.at + 6, second, MIN(text.len - 6, strlen(second)));
+    if (!s->last && (text.len < 6 || (follows && text.len < 12))) return MATCH_MORE;
+    int64_t cp = escaped_point(text, &n);
+    if (cp < 0) return MATCH_NO;
+    utf8_put(out, (uint32_t)cp);
+    *at += n;
+    return MATCH_YES;
+}
+
+enum match reader_string(struct reader *r, const struct said *s, struct buf *out, size_t max) {
+    size_t at = r->at;
+    buf_clear(out);
+    if (at == s->text.len) return s->last ? MATCH_NO : MATCH_MORE;
+    if (s->text.at[at] != '"') return MATCH_NO;
+    for (at++; at == s->text.len || s->text.at[at] != '"';) {
+        if (at - r->at > max) return MATCH_NO;
+        enum match f = reader_unit(s, &at, out);
+        if (f != MATCH_YES) return f;
+    }
+    r->at = at + 1;
     return MATCH_YES;
 }
 

@@ -17,6 +17,7 @@ typedef enum reading call_read(struct reader *, const struct said *);
 /* Calls as tags: CALL name NAME_END (KEY key KEY_END [VALUE] value VALUE_END)* CALL_END. */
 struct call_tags {
     const char *call, *name_end;     /* NULL: a bare name, up to the first key or the end */
+    const char *call_attributes_end;             /* NULL, or what ends attributes after the name */
     const char *key, *key_end;
     const char *attributes_end;      /* NULL, or what ends attributes after the key */
     const char *value;               /* NULL: follows the key at once */
@@ -32,7 +33,10 @@ struct call_format {
     call_read *read;
     const struct call_tags *tags;
     const char *name_end;            /* read_named: between name and arguments */
+    const char *quote;               /* read_gemma: around strings; NULL: as Gemma 4 has it */
     const char *drop[2];             /* said around calls, and nothing in themselves */
+    bool aloud;                      /* those marks are said without tools, too */
+    bool known_only;                 /* the mark is ordinary text: only tools' names are calls */
 };
 extern const struct call_format call_formats[];          /* ends with a NULL sign */
 
@@ -45,7 +49,9 @@ struct reader {
     bool known_only;                 /* the name of no tool begins no call */
     call_read *read;                 /* what read_auto chose */
     size_t at, done;                 /* bytes of the undecided text: read; given out or needless */
-    size_t searched;                 /* up to here no end of the value was found */
+    size_t searched;                 /* up to here there is no... */
+    const char *searched_for;        /* ...such mark; kept when another call opens */
+    size_t inner;                    /* read of arguments that are JSON in a string */
     int state;
     bool named, open, list;          /* name given; arguments open; several in brackets */
     bool have_name, have_arguments;
@@ -69,7 +75,7 @@ call_read read_auto, read_json, read_keyed, read_named, read_mistral, read_tags,
 call_read read_parameters;
 
 /* What readers share. */
-enum { CALL_NAME_MAX = 256, CALL_HELD_MAX = 4 << 20 };
+enum { CALL_NAME_MAX = 256, CALL_KEY_MAX = 4096, CALL_HELD_MAX = 4 << 20 };
 void reader_name(struct reader *, struct str name);      /* gives it; arguments are open */
 void reader_give(struct reader *, struct str arguments);
 /* Reads the value as arguments and, once named, gives what is safe of it. */
@@ -78,8 +84,10 @@ void reader_empty(struct reader *);                      /* "{}", closed */
 bool reader_known(const struct reader *, struct str name);
 /* Steps over white space and then the mark, if it is there. */
 enum match reader_mark(struct reader *, const struct said *, const char *mark);
-/* A whole JSON string at r->at, decoded into `out`; NO: there is none. */
-enum match reader_string(struct reader *, const struct said *, struct buf *out);
+/* A whole JSON string at r->at, decoded into `out`; NO: there is none, or it is too long. */
+enum match reader_string(struct reader *, const struct said *, struct buf *out, size_t max);
+/* Some of the inside of such a string; *at moves behind it. NO: there is half of an escape. */
+enum match reader_unit(const struct said *, size_t *at, struct buf *out);
 /* "functions.name:0" (Kimi, gpt-oss) is just `name`. */
 struct str plain_name(struct str);
 struct str trimmed(struct str);

@@ -3,7 +3,8 @@
 #include "prompt/calls.h"
 #include <string.h>
 
-enum { BEGIN, ITEM, ITEM_OR_END, OPEN, KEY, COLON, VALUE, NAME, HELD, SKIP, STREAM, AFTER, ENDED };
+enum { BEGIN, ITEM, ITEM_OR_END, OPEN, KEY, COLON, VALUE, HELD, SKIP, STREAM, TEXT, TEXT_HELD,
+       TEXT_STREAM, TEXT_OVER, AFTER, ENDED };
 
 /* Nothing of it may be left over when the text is over: white space apart. */
 static bool over(const struct reader *r, const struct said *s, size_t *at) {
@@ -76,11 +77,74 @@ static enum reading begin_arguments(struct reader *r, const struct said *s, char
         r->state = AFTER;
         return READ_DONE;
     }
-    enum match f = reader_string(r, s, &r->scratch);
-    if (f == MATCH_MORE) r->have_arguments = false;
-    if (f != MATCH_YES) return f == MATCH_MORE ? READ_MORE : READ_BROKEN;
+    if (c != '"') return READ_BROKEN;
+    r->at++;
+    buf_clear(&r->scratch);
+    r->state = r->have_name ? TEXT : TEXT_HELD;
+    return READ_DONE;
+}
+
+/* The name comes later: the text is kept until then. */
+static enum reading text_held(struct reader *r, const struct said *s) {
+    while (r->at < s->text.len && s->text.at[r->at] != '"') {
+        enum match f = reader_unit(s, &r->at, &r->scratch);
+        if (f != MATCH_YES) return f == MATCH_MORE ? READ_MORE : READ_BROKEN;
+        if (r->at - r->done > CALL_HELD_MAX) return READ_BROKEN;
+    }
+    if (r->at == s->text.len) return READ_MORE;
+    r->at++;
     r->state = AFTER;
     return is_object_text(r) ? READ_DONE : READ_BROKEN;
+}
+
+/* What of the text has been read leaves; the text as it was said is done with when all has. */
+static enum reading text_value(struct reader *r) {
+    struct said inner = { .text = buf_view(&r->scratch) };
+    enum literal_result result = literal_read(&r->value, &inner, &r->inner);
+    bool safe = r->value.safe_at == r->inner;
+    reader_give(r, str_cut(buf_view(&r->value.json), 0, r->value.safe));
+    size_t left = r->value.json.len - r->value.safe;
+    if (left) memmove(r->value.json.at, r->value.json.at + r->value.safe, left);
+    r->value.json.len = left;
+    r->value.safe = 0;
+    if (result == LITERAL_BAD) return READ_BROKEN;
+    if (r->inner == r->scratch.len) {
+        if (safe) r->done = r->at;
+        buf_clear(&r->scratch);
+        r->inner = r->value.safe_at = 0;
+    }
+    if (result == LITERAL_MORE) return READ_DONE;
+    r->done = r->at;
+    r->named = r->open = false;
+    r->state = TEXT_OVER;
+    return READ_DONE;
+}
+
+/* Arguments that are JSON in a string, behind the name: given as they come, too. */
+static enum reading text(struct reader *r, const struct said *s) {
+    if (s->text.at[r->at] == '"') {
+        bool empty = r->state == TEXT;
+        if (r->state == TEXT_STREAM) return READ_BROKEN;
+        r->at++;
+        if (empty) buf_str(&r->scratch, S("{}"));
+        r->state = AFTER;
+        return READ_DONE;
+    }
+    size_t before = r->scratch.len;
+    enum match f = reader_unit(s, &r->at, &r->scratch);
+    if (f != MATCH_YES) return f == MATCH_MORE ? READ_MORE : READ_BROKEN;
+    if (r->state == TEXT_STREAM) return text_value(r);
+    char c = r->scratch.at[before];
+    bool blank = said_blank(c);
+    r->scratch.len = before;
+    if (blank) return READ_DONE;
+    if (c != '{' || r->state == TEXT_OVER) return READ_BROKEN;
+    literal_open(&r->value, LITERAL_JSON);
+    r->inner = 0;
+    r->state = TEXT_STREAM;
+    buf_char(&r->scratch, c);
+    if (begin_call(r) != READ_DONE) return READ_BROKEN;
+    return text_value(r);
 }
 
 static enum reading begin_value(struct reader *r, const struct said *s, char c) {
@@ -89,7 +153,7 @@ static enum reading begin_value(struct reader *r, const struct said *s, char c) 
     bool is_name = str_is(key, "name") || str_is(key, "tool_name") ||
                    (str_is(key, "function") && c == '"');
     if (is_name && !r->have_name) {
-        enum match f = reader_string(r, s, &r->name);
+        enum match f = reader_string(r, s, &r->name, CALL_KEY_MAX);
         if (f != MATCH_YES) return f == MATCH_MORE ? READ_MORE : READ_BROKEN;
         r->have_name = true;
         r->state = AFTER;
@@ -118,7 +182,7 @@ static enum reading key(struct reader *r, const struct said *s, char c) {
         r->at++;
         return end_object(r);
     }
-    enum match f = reader_string(r, s, &r->key);
+    enum match f = reader_string(r, s, &r->key, CALL_KEY_MAX);
     if (f != MATCH_YES) return f == MATCH_MORE ? READ_MORE : READ_BROKEN;
     r->state = COLON;
     return READ_DONE;
@@ -175,22 +239,30 @@ static enum reading json_step(struct reader *r, const struct said *s) {
         return c == ':' ? READ_DONE : READ_BROKEN;
     case VALUE: return begin_value(r, s, c);
     case HELD: case SKIP: return skip_value(r, s);
+    case TEXT: case TEXT_STREAM: case TEXT_OVER: return text(r, s);
+    case TEXT_HELD: return text_held(r, s);
     case AFTER: return after(r, c);
     default: return READ_BROKEN;
     }
 }
 
-/* Llama separates several bare objects by ';' or nothing: true when another one follows. */
+/* Llama separates several bare objects by ';' or nothing, others write several in a stretch without
+ * a list: true when another one follows. */
 static bool another(struct reader *r, const struct said *s, enum reading *result) {
     size_t at = said_skip(s, r->at);
     *result = READ_DONE;
-    if (!r->known_only) return false;
-    if (at < s->text.len && s->text.at[at] == ';') at = said_skip(s, at + 1);
+    if (!r->known_only && !r->format->close) return false;
+    if (r->known_only && at < s->text.len && s->text.at[at] == ';') at = said_skip(s, at + 1);
     if (at == s->text.len && !s->last) *result = READ_MORE;
     if (at == s->text.len || s->text.at[at] != '{') return false;
     r->at = at;
     r->state = ITEM;
     return true;
+}
+
+/* In these states white space counts. */
+static bool within(const struct reader *r) {
+    return r->state == HELD || r->state == SKIP || (r->state >= TEXT && r->state <= TEXT_OVER);
 }
 
 enum reading read_json(struct reader *r, const struct said *s) {
@@ -206,10 +278,10 @@ enum reading read_json(struct reader *r, const struct said *s) {
         } else if (r->state == STREAM) {
             result = reader_value(r, s);
             if (result == READ_DONE) r->state = AFTER;
-        } else if (over(r, s, &at) && r->state != HELD && r->state != SKIP) {
+        } else if (over(r, s, &at) && !within(r)) {
             return READ_MORE;
         } else {
-            if (r->state != HELD && r->state != SKIP) r->at = at;
+            if (!within(r)) r->at = at;
             result = r->at < s->text.len ? json_step(r, s) : READ_MORE;
         }
         if (result != READ_DONE) return result;
@@ -241,7 +313,7 @@ enum reading read_keyed(struct reader *r, const struct said *s) {
             r->state = KEY;
             break;
         case KEY:
-            f = reader_string(r, s, &r->name);
+            f = reader_string(r, s, &r->name, CALL_KEY_MAX);
             if (f == MATCH_MORE) return READ_MORE;
             if (f == MATCH_NO) return READ_BROKEN;
             r->state = COLON;

@@ -6,12 +6,13 @@
 #include "base/utf8.h"
 #include <string.h>
 
-enum { BEGIN, NAME, PARAMETER, KEY, ATTRIBUTES, VALUE_MARK, VALUE, TEXT, CALL_ENDED };
+enum { BEGIN, NAME, CALL_ATTRIBUTES, PARAMETER, KEY, ATTRIBUTES, VALUE_MARK, VALUE, TEXT,
+       CALL_ENDED };
 
 /* Text up to a mark, which r->at then follows. NO: it is too long, or the text is over. */
 static enum match up_to(struct reader *r, const struct said *s, const char *mark,
                         struct str *text) {
-    size_t hold, end = said_find(s, r->at, mark, &hold);
+    size_t hold, end = said_find_near(s, r->at, mark, CALL_NAME_MAX, &hold);
     if (end == SIZE_MAX)
         return s->last || hold - r->at > CALL_NAME_MAX ? MATCH_NO : MATCH_MORE;
     *text = trimmed(str_cut(s->text, r->at, end));
@@ -52,10 +53,11 @@ static enum reading name(struct reader *r, const struct said *s) {
         if (f != MATCH_YES) return f == MATCH_MORE ? READ_MORE : READ_BROKEN;
         buf_clear(&r->name);
         buf_str(&r->name, text);
-        return begin_call(r);
+        r->state = t->call_attributes_end ? CALL_ATTRIBUTES : PARAMETER;
+        return t->call_attributes_end ? READ_DONE : begin_call(r);
     }
     /* A bare name: what follows is a key or the end of it all. */
-    size_t hold, end = said_find(s, r->at, "<", &hold);
+    size_t hold, end = said_find_near(s, r->at, "<", CALL_NAME_MAX, &hold);
     if (end == SIZE_MAX) return s->last || hold - r->at > CALL_NAME_MAX ? READ_BROKEN : READ_MORE;
     enum match key = said_at(s, end, t->key), close = said_at(s, end, r->format->close);
     text = trimmed(str_cut(s->text, r->at, end));
@@ -65,6 +67,13 @@ static enum reading name(struct reader *r, const struct said *s) {
     buf_clear(&r->name);
     buf_str(&r->name, text);
     r->at = end;
+    return begin_call(r);
+}
+
+static enum reading call_attributes(struct reader *r, const struct said *s) {
+    struct str text;
+    enum match f = up_to(r, s, r->tags->call_attributes_end, &text);
+    if (f != MATCH_YES) return f == MATCH_MORE ? READ_MORE : READ_BROKEN;
     return begin_call(r);
 }
 
@@ -100,22 +109,20 @@ static enum reading key(struct reader *r, const struct said *s) {
     buf_str(&r->key, text);
     r->types = schema_types(r->tools, buf_view(&r->name), text);
     r->state = r->tags->attributes_end ? ATTRIBUTES : r->tags->value ? VALUE_MARK : VALUE;
-    r->searched = r->at;
     return READ_DONE;
 }
 
-/* string="true" or "false" is the model's word on what the value is. */
+/* string="true" or type="string" is the model's word on what the value is. */
 static enum reading attributes(struct reader *r, const struct said *s) {
     struct str text;
     enum match f = up_to(r, s, r->tags->attributes_end, &text);
     if (f == MATCH_MORE) return READ_MORE;
     if (f == MATCH_NO) return READ_BROKEN;
-    if (str_starts(text, "string=\"true\""))
+    if (str_starts(text, "string=\"true\"") || str_starts(text, "type=\"string\""))
         r->types = (struct types){ .known = true, .string = true };
-    else if (str_starts(text, "string=\"false\""))
+    else if (str_starts(text, "string=\"false\"") || str_starts(text, "type=\""))
         r->types = (struct types){ .known = false };
     r->state = VALUE;
-    r->searched = r->at;
     return READ_DONE;
 }
 
@@ -140,8 +147,11 @@ static struct str inner(const struct reader *r, struct str text) {
 }
 
 static enum reading whole_value(struct reader *r, const struct said *s) {
-    size_t hold, end = said_find(s, MAX(r->searched, r->at), r->tags->value_end, &hold);
+    const char *mark = r->tags->value_end;
+    size_t from = r->searched_for == mark ? MAX(r->searched, r->at) : r->at;
+    size_t hold, end = said_find(s, from, mark, &hold);
     r->searched = hold;
+    r->searched_for = end == SIZE_MAX ? mark : NULL;
     if (end == SIZE_MAX) return s->last || hold - r->at > CALL_HELD_MAX ? READ_BROKEN : READ_MORE;
     give_key(r);
     schema_put(&r->scratch, &r->types, inner(r, str_cut(s->text, r->at, end)));
@@ -212,6 +222,7 @@ enum reading read_tags(struct reader *r, const struct said *s) {
             r->state = NAME;
             break;
         case NAME: result = name(r, s); break;
+        case CALL_ATTRIBUTES: result = call_attributes(r, s); break;
         case PARAMETER: result = parameter(r, s); break;
         case KEY: result = key(r, s); break;
         case ATTRIBUTES: result = attributes(r, s); break;
@@ -220,7 +231,6 @@ enum reading read_tags(struct reader *r, const struct said *s) {
             if (f == MATCH_MORE) return READ_MORE;
             if (f == MATCH_NO) return READ_BROKEN;
             r->state = VALUE;
-            r->searched = r->at;
             break;
         case VALUE: result = value(r, s); break;
         default: result = text(r, s);

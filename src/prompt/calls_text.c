@@ -6,10 +6,12 @@
 enum { BEGIN, NAME, FENCE, ARGUMENTS, STREAM, AFTER, ENDED };
 
 static const struct call_tags coder_tags = {
-    "<function=", ">", "<parameter=", ">", NULL, NULL, "</parameter>", "</function>", true
+    .call = "<function=", .name_end = ">", .key = "<parameter=", .key_end = ">",
+    .value_end = "</parameter>", .call_end = "</function>", .lines = true,
 };
 static const struct call_tags glm_tags = {
-    NULL, NULL, "<arg_key>", "</arg_key>", NULL, "<arg_value>", "</arg_value>", NULL, false
+    .key = "<arg_key>", .key_end = "</arg_key>", .value = "<arg_value>",
+    .value_end = "</arg_value>",
 };
 
 static enum reading stream(struct reader *r, const struct said *s) {
@@ -40,7 +42,7 @@ static bool keep_name(struct reader *r, struct str name) {
 /* DeepSeek R1 and V3: "function", the mark, then the name and a fenced block. */
 static enum reading fence(struct reader *r, const struct said *s) {
     static const char mark[] = "```json";
-    size_t hold, end = said_find(s, r->at, mark, &hold);
+    size_t hold, end = said_find_near(s, r->at, mark, CALL_NAME_MAX, &hold);
     if (end == SIZE_MAX) return s->last || hold - r->at > CALL_NAME_MAX ? READ_BROKEN : READ_MORE;
     if (!keep_name(r, str_cut(s->text, r->at, end))) return READ_BROKEN;
     r->at = end + strlen(mark);
@@ -51,7 +53,7 @@ static enum reading fence(struct reader *r, const struct said *s) {
 
 static enum reading name(struct reader *r, const struct said *s) {
     const char *mark = r->format->name_end;
-    size_t hold, end = said_find(s, r->at, mark, &hold);
+    size_t hold, end = said_find_near(s, r->at, mark, CALL_NAME_MAX, &hold);
     if (end == SIZE_MAX) return s->last || hold - r->at > CALL_NAME_MAX ? READ_BROKEN : READ_MORE;
     if (!keep_name(r, str_cut(s->text, r->at, end))) return READ_BROKEN;
     r->at = end + strlen(mark);
@@ -115,7 +117,7 @@ static enum reading mistral_name(struct reader *r, const struct said *s) {
     if (brace == s->text.len) return s->last ? READ_BROKEN : READ_MORE;
     size_t end = brace;
     for (size_t i = 0; i < COUNT(marks); i++) {
-        size_t hold, at = said_find(s, r->at, marks[i], &hold);
+        size_t hold, at = said_find_near(s, r->at, marks[i], CALL_NAME_MAX, &hold);
         end = MIN(end, at);
     }
     if (!keep_name(r, str_cut(s->text, r->at, end))) return READ_BROKEN;
@@ -157,12 +159,13 @@ enum reading read_gemma(struct reader *r, const struct said *s) {
             r->state = NAME;
             break;
         case NAME:
-            brace = said_find(s, r->at, "{", &hold);
+            brace = said_find_near(s, r->at, "{", CALL_NAME_MAX, &hold);
             if (brace == SIZE_MAX)
                 return s->last || hold - r->at > CALL_NAME_MAX ? READ_BROKEN : READ_MORE;
             if (!keep_name(r, str_cut(s->text, r->at, brace))) return READ_BROKEN;
             r->at = brace;
             result = begin_call(r, LITERAL_GEMMA);
+            if (r->format->quote) r->value.mark = r->format->quote;
             break;
         case STREAM: result = stream(r, s); break;
         default: return READ_DONE;
@@ -174,7 +177,8 @@ enum reading read_gemma(struct reader *r, const struct said *s) {
 /* name(key=value, ...): in brackets and separated by commas, or each on its own line. */
 static enum reading python_name(struct reader *r, const struct said *s) {
     static const char call[] = ".call";
-    size_t hold, at = said_skip(s, r->at), end = said_find(s, at, "(", &hold);
+    size_t hold, at = said_skip(s, r->at);
+    size_t end = said_find_near(s, at, "(", CALL_NAME_MAX, &hold);
     if (end == SIZE_MAX) return s->last || hold - at > CALL_NAME_MAX ? READ_BROKEN : READ_MORE;
     struct str name = str_cut(s->text, at, end);
     if (str_ends(name, call)) name.len -= strlen(call);
@@ -252,7 +256,7 @@ enum reading read_auto(struct reader *r, const struct said *s) {
         r->at = said_skip(s, r->at);
         if (r->at == s->text.len) return READ_MORE;
         char c = s->text.at[r->at];
-        r->tags = c == '<' ? &coder_tags : &glm_tags;
+        r->tags = c == '<' ? &coder_tags : r->format->tags ? r->format->tags : &glm_tags;
         r->read = c == '{' || c == '[' || c == '`' ? read_json : read_tags;
     }
     return r->read(r, s);

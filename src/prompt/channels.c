@@ -5,30 +5,79 @@
 #include "prompt/stream.h"
 #include <string.h>
 
-/* Not in this format at all: neither a tag nor a recipient begins the answer. */
-static bool foreign(const struct chat_stream *s, struct str text, bool last) {
-    while (text.len && said_blank(text.at[0])) text = str_from(text, 1);
-    if (!text.len || s->said || s->n_calls) return false;
-    bool short_to = text.len < 3 && !last && !strncmp("to=", text.at, text.len);
-    return !short_to && text.at[0] != '<' && !str_starts(text, "to=");
-}
+static const char *const header_tags[] = { "<|start|>", "<|channel|>", "<|constrain|>" };
 
 static bool has(struct str s, const char *what) {
     return s.len && memmem(s.at, s.len, what, strlen(what)) != NULL;
 }
 
+/* Whether the text begins as a header does: a tag or a recipient, perhaps after the role. MORE: it
+ * is too short to say. */
+static enum match begins_header(const struct said *view) {
+    static const char *const begins[] = { "<|channel|>", "<|constrain|>", "<|message|>", "to=" };
+    static const char role[] = "assistant";
+    size_t at = said_skip(view, 0);
+    enum match start = said_at(view, at, header_tags[0]);
+    if (start == MATCH_MORE) return MATCH_MORE;
+    if (start == MATCH_YES) {
+        at += strlen(header_tags[0]);
+        enum match named = said_at(view, at, role);
+        if (named == MATCH_MORE) return MATCH_MORE;
+        at = said_skip(view, at + (named == MATCH_YES ? strlen(role) : 0));
+    }
+    bool more = false;
+    for (size_t i = 0; i < COUNT(begins); i++) {
+        enum match f = said_at(view, at, begins[i]);
+        if (f == MATCH_YES) return MATCH_YES;
+        more |= f == MATCH_MORE;
+    }
+    return more ? MATCH_MORE : MATCH_NO;
+}
+
+/* Whether what the end of the text left of a header says nothing of itself. */
+static bool mere_header(struct str text) {
+    static const char *const words[] = {
+        "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "assistant", "analysis",
+        "commentary", "final", "json",
+    };
+    while (text.len) {
+        size_t n = 1;
+        bool known = said_blank(text.at[0]);
+        if (str_starts(text, "to="))
+            for (known = true; n < text.len && !said_blank(text.at[n]) && text.at[n] != '<';) n++;
+        for (size_t i = 0; !known && i < COUNT(words); i++) {
+            n = MIN(strlen(words[i]), text.len);
+            /* The last word may be cut, a tag is a token. */
+            known = !memcmp(text.at, words[i], n) &&
+                    (n == strlen(words[i]) || text.at[0] != '<');
+        }
+        if (!known) return false;
+        text = str_from(text, n);
+    }
+    return true;
+}
+
+/* What is no header is content, a tag at its front included. */
+static bool no_header(struct chat_stream *s, const struct said *view) {
+    size_t skip = said_skip(view, 0);
+    s->state = IN_MESSAGE;
+    s->channel = CHAT_TEXT;
+    if (skip == view->text.len || view->text.at[skip] != '<') return true;
+    stream_show(s, str_cut(view->text, 0, skip + 1));
+    stream_drop(s, skip + 1);
+    return true;
+}
+
 bool channel_header(struct chat_stream *s, bool last) {
     struct said view = stream_said(s, last);
     struct str text = view.text;
-    if (foreign(s, text, last)) {
-        stream_enter(s, IN_CONTENT);
-        return true;
-    }
-    size_t hold, end = said_find(&view, 0, "<|message|>", &hold);
+    view.last = false;               /* the end makes no text foreign that was none before */
+    if (begins_header(&view) == MATCH_NO) return no_header(s, &view);
+    size_t hold, end = said_find_near(&view, 0, "<|message|>", HEADER_MAX, &hold);
     if (end == SIZE_MAX) {
-        /* A header that never ends says nothing of itself, but it was said. */
-        if (text.len < CALL_HELD_MAX && !last) return false;
-        if (!last || (text.len && text.at[0] != '<')) stream_show(s, text);
+        if (hold > HEADER_MAX) return no_header(s, &view);
+        if (!last) return false;
+        if (!mere_header(text)) return no_header(s, &view);
         stream_drop(s, text.len);
         return false;
     }
@@ -40,6 +89,7 @@ bool channel_header(struct chat_stream *s, bool last) {
         buf_char(&s->recipient, text.at[i]);
     s->channel = has(head, "<|channel|>analysis") ? CHAT_REASONING : CHAT_TEXT;
     stream_drop(s, end + strlen("<|message|>"));
+    s->unsaid = 0;
     s->state = IN_MESSAGE;
     if (s->recipient.len && s->tools) {
         reader_open(&s->reader, NULL);
@@ -71,18 +121,19 @@ static void end_message(struct chat_stream *s, size_t n) {
     if (s->blank.len) stream_event(s, s->channel, 0, buf_view(&s->blank));
     buf_clear(&s->blank);
     s->state = IN_HEADER;
-    s->said = true;
+    s->after_call = false;
 }
 
 bool channel_message(struct chat_stream *s, bool last) {
-    struct said view = stream_said(s, last);
+    bool cut;
+    struct said view = stream_window(s, last, &cut);
     size_t hold, len, end = message_end(&view, &hold, &len);
     bool ended = end != SIZE_MAX;
     if (!ended) end = hold;
     stream_show(s, str_cut(view.text, 0, end));
     if (ended) end_message(s, end + len);
     else stream_drop(s, end);
-    return ended;
+    return ended || cut;
 }
 
 /* What is no JSON object is text of the channel. */
@@ -95,9 +146,11 @@ bool channel_call(struct chat_stream *s, bool last) {
     enum reading result = stream_read(s, read_message, &body);
     if (result == READ_MORE && !body.last) return false;
     bool cut = result == READ_MORE && s->reader.open;
-    size_t dropped = view.text.len - s->pending.len;
+    size_t dropped = view.text.len - stream_left(s).len;
     reader_end(&s->reader);
     if (cut) stream_drop(s, body.text.len - dropped);
     s->state = IN_MESSAGE;
+    s->said = false;
+    s->after_call = result == READ_DONE;         /* white space behind the JSON is layout */
     return true;
 }

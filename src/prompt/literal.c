@@ -10,14 +10,14 @@
 enum state { VALUE, VALUE_OR_END, KEY, KEY_OR_END, COLON, STRING, NUMBER, AFTER, DONE };
 enum number { SIGN, ZERO, INTEGER, POINT, FRACTION, EXPONENT, EXPONENT_SIGN, POWER };
 enum step { ON, MORE, WHOLE, BAD };
-enum { BARE_BYTES_MAX = 4096 };
+enum { BARE_BYTES_MAX = 512 };
 
 static const char gemma_quote[] = "<|\"|>";
 
 static void reset(struct literal *l, enum dialect dialect) {
     struct buf json = l->json;
     buf_clear(&json);
-    *l = (struct literal){ .dialect = dialect, .json = json };
+    *l = (struct literal){ .dialect = dialect, .json = json, .mark = gemma_quote };
 }
 
 void literal_open(struct literal *l, enum dialect dialect) { reset(l, dialect); }
@@ -94,8 +94,8 @@ static enum match string_begins(struct literal *l, const struct said *s, size_t 
     struct str rest = str_from(s->text, at);
     *n = 1;
     if (l->dialect == LITERAL_GEMMA) {
-        *n = strlen(gemma_quote);
-        return said_at(s, at, gemma_quote);
+        *n = strlen(l->mark);
+        return said_at(s, at, l->mark);
     }
     char c = rest.at[0];
     if (c != '"' && (c != '\'' || verbatim(l))) return MATCH_NO;
@@ -112,8 +112,8 @@ static enum match string_begins(struct literal *l, const struct said *s, size_t 
 static enum match string_ends(const struct literal *l, const struct said *s, size_t at, size_t *n) {
     struct str rest = str_from(s->text, at);
     if (l->dialect == LITERAL_GEMMA) {
-        *n = strlen(gemma_quote);
-        return said_at(s, at, gemma_quote);
+        *n = strlen(l->mark);
+        return said_at(s, at, l->mark);
     }
     *n = (size_t)l->quotes;
     for (size_t i = 0; i < *n; i++) {
@@ -143,6 +143,22 @@ static enum step backslash(struct literal *l, size_t *at) {
     return ON;
 }
 
+/* An escaped half of a pair, which JSON readers need not take alone: then it is U+FFFD. */
+static enum step surrogate(struct literal *l, const struct said *s, size_t *at, uint32_t unit) {
+    struct str rest = str_from(s->text, *at);
+    uint32_t low = 0;
+    bool first = unit < 0xDC00;
+    bool follows = first && !memcmp(rest.at + 6, "\\u", MIN(rest.len - 6, (size_t)2));
+    if (follows && rest.len < 12 && !s->last) return MORE;
+    bool pair = follows && rest.len >= 12 && hex(str_cut(rest, 8, 12), 4, &low) && low >= 0xDC00 &&
+                low < 0xE000;
+    if (pair) buf_put(&l->json, rest.at, 12);
+    else buf_str(&l->json, S("\\ufffd"));
+    *at += pair ? 12 : 6;
+    if (!l->key) safe(l, *at);
+    return ON;
+}
+
 static enum step json_escape(struct literal *l, const struct said *s, size_t *at) {
     struct str rest = str_from(s->text, *at);
     uint32_t unit;
@@ -151,15 +167,14 @@ static enum step json_escape(struct literal *l, const struct said *s, size_t *at
     if (rest.at[1] == 'u') {
         if (rest.len < 6 && !s->last) return MORE;
         if (!hex(str_cut(rest, 2, 6), 4, &unit)) return backslash(l, at);
+        if (unit >= 0xD800 && unit < 0xE000) return surrogate(l, s, at, unit);
         n = 6;
     } else if (!rest.at[1] || !strchr("\"\\/bfnrt", rest.at[1])) {
         return backslash(l, at);
     }
     buf_put(&l->json, rest.at, n);
     *at += n;
-    /* The first half of a pair waits for the second. */
-    bool half = n == 6 && unit >= 0xD800 && unit < 0xDC00;
-    if (!half && !l->key) safe(l, *at);
+    if (!l->key) safe(l, *at);
     return ON;
 }
 
@@ -402,7 +417,9 @@ static enum step step(struct literal *l, const struct said *s, size_t *at) {
 
 enum literal_result literal_read(struct literal *l, const struct said *s, size_t *at) {
     while (*at < s->text.len) {
+        size_t before = *at;
         enum step result = step(l, s, at);
+        if (s->work) *s->work += *at - before + 1;
         if (result == MORE) break;
         if (result == WHOLE) return LITERAL_DONE;
         if (result == BAD) return LITERAL_BAD;

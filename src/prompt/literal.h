@@ -10,7 +10,8 @@ enum dialect {
     LITERAL_JSON,                    /* kept as it is written; raw control characters in strings
                                         are escaped */
     LITERAL_PYTHON,                  /* literals of Python: tuples become lists */
-    LITERAL_GEMMA                    /* bare keys, and strings between <|"|> */
+    LITERAL_GEMMA                    /* bare keys, and strings between marks, <|"|> unless
+                                        another is set after literal_open */
 };
 enum { LITERAL_DEPTH_MAX = 64 };
 
@@ -20,6 +21,7 @@ struct literal {
     bool key, comma;                 /* reading a key; a comma is owed before the next value */
     char quote;                      /* of the string that is read */
     int quotes;                      /* how many of them end it: 1 or 3 */
+    const char *mark;                /* LITERAL_GEMMA: what is around strings */
     char open[LITERAL_DEPTH_MAX];    /* '{', '[', '(' and 'k', the keywords of a call */
     int depth;
     struct buf json;

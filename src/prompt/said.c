@@ -4,8 +4,14 @@
 
 bool said_blank(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
 
+static void count(const struct said *s, size_t bytes) {
+    if (s->work) *s->work += bytes;
+}
+
 size_t said_skip(const struct said *s, size_t from) {
+    size_t begin = from;
     while (from < s->text.len && said_blank(s->text.at[from])) from++;
+    count(s, from - begin + 1);
     return from;
 }
 
@@ -25,6 +31,7 @@ static bool by_control(const struct said *s, size_t at, struct str mark) {
 enum match said_at(const struct said *s, size_t at, const char *mark) {
     struct str m = str_of(mark), rest = str_from(s->text, at);
     size_t n = MIN(m.len, rest.len);
+    count(s, 1);
     if (n && memcmp(m.at, rest.at, n) != 0) return MATCH_NO;
     if (n < m.len) return s->last ? MATCH_NO : MATCH_MORE;
     return by_control(s, at, m) ? MATCH_YES : MATCH_NO;
@@ -32,6 +39,7 @@ enum match said_at(const struct said *s, size_t at, const char *mark) {
 
 size_t said_find(const struct said *s, size_t from, const char *mark, size_t *hold) {
     *hold = s->text.len;
+    count(s, s->text.len - MIN(from, s->text.len));
     while (from < s->text.len) {
         const char *at = memchr(s->text.at + from, mark[0], s->text.len - from);
         if (!at) break;
@@ -45,4 +53,15 @@ size_t said_find(const struct said *s, size_t from, const char *mark, size_t *ho
         from++;
     }
     return SIZE_MAX;
+}
+
+size_t said_find_near(const struct said *s, size_t from, const char *mark, size_t max,
+                      size_t *hold) {
+    struct said near = *s;
+    size_t enough = from + max + strlen(mark);
+    if (near.text.len > enough) {
+        near.text.len = enough;
+        near.last = true;            /* what is cut here begins too late in any case */
+    }
+    return said_find(&near, from, mark, hold);
 }

@@ -12,6 +12,7 @@ struct said {
     const char *control;             /* [text.len] not 0: a control token wrote this byte */
     const struct tags *tags;         /* NULL: letters decide */
     bool last;                       /* nothing comes after it */
+    size_t *work;                    /* NULL, or counts the bytes that were looked at */
 };
 
 enum match { MATCH_NO, MATCH_MORE, MATCH_YES };          /* MORE: the text ends too early to say */
@@ -21,6 +22,9 @@ enum match said_at(const struct said *, size_t at, const char *mark);
 /* The first mark at or after `from`, SIZE_MAX: none. *hold is then where a mark that the text's end
  * cuts may begin, else the text's length. */
 size_t said_find(const struct said *, size_t from, const char *mark, size_t *hold);
+/* The same for a mark that begins within `max` bytes; one further on is not looked for, and *hold
+ * is then more than that away. */
+size_t said_find_near(const struct said *, size_t from, const char *mark, size_t max, size_t *hold);
 /* The first place at or after `from` that is no white space. */
 size_t said_skip(const struct said *, size_t from);
 bool said_blank(char c);

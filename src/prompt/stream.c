@@ -7,15 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct think think_tags[] = {
-    { "<think>", "</think>" },
-    { "[THINK]", "[/THINK]" },
-    { "<seed:think>", "</seed:think>" },
-    { "<|START_THINKING|>", "<|END_THINKING|>" },
-    { "<|inner_prefix|>", "<|inner_suffix|>" },
-    { "<|channel>thought", "<channel|>" },
-};
-
 static const char *const channel_marks[] = {
     "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>", "<|\"|>",
 };
@@ -25,9 +16,9 @@ static void add_tags(struct chat *chat, const struct tokenizer *tok, const char 
     enum { TAGS_MAX = 128 };
     struct str m = str_of(mark);
     for (size_t from = 0; from < m.len; from++) {
-        if (!strchr("<[\xef", m.at[from])) continue;
+        if (!strchr("<[\xef\xe2", m.at[from])) continue;
         for (size_t to = from + 3; to <= m.len; to++) {
-            if (!strchr(">]\x9c", m.at[to - 1])) continue;
+            if (!strchr(">]\x9c\xb7", m.at[to - 1])) continue;
             struct str part = str_cut(m, from, to);
             int id = tok_find(tok, part);
             bool had = id < 0 || !tok_is_control(tok, id) || chat->tags.n == TAGS_MAX;
@@ -47,17 +38,17 @@ static void add_all(struct chat *chat, const struct tokenizer *tok, const char *
 }
 
 void stream_find_tags(struct chat *chat, const struct tokenizer *tok) {
-    for (size_t i = 0; i < COUNT(think_tags); i++) {
-        add_tags(chat, tok, think_tags[i].open);
-        add_tags(chat, tok, think_tags[i].close);
+    for (const struct think *t = think_kinds; t->open; t++) {
+        const char *const marks[] = { t->open, t->close, t->drop[0], t->drop[1] };
+        add_all(chat, tok, marks, COUNT(marks));
     }
     add_all(chat, tok, channel_marks, COUNT(channel_marks));
     for (const struct call_format *f = call_formats; f->sign; f++) {
         const char *const marks[] = { f->open, f->close, f->name_end, f->drop[0], f->drop[1] };
         add_all(chat, tok, marks, COUNT(marks));
         if (!f->tags) continue;
-        const char *const tags[] = { f->tags->call, f->tags->key, f->tags->value_end,
-                                     f->tags->call_end };
+        const char *const tags[] = { f->tags->call, f->tags->key, f->tags->value,
+                                     f->tags->value_end, f->tags->call_end };
         add_all(chat, tok, tags, COUNT(tags));
     }
 }
@@ -81,22 +72,70 @@ static void on_call(void *to, bool name, struct str text) {
     stream_event(s, name ? CHAT_TOOL_NAME : CHAT_TOOL_ARGS, s->n_calls - 1, text);
 }
 
+static struct str without_blanks_before(struct str s) {
+    while (s.len && said_blank(s.at[0])) s = str_from(s, 1);
+    return s;
+}
+
+static void choose(struct chat_stream *s, const struct chat *chat) {
+    for (const struct think *t = think_kinds; t->open; t++)
+        if ((t == think_kinds || mentions(chat, t->sign ? t->sign : t->close)) &&
+            s->n_thinks < THINKS_MAX)
+            s->think[s->n_thinks++] = t;
+    for (const struct call_format *f = call_formats; f->sign; f++)
+        if ((s->tools || f->aloud) && s->n_formats < FORMATS_MAX && mentions(chat, f->sign))
+            s->format[s->n_formats++] = f;
+}
+
+static void append(struct chat_stream *s, struct str text, bool control) {
+    buf_str(&s->pending, text);
+    for (size_t i = 0; i < text.len; i++) buf_char(&s->control, control);
+}
+
+static void decide(struct chat_stream *s, bool last);
+
+/* What the prompt's end has begun goes on in the answer: reasoning, a message with its header
+ * (so that one that is continued keeps its channel), or a call. */
+static void take_up(struct chat_stream *s, struct str prompt) {
+    struct str tail = without_blanks_after(prompt);
+    for (int i = 0; s->state == AT_START && i < s->n_thinks; i++)
+        if (str_ends(tail, s->think[i]->open)) {
+            s->state = IN_REASONING;
+            s->close = s->think[i]->close;
+        }
+    if (s->state == IN_HEADER) {
+        static const char start[] = "<|start|>assistant";
+        size_t at = SIZE_MAX;
+        for (size_t i = tail.len; at == SIZE_MAX && i-- > 0;)
+            if (str_starts(str_from(tail, i), start)) at = i;
+        if (at == SIZE_MAX) return;
+        append(s, str_from(prompt, at), true);
+        decide(s, false);
+        buf_clear(&s->blank);
+        s->unsaid = stream_left(s).len;
+        s->said = false;
+        s->n_calls = 0;
+    }
+    for (int i = 0; s->state == AT_START && i < s->n_formats; i++) {
+        const char *open = s->format[i]->open;
+        if (!open || !str_ends(tail, open)) continue;
+        s->unsaid = strlen(open);
+        append(s, str_of(open), true);
+        return;
+    }
+}
+
 struct chat_stream *chat_stream_open(const struct chat *chat, const struct prompt *prompt,
                                      struct json_object *tools) {
     struct chat_stream *s = mem_new(sizeof *s);
-    s->think = think_tags[0];
-    for (size_t i = COUNT(think_tags); i-- > 0;)
-        if (mentions(chat, think_tags[i].close)) s->think = think_tags[i];
-    for (const struct call_format *f = call_formats; tools && f->sign; f++)
-        if (mentions(chat, f->sign) && s->n_formats < FORMATS_MAX) s->format[s->n_formats++] = f;
     s->tools = json_object_get(tools);
     s->tags = &chat->tags;
     s->reader.tools = tools;
     s->reader.give = on_call;
     s->reader.to = s;
+    choose(s, chat);
     if (mentions(chat, "<|channel|>final<|message|>")) s->state = IN_HEADER;
-    struct str tail = prompt ? without_blanks_after(buf_view(&prompt->text)) : (struct str){ 0 };
-    if (s->state == AT_START && str_ends(tail, s->think.open)) s->state = IN_REASONING;
+    if (prompt) take_up(s, buf_view(&prompt->text));
     return s;
 }
 
@@ -111,12 +150,27 @@ void chat_stream_close(struct chat_stream *s) {
     free(s);
 }
 
+struct str stream_left(const struct chat_stream *s) {
+    return str_from(buf_view(&s->pending), s->head);
+}
+
 struct said stream_said(const struct chat_stream *s, bool last) {
-    return (struct said){ buf_view(&s->pending), s->control.at, s->tags, last };
+    const char *control = s->control.len ? s->control.at + s->head : NULL;
+    return (struct said){ stream_left(s), control, s->tags, last, (size_t *)&s->work };
+}
+
+struct said stream_window(const struct chat_stream *s, bool last, bool *cut) {
+    enum { WINDOW = 4096 };
+    struct said view = stream_said(s, last);
+    *cut = view.text.len > WINDOW;
+    if (!*cut) return view;
+    view.text.len = WINDOW;
+    view.last = false;
+    return view;
 }
 
 void stream_event(struct chat_stream *s, enum chat_kind kind, int index, struct str text) {
-    s->emit(s->to, &(struct chat_event){ kind, index, text });
+    if (s->emit) s->emit(s->to, &(struct chat_event){ kind, index, text });
 }
 
 /* Shows text of the current kind. White space at its beginning (after a marker) goes, and such at
@@ -125,7 +179,10 @@ void stream_show(struct chat_stream *s, struct str text) {
     enum chat_kind kind = s->state == IN_REASONING ? CHAT_REASONING
                         : s->state == IN_MESSAGE ? s->channel : CHAT_TEXT;
     bool strips = s->state == IN_REASONING || s->after_call;
-    while (!s->said && strips && text.len && said_blank(text.at[0])) text = str_from(text, 1);
+    size_t unsaid = MIN(s->unsaid, text.len);
+    text = str_from(text, unsaid);
+    s->unsaid -= unsaid;
+    if (!s->said && strips) text = without_blanks_before(text);
     struct str solid = without_blanks_after(text);
     if (solid.len) {
         if (s->blank.len) stream_event(s, kind, 0, buf_view(&s->blank));
@@ -133,7 +190,7 @@ void stream_show(struct chat_stream *s, struct str text) {
         stream_event(s, kind, 0, solid);
         s->said = true;
     }
-    buf_put(&s->blank, text.at + solid.len, text.len - solid.len);
+    buf_str(&s->blank, str_from(text, solid.len));
 }
 
 void stream_enter(struct chat_stream *s, enum stream_state state) {
@@ -143,15 +200,19 @@ void stream_enter(struct chat_stream *s, enum stream_state state) {
     s->after_call = false;
 }
 
-static void drop_front(struct buf *b, size_t n) {
-    memmove(b->at, b->at + n, b->len - n);
-    b->len -= n;
-}
-
+/* Only when half of the buffer is over, what is left moves to its front. */
 void stream_drop(struct chat_stream *s, size_t n) {
-    if (!n) return;
-    drop_front(&s->pending, n);
-    drop_front(&s->control, n);
+    s->head += n;
+    s->reader.searched -= MIN(n, s->reader.searched);
+    if (s->head < s->pending.len - s->head) return;
+    size_t left = s->pending.len - s->head;
+    s->work += left;
+    if (left) {
+        memmove(s->pending.at, s->pending.at + s->head, left);
+        memmove(s->control.at, s->control.at + s->head, left);
+    }
+    s->pending.len = s->control.len = left;
+    s->head = 0;
 }
 
 /* The first marker of content. `hold`: where one may begin that the text's end cuts. */
@@ -173,8 +234,11 @@ static struct place next_marker(const struct chat_stream *s, const struct said *
         const struct call_format *f = s->format[i];
         const char *marks[] = { f->open, f->drop[0], f->drop[1] };
         for (size_t k = 0; k < COUNT(marks); k++)
-            if (marks[k]) look_for(&p, view, marks[k], k ? NULL : f);
+            if (marks[k] && (k || s->tools)) look_for(&p, view, marks[k], k ? NULL : f);
     }
+    for (int i = 0; i < s->n_thinks; i++)
+        for (size_t k = 0; k < COUNT(s->think[i]->drop); k++)
+            if (s->think[i]->drop[k]) look_for(&p, view, s->think[i]->drop[k], NULL);
     size_t before = p.at;
     if (s->stray) look_for(&p, view, s->stray, NULL);
     p.stray = p.at != before;
@@ -197,13 +261,17 @@ static const struct call_format *unmarked(const struct chat_stream *s, char c) {
 static bool start(struct chat_stream *s, bool last) {
     struct said view = stream_said(s, last);
     size_t skip = said_skip(&view, 0);
-    enum match think = said_at(&view, skip, s->think.open);
-    if (think == MATCH_MORE) return false;
-    if (think == MATCH_YES) {
-        stream_drop(s, skip + strlen(s->think.open));
+    bool more = false;
+    for (int i = 0; i < s->n_thinks; i++) {
+        enum match think = said_at(&view, skip, s->think[i]->open);
+        more |= think == MATCH_MORE;
+        if (think != MATCH_YES) continue;
+        stream_drop(s, skip + strlen(s->think[i]->open));
         stream_enter(s, IN_REASONING);
+        s->close = s->think[i]->close;
         return true;
     }
+    if (more) return false;
     stream_enter(s, IN_CONTENT);
     const struct call_format *bare = skip < view.text.len ? unmarked(s, view.text.at[skip]) : NULL;
     if (bare) enter_call(s, bare);
@@ -211,27 +279,44 @@ static bool start(struct chat_stream *s, bool last) {
 }
 
 static bool reasoning(struct chat_stream *s, bool last) {
-    struct said view = stream_said(s, last);
-    size_t hold, at = said_find(&view, 0, s->think.close, &hold);
+    bool cut;
+    struct said view = stream_window(s, last, &cut);
+    size_t hold, at = said_find(&view, 0, s->close, &hold);
     size_t end = at == SIZE_MAX ? hold : at;
     stream_show(s, str_cut(view.text, 0, end));
-    stream_drop(s, at == SIZE_MAX ? end : end + strlen(s->think.close));
-    if (at == SIZE_MAX) return false;
+    stream_drop(s, at == SIZE_MAX ? end : end + strlen(s->close));
+    if (at == SIZE_MAX) return cut;
     stream_enter(s, IN_CONTENT);
     s->after_call = true;            /* white space after the tag is layout */
     return true;
 }
 
+/* White space before the mark that closes an answer, and after it, is layout. */
+static bool closes_answer(const struct chat_stream *s, const struct said *view, size_t at) {
+    for (int i = 0; i < s->n_thinks; i++) {
+        const char *mark = s->think[i]->drop[1];
+        if (mark && said_at(view, at, mark) == MATCH_YES) return true;
+    }
+    return false;
+}
+
 static bool content(struct chat_stream *s, bool last) {
-    struct said view = stream_said(s, last);
+    bool cut;
+    struct said view = stream_window(s, last, &cut);
     struct place mark = next_marker(s, &view);
     bool found = mark.at != SIZE_MAX;
     size_t end = found ? mark.at : mark.hold;
+    bool closes = found && closes_answer(s, &view, end);
     stream_show(s, str_cut(view.text, 0, end));
     stream_drop(s, found ? end + mark.len : end);
     if (mark.call && found) enter_call(s, mark.call);
+    if (found && !mark.call) s->unsaid = 0;
+    if (closes) {
+        stream_enter(s, IN_CONTENT);
+        s->after_call = true;        /* white space around is layout */
+    }
     if (found && mark.stray) s->stray = NULL;
-    return found;
+    return found || cut;
 }
 
 /* What looked like a call was text, its marker included. */
@@ -240,8 +325,8 @@ static bool give_up(struct chat_stream *s) {
     s->state = IN_CONTENT;
     if (open) {
         stream_show(s, str_of(open));
-    } else if (s->pending.len) {
-        stream_show(s, str_cut(buf_view(&s->pending), 0, 1));
+    } else if (stream_left(s).len) {
+        stream_show(s, str_cut(stream_left(s), 0, 1));
         stream_drop(s, 1);
     }
     return true;
@@ -272,10 +357,11 @@ static bool call(struct chat_stream *s, bool last) {
     enum reading result = stream_read(s, r->format->read, &view);
     if (result == READ_MORE && !last) return false;
     if (!r->calls) return give_up(s);
+    s->unsaid = 0;
     bool cut = result == READ_MORE &&
-               (r->open || only_punctuation(buf_view(&s->pending)));
+               (r->open || only_punctuation(stream_left(s)));
     reader_end(r);
-    if (cut) stream_drop(s, s->pending.len);     /* the beginning of what never came */
+    if (cut) stream_drop(s, stream_left(s).len);     /* the beginning of what never came */
     stream_enter(s, result == READ_DONE ? AFTER_CALL : IN_CONTENT);
     s->after_call = true;
     if (result == READ_BROKEN) s->stray = r->format->close;
@@ -295,21 +381,29 @@ static bool after_call(struct chat_stream *s, bool last) {
     return true;
 }
 
-void chat_stream_push(struct chat_stream *s, struct str piece, bool control, bool last,
-                      void (*emit)(void *to, const struct chat_event *), void *to) {
+static void decide(struct chat_stream *s, bool last) {
     static stream_step *const step[STREAM_STATES] = {
         [AT_START] = start, [IN_REASONING] = reasoning, [IN_CONTENT] = content, [IN_CALL] = call,
         [AFTER_CALL] = after_call, [IN_HEADER] = channel_header, [IN_MESSAGE] = channel_message,
         [IN_MESSAGE_CALL] = channel_call,
     };
-    s->emit = emit;
-    s->to = to;
-    buf_str(&s->pending, piece);
-    for (size_t i = 0; i < piece.len; i++) buf_char(&s->control, control);
     bool more = true;
-    while (more && (s->pending.len || s->state == AT_START || s->state == IN_CALL ||
+    while (more && (stream_left(s).len || s->state == AT_START || s->state == IN_CALL ||
                     s->state == IN_MESSAGE_CALL))
         more = step[s->state](s, last);
+}
+
+void chat_stream_push(struct chat_stream *s, struct str piece, bool control, bool last,
+                      void (*emit)(void *to, const struct chat_event *), void *to) {
+    enum { SLICE = 1024 };
+    s->emit = emit;
+    s->to = to;
+    do {
+        struct str slice = str_cut(piece, 0, SLICE);
+        piece = str_from(piece, slice.len);
+        append(s, slice, control);
+        decide(s, last && !piece.len);
+    } while (piece.len);
     if (!last) return;
     bool text = s->state == IN_CONTENT && !s->n_calls;
     if (s->blank.len && (text || s->state == IN_MESSAGE))
