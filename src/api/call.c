@@ -222,7 +222,8 @@ bool call_start(struct call *c, struct fault *f) {
     }
     open_choices(c);
     enlist(c);
-    atomic_fetch_add(&c->refs, 1);
+    /* The exchange's, and ours: once the lock is open, all may be over before we return. */
+    atomic_fetch_add(&c->refs, 2);
     exchange_on_gone(c->x, on_gone, c);
     pthread_mutex_lock(&c->lock);      /* no event is taken before all are in */
     bool ok = submit(c, &err);
@@ -243,11 +244,9 @@ bool call_start(struct call *c, struct fault *f) {
     }
     pthread_mutex_unlock(&c->lock);
     if (!ok || atomic_load(&c->cancelled)) call_cancel(c);
-    if (ok) return true;
-    if (n_in) {                        /* it lives until those are out */
-        reply_fault(c->x, f);
-        return true;
-    }
+    if (!ok && n_in) reply_fault(c->x, f);         /* it lives until those are out */
+    call_free(c);
+    if (ok || n_in) return true;
     if (exchange_forget_gone(c->x)) call_free(c);
     call_forget(c);
     return false;

@@ -81,7 +81,8 @@ struct call {
     bool started, failed;
     struct fault why;                /* of the failure, for the client */
     _Atomic bool cancelled;
-    _Atomic int refs;                /* the engine's, and the exchange's for its client's leaving */
+    _Atomic int refs;                /* the engine's, the exchange's for its client's leaving, and
+                                        call_start's while it runs */
     pthread_mutex_t lock;            /* of everything above, once it was started */
     struct call *next;               /* of the server's list */
 };

@@ -188,9 +188,11 @@ void chat_completions(struct exchange *x) {
     openai_model(c, &r);
     params_read(c, &r);
     chat_read(c, &r, &in);
-    bool ok = !f.status && call_add_dialog(c, &in.dialog, &f) && call_start(c, &f);
+    bool ok = !f.status && call_add_dialog(c, &in.dialog, &f);
+    /* Before the start: afterwards the request's JSON is the engine thread's, and json-c counts
+     * references without locks. */
     chat_in_free(&in);
-    if (ok) return;
+    if (ok && call_start(c, &f)) return;
     reply_fault(x, &f);
     call_free(c);
 }
