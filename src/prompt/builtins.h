@@ -25,6 +25,9 @@ BUILTIN(filter_striptags);
 BUILTIN(filter_urlencode); BUILTIN(filter_filesizeformat);
 BUILTIN(filter_format); BUILTIN(filter_string); BUILTIN(filter_pprint); BUILTIN(filter_tojson);
 
+/* (filters_wrap.c) */
+BUILTIN(filter_wordwrap); BUILTIN(filter_xmlattr); BUILTIN(filter_random); BUILTIN(filter_urlize);
+
 BUILTIN(filter_length); BUILTIN(filter_list); BUILTIN(filter_first); BUILTIN(filter_last);
 BUILTIN(filter_join); BUILTIN(filter_items); BUILTIN(filter_dictsort); BUILTIN(filter_sort);
 BUILTIN(filter_unique); BUILTIN(filter_min); BUILTIN(filter_max); BUILTIN(filter_sum);

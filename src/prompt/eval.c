@@ -155,6 +155,8 @@ static struct value eval_filter(struct vm *vm, const struct node *n) {
     struct value on = vm_eval(vm, n->a);
     struct args args = eval_args(vm, n->args);
     vm->box.at = n->at;
+    if (n->builtin < 0)
+        box_fail(&vm->box, "there is no filter \"%.*s\"", STR_ARG(text_str(n->name)));
     return vm_builtin(vm, &filters[n->builtin], on, &args);
 }
 
@@ -162,6 +164,8 @@ static struct value eval_test(struct vm *vm, const struct node *n) {
     struct value on = vm_eval(vm, n->a);
     struct args args = eval_args(vm, n->args);
     vm->box.at = n->at;
+    if (n->builtin < 0)
+        box_fail(&vm->box, "there is no test \"%.*s\"", STR_ARG(text_str(n->name)));
     return v_bool(vm_test(vm, &tests[n->builtin], on, &args));
 }
 

@@ -303,9 +303,10 @@ static enum flow run_with(struct vm *vm, const struct node *n) {
     return flow;
 }
 
-static enum flow run_generation(struct vm *vm, const struct node *n) {
+/* outside: what the body sees besides its own variables; NULL: only the root's. */
+static enum flow run_scope(struct vm *vm, const struct node *n, struct scope *outside) {
     enum flow flow;
-    put_text(vm->out, capture(vm, n->c, scope_new(vm, vm->scope), &flow));
+    put_text(vm->out, capture(vm, n->c, scope_new(vm, outside), &flow));
     return flow;
 }
 
@@ -321,7 +322,8 @@ static enum flow run_one(struct vm *vm, const struct node *n) {
     case S_MACRO: vm_set(vm, n->symbol, make_macro(vm, n)); return GO_ON;
     case S_CALL: run_call(vm, n); return GO_ON;
     case S_WITH: return run_with(vm, n);
-    case S_SCOPE: return run_generation(vm, n);
+    case S_SCOPE: return run_scope(vm, n, vm->scope);
+    case S_BLOCK: return run_scope(vm, n, n->op ? vm->scope : NULL);
     case S_BREAK: return BREAK;
     default: return CONTINUE;
     }

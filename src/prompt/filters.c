@@ -136,6 +136,7 @@ const struct builtin filters[] = {
     { "max", "case_sensitive? attribute?", filter_max },
     { "min", "case_sensitive? attribute?", filter_min },
     { "pprint", "", filter_pprint },
+    { "random", "", filter_random },
     { "reject", "* **", filter_reject },
     { "rejectattr", "* **", filter_rejectattr },
     { "replace", "old new count?", filter_replace },
@@ -156,6 +157,9 @@ const struct builtin filters[] = {
     { "unique", "case_sensitive? attribute?", filter_unique },
     { "upper", "", filter_upper },
     { "urlencode", "", filter_urlencode },
+    { "urlize", "* **", filter_urlize },
     { "wordcount", "", filter_wordcount },
+    { "wordwrap", "width? break_long_words? wrapstring? break_on_hyphens?", filter_wordwrap },
+    { "xmlattr", "autospace?", filter_xmlattr },
     { 0 },
 };

@@ -35,6 +35,13 @@ BUILTIN(filter_list) {
 BUILTIN(filter_first) {
     if (self.kind == V_TEXT && self.u.text->len) return vm_item(vm, self, v_int(0));
     struct list *items = v_items(&vm->box, self);
+    if (self.kind == V_LIST && self.u.list->kind == L_GENERATOR && items->n) {
+        *self.u.list = *items;           /* takes one and leaves the others */
+        self.u.list->kind = L_GENERATOR;
+        self.u.list->at++;
+        self.u.list->n--;
+        self.u.list->cap = 0;
+    }
     return items->n ? items->at[0] : v_missing(&vm->box, "no first item, the sequence is empty");
 }
 

@@ -243,10 +243,15 @@ BUILTIN(filter_format) {
     return vm_percent(vm, soft(vm, self), named->n ? v_dict(named) : v_list(at));
 }
 
+/* Python's breaks lines at 80 columns in ways of its own, which nobody asks a prompt for. */
 BUILTIN(filter_pprint) {
+    enum { COLUMNS_MAX = 80 };
     struct builder b = { .box = &vm->box };
     put_repr(&b, self);
-    return v_text(built(&b));
+    struct text *t = built(&b);
+    if (text_points(&vm->box, t) > COLUMNS_MAX)
+        box_fail(&vm->box, "pprint of more than %d columns is not supported", COLUMNS_MAX);
+    return v_text(t);
 }
 
 BUILTIN(filter_tojson) {

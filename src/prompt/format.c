@@ -134,6 +134,13 @@ static struct text *percent_field(struct vm *vm, struct value v, struct spec *sp
         if (!spec->align) spec->align = '>';
         return format_text(vm, t, spec);
     }
+    bool point = v_is_int(v) && v_as_int(v) >= 0 && v_as_int(v) < 0x110000 &&
+                 (v_as_int(v) < 0xD800 || v_as_int(v) > 0xDFFF);
+    if (spec->type == 'c' && point) {
+        struct builder b = { .box = &vm->box };
+        put_point(&b, (uint32_t)v_as_int(v), false);
+        v = v_text(built(&b));
+    }
     if (spec->type == 'c' && v.kind == V_TEXT && text_points(&vm->box, v.u.text) == 1) {
         if (!spec->align) spec->align = '>';
         return format_text(vm, v.u.text, spec);
@@ -270,12 +277,17 @@ static struct value field_value(struct vm *vm, struct fields *f, struct text *pa
     uint64_t number;
     struct value v;
     bool indexed = str_u64(text_str(first), INT32_MAX, &number);
+    if (indexed) {
+        if (f->next > 0) box_fail(&vm->box, "format: numbered and plain fields together");
+        f->next = -1;
+    }
     if (!first->len) {
         if (f->next < 0) box_fail(&vm->box, "format: numbered and plain fields together");
         number = (uint64_t)f->next++;
         indexed = true;
     }
     if (indexed) {
+        if (!f->at) box_fail(&vm->box, "format_map takes names only");
         if (number >= f->at->n) box_fail(&vm->box, "format: there is no argument %d", (int)number);
         v = f->at->at[number];
     } else {

@@ -27,6 +27,7 @@ static struct dict *dict_from(struct vm *vm, struct value *arg) {
     struct dict *d = dict_new(&vm->box);
     struct list *at = arg[0].u.list;
     if (at->n > 1) box_fail(&vm->box, "dict takes one mapping, and names");
+    if (at->n && at->at[0].kind == V_UNDEFINED) vm_undefined(vm, at->at[0]);
     if (at->n && at->at[0].kind == V_DICT) {
         const struct dict *from = at->at[0].u.dict;
         for (size_t i = 0; i < from->n; i++)
@@ -85,6 +86,10 @@ static BUILTIN(function_joiner) {
     return (struct value){ .kind = V_JOINER, .u.cycler = c };
 }
 
+static BUILTIN(function_lipsum) {
+    box_fail(&vm->box, "lipsum is not supported: a dialog must always give the same prompt");
+}
+
 const struct builtin functions[] = {
     { "range", "start stop? step?", function_range },
     { "dict", "* **", function_dict },
@@ -93,5 +98,6 @@ const struct builtin functions[] = {
     { "strftime_now", "format", function_strftime_now },
     { "cycler", "*", function_cycler },
     { "joiner", "sep?", function_joiner },
+    { "lipsum", "* **", function_lipsum },
     { 0 },
 };

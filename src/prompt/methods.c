@@ -1,5 +1,5 @@
-/* methods.c - methods of strings, lists and dicts. Those that would change a
- * list or dict are named without a function: they cannot be had. */
+/* methods.c - methods of strings. Those that would make bytes are named without a
+ * function: they cannot be had. Other methods are in methods_list.c. */
 #include "prompt/builtins.h"
 #include <string.h>
 #include <utf8proc.h>
@@ -351,69 +351,97 @@ static BUILTIN(do_istitle) {
     return v_bool(any);
 }
 
-static BUILTIN(list_count) {
-    int64_t n = 0;
-    for (size_t i = 0; i < self.u.list->n; i++) n += v_equal(&vm->box, self.u.list->at[i], arg[0]);
-    return v_int(n);
+/* "{a}".format_map({"a": 1}) */
+static BUILTIN(do_format_map) {
+    if (arg[0].kind != V_DICT) box_fail(&vm->box, "format_map needs a dict");
+    return vm_format(vm, self.u.text, NULL, arg[0].u.dict);
 }
 
-static BUILTIN(list_index) {
-    for (size_t i = 0; i < self.u.list->n; i++)
-        if (v_equal(&vm->box, self.u.list->at[i], arg[0])) return v_int((int64_t)i);
-    box_fail(&vm->box, "the item is not in the list");
+static BUILTIN(do_isprintable) {
+    struct str s = text_str(self.u.text);
+    for (size_t i = 0, n; i < s.len; i += n)
+        if (!point_is_printable(point_at(s, i, &n))) return v_bool(false);
+    return v_bool(true);
 }
 
-/* Nothing changes a list or dict, so a copy is the thing itself. */
-static BUILTIN(same) { return self; }
-
-static BUILTIN(dict_get_method) {
-    struct value *at = dict_get(&vm->box, self.u.dict, arg[0]);
-    return at ? *at : arg[1].kind == V_ABSENT ? v_none() : arg[1];
-}
-
-static struct value view(struct vm *vm, struct value self, enum list_kind kind) {
-    const struct dict *d = self.u.dict;
-    struct list *list = list_new(&vm->box, kind, d->n);
-    box_work(&vm->box, d->n / 4);
-    for (size_t i = 0; i < d->n; i++) {
-        struct list *pair = list_new(&vm->box, L_TUPLE, kind == L_ITEMS ? 2 : 0);
-        if (kind == L_ITEMS) {
-            list_put(&vm->box, pair, d->at[i].key);
-            list_put(&vm->box, pair, d->at[i].value);
-        }
-        list_put(&vm->box, list, kind == L_ITEMS ? v_list(pair)
-                               : kind == L_KEYS ? d->at[i].key : d->at[i].value);
+static BUILTIN(do_isidentifier) {
+    struct str s = text_str(self.u.text);
+    for (size_t i = 0, n; i < s.len; i += n) {
+        int class = class_of(point_at(s, i, &n));
+        bool mark = i > 0 && utf8proc_category((utf8proc_int32_t)point_at(s, i, &n)) <=
+                    UTF8PROC_CATEGORY_MC && !(class & CLASS_ALPHA);
+        if (!(class & CLASS_ALPHA || s.at[i] == '_' || mark || (i && class & CLASS_DECIMAL)))
+            return v_bool(false);
     }
-    return v_list(list);
+    return v_bool(s.len > 0);
 }
 
-static BUILTIN(dict_items) { return view(vm, self, L_ITEMS); }
-static BUILTIN(dict_keys) { return view(vm, self, L_KEYS); }
-static BUILTIN(dict_values) { return view(vm, self, L_VALUES); }
-
-static BUILTIN(cycler_next) {
-    struct cycler *c = self.u.cycler;
-    return c->items->at[c->next++ % c->items->n];
+static struct value point_key(struct vm *vm, struct text *t) {
+    size_t n;
+    if (text_points(&vm->box, t) != 1) box_fail(&vm->box, "maketrans: one character each");
+    return v_int(point_at(text_str(t), 0, &n));
 }
 
-static BUILTIN(cycler_reset) {
-    self.u.cycler->next = 0;
-    return v_none();
+/* A table for translate: of a dict, or of two strings, and of a third that goes. */
+static BUILTIN(do_maketrans) {
+    struct dict *table = dict_new(&vm->box);
+    if (arg[1].kind == V_ABSENT) {
+        if (arg[0].kind != V_DICT) box_fail(&vm->box, "maketrans: one argument must be a dict");
+        const struct dict *from = arg[0].u.dict;
+        for (size_t i = 0; i < from->n; i++) {
+            struct value key = from->at[i].key;
+            if (key.kind == V_TEXT) key = point_key(vm, key.u.text);
+            dict_put(&vm->box, table, key, from->at[i].value);
+        }
+        return v_dict(table);
+    }
+    struct list *from = v_items(&vm->box, v_text(vm_text(vm, arg[0], "what to map")));
+    struct list *to = v_items(&vm->box, v_text(vm_text(vm, arg[1], "what to map to")));
+    if (from->n != to->n) box_fail(&vm->box, "maketrans: the strings differ in length");
+    for (size_t i = 0; i < from->n; i++)
+        dict_put(&vm->box, table, point_key(vm, from->at[i].u.text),
+                 point_key(vm, to->at[i].u.text));
+    if (arg[2].kind == V_ABSENT) return v_dict(table);
+    struct list *gone = v_items(&vm->box, v_text(vm_text(vm, arg[2], "what goes")));
+    for (size_t i = 0; i < gone->n; i++)
+        dict_put(&vm->box, table, point_key(vm, gone->at[i].u.text), v_none());
+    return v_dict(table);
+}
+
+static BUILTIN(do_translate) {
+    struct text *t = self.u.text;
+    struct builder b = { .box = &vm->box };
+    if (arg[0].kind != V_DICT) box_fail(&vm->box, "translate needs a dict, not %s", v_type(arg[0]));
+    for (size_t i = 0, n; i < t->len; i += n) {
+        struct value key = v_int(point_at(text_str(t), i, &n));
+        struct value *to = dict_get(&vm->box, arg[0].u.dict, key);
+        if (!to) put_cut(&b, t, i, i + n);
+        else if (to->kind == V_TEXT) put_text(&b, to->u.text);
+        else if (v_is_int(*to) && v_as_int(*to) >= 0 && v_as_int(*to) < 0x110000 &&
+                 (v_as_int(*to) < 0xD800 || v_as_int(*to) > 0xDFFF))
+            put_point(&b, (uint32_t)v_as_int(*to), text_input_at(t, i));
+        else if (to->kind != V_NONE)
+            box_fail(&vm->box, "translate: a character maps to a string, a code point or none");
+    }
+    return v_text(built(&b));
 }
 
 const struct builtin text_methods[] = {
     { "capitalize", "", do_capital },      { "casefold", "", do_casefold },
     { "center", "width fill?", do_center }, { "count", "sub start? end?", do_count },
     { "endswith", "suffix start? end?", do_endswith }, { "find", "sub start? end?", do_find },
-    { "expandtabs", "tabsize?", do_expandtabs },
-    { "format", "* **", do_format },       { "index", "sub start? end?", do_index },
+    { "expandtabs", "tabsize?", do_expandtabs }, { "encode", "", NULL },
+    { "format", "* **", do_format },       { "format_map", "mapping", do_format_map },
+    { "index", "sub start? end?", do_index },
     { "isalnum", "", do_isalnum },         { "isalpha", "", do_isalpha },
     { "isascii", "", do_isascii },         { "isdecimal", "", do_isdecimal },
-    { "isdigit", "", do_isdigit },         { "islower", "", do_islower },
+    { "isdigit", "", do_isdigit },         { "isidentifier", "", do_isidentifier },
+    { "islower", "", do_islower },         { "isprintable", "", do_isprintable },
     { "isnumeric", "", do_isnumeric },     { "isspace", "", do_isspace },
     { "istitle", "", do_istitle },         { "isupper", "", do_isupper },
     { "join", "items", do_join },   { "ljust", "width fill?", do_ljust },
     { "lower", "", do_lower },             { "lstrip", "chars?", do_lstrip },
+    { "maketrans", "x y? z?", do_maketrans }, { "translate", "table", do_translate },
     { "partition", "sep", do_partition },  { "removeprefix", "prefix", do_removeprefix },
     { "removesuffix", "suffix", do_removesuffix },
     { "replace", "old new count?", do_replace },
@@ -425,26 +453,4 @@ const struct builtin text_methods[] = {
     { "swapcase", "", do_swapcase },       { "title", "", do_title },
     { "upper", "", do_upper },             { "zfill", "width", do_zfill },
     { 0 },
-};
-
-const struct builtin list_methods[] = {
-    { "count", "item", list_count }, { "index", "item", list_index }, { "copy", "", same },
-    { "append", "", NULL }, { "clear", "", NULL }, { "extend", "", NULL }, { "insert", "", NULL },
-    { "pop", "", NULL }, { "remove", "", NULL }, { "reverse", "", NULL }, { "sort", "", NULL },
-    { 0 },
-};
-
-const struct builtin tuple_methods[] = {
-    { "count", "item", list_count }, { "index", "item", list_index }, { 0 },
-};
-
-const struct builtin dict_methods[] = {
-    { "get", "key default?", dict_get_method }, { "items", "", dict_items },
-    { "keys", "", dict_keys }, { "values", "", dict_values }, { "copy", "", same },
-    { "clear", "", NULL }, { "pop", "", NULL }, { "popitem", "", NULL }, { "setdefault", "", NULL },
-    { "update", "", NULL }, { 0 },
-};
-
-const struct builtin cycler_methods[] = {
-    { "next", "", cycler_next }, { "reset", "", cycler_reset }, { 0 },
 };

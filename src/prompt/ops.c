@@ -148,11 +148,16 @@ struct value vm_negate(struct vm *vm, struct value v) {
 static const struct builtin *methods_of(struct value v) {
     switch (v.kind) {
     case V_TEXT: return text_methods;
+    case V_BOOL:
+    case V_INT: return int_methods;
+    case V_FLOAT: return float_methods;
+    case V_BUILTIN: return !strcmp(v.u.bound->builtin->name, "dict") ? dict_functions : NULL;
     case V_DICT: return dict_methods;
     case V_LOOP: return loop_methods;
     case V_CYCLER: return cycler_methods;
     case V_LIST: return v.u.list->kind == L_LIST ? list_methods
-                      : v.u.list->kind == L_TUPLE ? tuple_methods : NULL;
+                      : v.u.list->kind == L_TUPLE || v.u.list->kind == L_RANGE ? tuple_methods
+                      : NULL;
     default: return NULL;
     }
 }
@@ -162,6 +167,10 @@ static bool method(struct vm *vm, struct value v, const struct text *name, struc
     const struct builtin *f = methods ? builtin_find(methods, text_str(name)) : NULL;
     if (!f) return false;
     /* What would change a list or dict is known but cannot be had. */
+    if (!f->run && v.kind == V_TEXT) {
+        *out = v_missing(&vm->box, "str.%s() is not supported: there are no bytes", f->name);
+        return true;
+    }
     if (!f->run) {
         *out = v_missing(&vm->box, "%s.%s() would change data, which a template cannot", v_type(v),
                          f->name);
@@ -188,6 +197,16 @@ static bool macro_attr(struct vm *vm, struct value v, const struct text *name, s
     return true;
 }
 
+static bool number_attr(struct value v, const struct text *name, struct value *out) {
+    struct value whole = v_is_int(v) ? v_int(v_as_int(v)) : v;
+    if (text_is(name, "real")) *out = whole;
+    else if (text_is(name, "imag")) *out = v_is_int(v) ? v_int(0) : v_float(0);
+    else if (v_is_int(v) && text_is(name, "numerator")) *out = whole;
+    else if (v_is_int(v) && text_is(name, "denominator")) *out = v_int(1);
+    else return false;
+    return true;
+}
+
 /* What the value itself offers under a name, before its items are looked at. */
 static bool own_attr(struct vm *vm, struct value v, struct text *name, struct value *out) {
     if (v.kind == V_SPACE) {
@@ -196,6 +215,7 @@ static bool own_attr(struct vm *vm, struct value v, struct text *name, struct va
         return at != NULL;
     }
     if (method(vm, v, name, out)) return true;
+    if (v_number(v)) return number_attr(v, name, out);
     if (v.kind == V_MACRO) return macro_attr(vm, v, name, out);
     if (v.kind == V_CYCLER && text_is(name, "current")) {
         *out = v.u.cycler->items->at[v.u.cycler->next % v.u.cycler->items->n];

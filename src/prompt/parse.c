@@ -245,17 +245,27 @@ static struct node *postfix(struct parser *p, struct node *n) {
     }
 }
 
+/* A template can ask for what an engine may not have: {% if 'x' is filter %}{{ a|x }}{% endif %}.
+ * Elsewhere a name that is not known is a mistake, also where it is never run. */
+static void note_unknown(struct parser *p, struct node *n) {
+    if (n->builtin < 0 && !p->soft && !p->unknown) p->unknown = n;
+}
+
+void parse_known(struct parser *p) {
+    if (!p->unknown) return;
+    p->box->at = p->unknown->at;
+    box_fail(p->box, "there is no %s \"%.*s\"", p->unknown->kind == E_FILTER ? "filter" : "test",
+             STR_ARG(text_str(p->unknown->name)));
+}
+
 struct node *parse_filters(struct parser *p, struct node *on, bool first) {
     for (int links = 0; first || take(p, '|'); link_chain(p, &links), first = false) {
         struct node *n = node_new(p, E_FILTER);
         if (p->token->kind != T_NAME) parse_fail(p, "a filter's name");
         struct str name = p->token->u.text;
         n->builtin = filter_number(name);
-        if (n->builtin < 0) {
-            p->box->at = p->token->at;
-            box_fail(p->box, "there is no filter \"%.*s\"", STR_ARG(name));
-        }
         n->name = text_view(p->box, name, false);
+        note_unknown(p, n);
         p->token++;
         n->a = on;
         if (take(p, '(')) n->args = arguments(p);
@@ -279,11 +289,8 @@ static struct node *test(struct parser *p, struct node *on) {
     if (p->token->kind != T_NAME) parse_fail(p, "a test's name");
     struct str name = p->token->u.text;
     n->builtin = test_number(name);
-    if (n->builtin < 0) {
-        p->box->at = p->token->at;
-        box_fail(p->box, "there is no test \"%.*s\"", STR_ARG(name));
-    }
     n->name = text_view(p->box, name, false);
+    note_unknown(p, n);
     p->token++;
     n->a = on;
     if (take(p, '(')) {
@@ -424,16 +431,21 @@ struct node *parse_conditionless(struct parser *p) {
 }
 
 struct node *parse_expression(struct parser *p) {
+    const struct node *unknown = p->unknown;
+    bool soft = p->soft;
     parse_enter(p);
     struct node *n = level(p, LEVEL_OR);
     for (int links = 0; next_word(p, "if"); link_chain(p, &links)) {
         struct node *choice = node_new(p, E_IF);
+        p->unknown = unknown;
+        p->soft = true;
         p->token++;
         choice->b = n;
         choice->a = level(p, LEVEL_OR);
         if (take_word(p, "else")) choice->c = parse_expression(p);
         n = choice;
     }
+    p->soft = soft;
     p->nesting--;
     return n;
 }

@@ -12,6 +12,10 @@ struct parser {
     int nesting;
     int loops;                       /* open for loops, for break and continue */
     bool saw_caller, saw_varargs, saw_kwargs;
+    bool soft;                       /* directly in an if: a filter or test may be unknown */
+    const struct node *unknown;      /* a use of one that is not, if any */
+    struct node *blocks;             /* linked by d */
+    int n_blocks;
 };
 
 struct node *node_new(struct parser *, int kind);                  /* at the next token */
@@ -30,3 +34,4 @@ struct node *parse_tuple(struct parser *, bool conditions);        /* "a, b" wit
 struct node *parse_target(struct parser *, bool spaces);           /* of set and for */
 struct node *parse_filters(struct parser *, struct node *on, bool first);
 struct node *parse_body(struct parser *);                          /* the whole template */
+void parse_known(struct parser *);   /* fails when a filter or test so far is not known */

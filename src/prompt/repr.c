@@ -55,7 +55,7 @@ void put_float(struct builder *b, double f) {
     }
 }
 
-static bool printable(uint32_t cp) {
+bool point_is_printable(uint32_t cp) {
     if (cp == ' ') return true;
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
     case UTF8PROC_CATEGORY_CN: case UTF8PROC_CATEGORY_CC: case UTF8PROC_CATEGORY_CF:
@@ -80,7 +80,7 @@ void put_quoted(struct builder *b, const struct text *t) {
         else if (cp == '\n') memcpy(escape, "\\n", 3);
         else if (cp == '\r') memcpy(escape, "\\r", 3);
         else if (cp == '\t') memcpy(escape, "\\t", 3);
-        else if (printable(cp)) continue;
+        else if (point_is_printable(cp)) continue;
         else if (cp < 0x100) snprintf(escape, sizeof escape, "\\x%02x", cp);
         else if (cp < 0x10000) snprintf(escape, sizeof escape, "\\u%04x", cp);
         else snprintf(escape, sizeof escape, "\\U%08x", cp);

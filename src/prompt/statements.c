@@ -47,6 +47,7 @@ static struct node *body_until(struct parser *p, const char *const *ends) {
         } else {
             *last = statement(p);
         }
+        parse_known(p);
         last = &(*last)->next;
     }
     p->nesting--;
@@ -57,12 +58,30 @@ static struct node *body_until(struct parser *p, const char *const *ends) {
     return first;
 }
 
-/* A body and its closing tag. */
+/* A body with variables of its own, in which `soft` no longer holds. */
+static struct node *inner_body(struct parser *p, const char *const *ends) {
+    bool soft = p->soft;
+    p->soft = false;
+    struct node *n = body_until(p, ends);
+    p->soft = soft;
+    return n;
+}
+
+/* Such a body and its closing tag. */
 static struct node *body(struct parser *p, const char *end) {
     const char *const ends[] = { end, NULL };
     block_end(p);
-    struct node *n = body_until(p, ends);
+    struct node *n = inner_body(p, ends);
     p->token += 2;
+    return n;
+}
+
+/* Filters on what a block writes. */
+static struct node *filters_on_body(struct parser *p, bool first) {
+    bool soft = p->soft;
+    p->soft = false;
+    struct node *n = parse_filters(p, node_new(p, E_CAPTURED), first);
+    p->soft = soft;
     return n;
 }
 
@@ -70,6 +89,8 @@ static struct node *if_statement(struct parser *p) {
     static const char *const ends[] = { "endif", "elif", "else", NULL };
     static const char *const last_ends[] = { "endif", NULL };
     struct node *first = NULL, **link = &first;
+    bool soft = p->soft;
+    p->soft = true;
     for (;;) {
         struct node *n = node_new(p, S_IF);
         p->token++;
@@ -87,6 +108,7 @@ static struct node *if_statement(struct parser *p) {
             p->token++;
         }
         p->token++;
+        p->soft = soft;
         return first;
     }
 }
@@ -106,11 +128,14 @@ static struct node *for_statement(struct parser *p) {
     if (!take_word(p, "in")) parse_fail(p, "'in'");
     n->b = parse_tuple(p, false);
     p->t->reads_parts |= reads_content(n->b);
+    bool soft = p->soft;
+    p->soft = false;
     if (take_word(p, "if")) n->e = parse_expression(p);
+    p->soft = soft;
     n->op = take_word(p, "recursive");
     block_end(p);
     p->loops++;
-    n->c = body_until(p, ends);
+    n->c = inner_body(p, ends);
     p->loops--;
     p->token++;
     if (take_word(p, "else")) {
@@ -130,8 +155,7 @@ static struct node *set_statement(struct parser *p) {
         return n;
     }
     n->kind = S_SET_BLOCK;
-    struct node *captured = node_new(p, E_CAPTURED);
-    n->b = parse_filters(p, captured, false);
+    n->b = filters_on_body(p, false);
     n->c = body(p, "endset");
     return n;
 }
@@ -194,7 +218,7 @@ static struct node *call_statement(struct parser *p) {
 static struct node *filter_statement(struct parser *p) {
     struct node *n = node_new(p, S_FILTER);
     p->token++;
-    n->b = parse_filters(p, node_new(p, E_CAPTURED), true);
+    n->b = filters_on_body(p, true);
     n->c = body(p, "endfilter");
     return n;
 }
@@ -221,6 +245,28 @@ static struct node *scope_statement(struct parser *p) {
     return n;
 }
 
+/* {% block name %} is written where it stands, as nothing can extend a chat template. */
+static struct node *block_statement(struct parser *p) {
+    enum { BLOCKS_MAX = 1000 };
+    struct node *n = node_new(p, S_BLOCK);
+    p->token++;
+    n->symbol = name_node(p)->symbol;
+    for (const struct node *b = p->blocks; b; b = b->d)
+        if (b->symbol == n->symbol) parse_fail(p, "a name that no other block has");
+    if (++p->n_blocks > BLOCKS_MAX) box_limit(p->box, "more than %d blocks", BLOCKS_MAX);
+    n->op = take_word(p, "scoped");
+    n->d = p->blocks;
+    p->blocks = n;
+    if (next_word(p, "required")) parse_fail(p, "no required block: nothing can fill it");
+    int loops = p->loops;
+    p->loops = 0;
+    n->c = body(p, "endblock");
+    p->loops = loops;
+    if (p->token->kind == T_NAME && p->t->symbol[n->symbol] &&
+        str_eq(p->token->u.text, text_str(p->t->symbol[n->symbol]))) p->token++;
+    return n;
+}
+
 static struct node *print_statement(struct parser *p) {
     struct node *n = node_new(p, S_PRINT);
     p->token++;
@@ -243,13 +289,13 @@ static const struct statement {
     { "set", set_statement },       { "macro", macro_statement },
     { "call", call_statement },     { "filter", filter_statement },
     { "with", with_statement },     { "generation", scope_statement },
+    { "block", block_statement },
     { "print", print_statement },   { "break", jump_statement },
     { "continue", jump_statement },
 };
 
 static struct node *statement(struct parser *p) {
-    static const char *const loaders[] = { "include", "import", "from", "extends", "block",
-                                           "autoescape" };
+    static const char *const loaders[] = { "include", "import", "from", "extends" };
     p->token++;
     if (p->token->kind != T_NAME) parse_fail(p, "a statement");
     for (size_t i = 0; i < COUNT(statements); i++) {
@@ -263,6 +309,8 @@ static struct node *statement(struct parser *p) {
         if (next_word(p, loaders[i]))
             box_fail(p->box, "{%% %s %%} is not supported: a chat template stands alone",
                      loaders[i]);
+    if (next_word(p, "autoescape"))
+        box_fail(p->box, "{%% autoescape %%} is not supported: a prompt is no HTML");
     box_fail(p->box, "unknown statement \"%.*s\"", STR_ARG(p->token->u.text));
 }
 

@@ -35,6 +35,7 @@ enum node_kind {
     S_FILTER,                        /* b: filters on E_CAPTURED, c: body */
     S_WITH,                          /* a: targets, b: values, c: body */
     S_SCOPE,                         /* c: body */
+    S_BLOCK,                         /* c: body, op: sees the variables around it */
     S_BREAK, S_CONTINUE,
 
     E_CONST,                         /* constant */

@@ -55,6 +55,7 @@ struct text *built(struct builder *);        /* the builder is empty after */
 /* The code point at `i` and, in *n, its bytes. Valid text only. */
 uint32_t point_at(struct str, size_t i, size_t *n);
 bool point_is_space(uint32_t cp);            /* Python's str.isspace */
+bool point_is_printable(uint32_t cp);        /* and its str.isprintable */
 /* Bytes [*begin, *end) narrowed by white space, or by the characters of `set`, at either side. */
 void text_strip(const struct text *, const struct text *set, bool left, bool right,
                 size_t *begin, size_t *end);

@@ -361,10 +361,12 @@ bool v_contains(struct box *box, struct value in, struct value item) {
         box_work(box, in.u.text->len / 64);
         return str_find(text_str(in.u.text), text_str(item.u.text), 0, SIZE_MAX) != SIZE_MAX;
     case V_DICT: return dict_get(box, in.u.dict, item) != NULL;
-    case V_LIST:
-        for (size_t i = 0; i < in.u.list->n; i++)
-            if (v_equal(box, in.u.list->at[i], item)) return true;
+    case V_LIST: {
+        struct list *items = v_items(box, in);
+        for (size_t i = 0; i < items->n; i++)
+            if (v_equal(box, items->at[i], item)) return true;
         return false;
+    }
     default: box_fail(box, "'in' needs a list, dict or string, not %s", v_type(in));
     }
 }
@@ -373,8 +375,18 @@ bool v_iterable(struct value v) {
     return v.kind == V_UNDEFINED || v.kind == V_TEXT || v.kind == V_LIST || v.kind == V_DICT;
 }
 
+/* A generator is empty once it was gone through: the items move to a list. */
+static struct list *drained(struct box *box, struct list *generator) {
+    struct list *list = list_new(box, L_LIST, 0);
+    *list = *generator;
+    list->kind = L_LIST;
+    generator->n = generator->cap = 0;
+    return list;
+}
+
 struct list *v_items(struct box *box, struct value v) {
-    if (v.kind == V_LIST) return v.u.list;
+    if (v.kind == V_LIST)
+        return v.u.list->kind == L_GENERATOR ? drained(box, v.u.list) : v.u.list;
     if (!v_iterable(v)) box_fail(box, "a value of type %s has no items to go through", v_type(v));
     struct list *list = list_new(box, L_LIST, v.kind == V_DICT ? v.u.dict->n : 0);
     if (v.kind == V_DICT)

@@ -1,8 +1,8 @@
 /* value.h - the values a template computes with, and Python's rules for them.
  *
  * There are no host objects: a value is data, a macro, or one of a fixed set of
- * built-in functions. Lists and dicts never change once made; only a namespace
- * does, so nothing but a namespace can contain itself. */
+ * built-in functions. Lists and dicts never change once made, but for a
+ * generator that is gone through; only a namespace does, so nothing else can contain itself. */
 #pragma once
 #include "prompt/text.h"
 #include <json-c/json_object.h>
@@ -82,7 +82,8 @@ int v_compare(struct box *, struct value, struct value, const char *op);
 bool v_less(struct box *, struct value, struct value, const char *op);        /* false for NaN */
 bool v_contains(struct box *, struct value container, struct value item);
 bool v_iterable(struct value);
-/* The items as a list that must not be changed: list, tuple, keys of a dict, characters. */
+/* The items as a list that must not be changed: list, tuple, keys of a dict, characters. Of a
+ * generator they can be had once. */
 struct list *v_items(struct box *, struct value);
 
 struct text *v_str(struct box *, struct value);            /* Python's str() */

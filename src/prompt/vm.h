@@ -42,7 +42,8 @@ struct builtin {
 };
 extern const struct builtin filters[], tests[], functions[];       /* end with a NULL name */
 extern const struct builtin text_methods[], list_methods[], tuple_methods[], dict_methods[],
-                            loop_methods[], cycler_methods[];
+                            loop_methods[], cycler_methods[], int_methods[], float_methods[],
+                            dict_functions[];
 const struct builtin *builtin_find(const struct builtin *table, struct str name);
 
 void vm_run(struct vm *);                                  /* body of the template to vm->out */
