@@ -194,7 +194,8 @@ static bool add_tool(struct json_object *tools, struct json_object *tool, const 
 /* False: no tools shall be used. */
 static bool may_call(struct fields *f) {
     const char *name = field_has(f, "tool_choice") ? "tool_choice" : "function_call";
-    struct json_object *choice = field_any(f, name);
+    struct json_object *choice = field_any(f, name), *type = member(choice, "type");
+    if (is_text(type, "auto") || is_text(type, "none")) choice = type;
     if (!choice || is_text(choice, "auto")) return true;
     if (is_text(choice, "none")) return false;
     if (is_text(choice, "required") || json_object_is_type(choice, json_type_object))

@@ -29,6 +29,7 @@ static const struct { const char *name, *piece[SCRIPTED_PIECES]; } scripted[] = 
     { "told", { "It is", " twenty", " degrees." } },
     { "bytes", { "caf", "\xc3", "\xa9", " \xf0\x9f", "\x98", "\x80", "!" } },
     { "stop", { "one", " two", " thr", "ee fo", "ur five" } },
+    { "loop", { "la\n" } },            /* without an end */
     { "lines", { "a\n", "b\n", "c\n", "d" } },
 };
 
@@ -84,7 +85,8 @@ static inline void scripted_tokens(struct scripted_made *m) {
             scripted_follows(m, token, last);
             last = token;
         }
-        scripted_follows(m, SCRIPTED_END, last);
+        bool loop = !strcmp(scripted[i].name, "loop");
+        scripted_follows(m, loop ? last : SCRIPTED_END, last);
         buf_format(&m->choose, "{%%- elif said == '%s' %%}%s", scripted[i].name, start);
     }
     scripted_follows(m, SCRIPTED_END, SCRIPTED_UNKNOWN);
