@@ -116,7 +116,7 @@ class Draw(random.Random):
                 "select('odd')|list", "select('gt', 1)|list", "reject('in', [1, 'a'])|list", "batch(2)|list",
                 "batch(3, 'f')|list", "slice(2)|list", "slice(3, 'f')|list", "select('equalto', 3)|list", "default([])",
                 "map('default', 'X')|list", "map('tojson')|list", "map('int')|list", "random|list", "reverse", "map('upper')",
-                "select", "unique", "batch(2)", "items|list")),
+                "select", "batch(2)", "items|list")),
             *(f"ld|{m}" for m in (
                 "map(attribute='k')|list", "map(attribute='o.p')|list", "map(attribute='o', default='N')|list", "selectattr('o')|list",
                 "selectattr('v', 'gt', 1)|list", "rejectattr('k', 'equalto', 'x')|list", "sort(attribute='v')|list",

@@ -20,6 +20,8 @@ import tempfile
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import jinja2.defaults  # noqa: E402
+import jinja2.parser  # noqa: E402
+import jinja2.runtime  # noqa: E402
 import transformers.utils.chat_template_utils as hf  # noqa: E402
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "prompt")
@@ -115,21 +117,52 @@ def over(folder, dialogs):
     return results
 
 
-def refresh_features():
-    """features.json: [{"t": template, "v": variables}], "want" is filled in, or "fails"."""
-    cases = read("features.json")
+def write_rows(name, cases):
+    with open(os.path.join(HERE, name), "w", encoding="utf-8") as f:
+        rows = (json.dumps(case, ensure_ascii=False) for case in cases)
+        f.write("[\n" + ",\n".join(rows) + "\n]\n")
+
+
+def refresh(name, variables):
+    """[{"t": template, "v": variables}], "want" is filled in, or "fails"."""
+    cases = read(name)
     for case in cases:
         case.pop("want", None)
         case.pop("fails", None)
+        if case.get("refused"):
+            continue
         try:
             case["want"] = hf._compile_jinja_template(case["t"]).render(
-                **{**TOKENS, **case.get("v", {}), "messages": [], "tools": None,
+                **{**TOKENS, **variables, **case.get("v", {}), "messages": [], "tools": None,
                    "documents": None, "add_generation_prompt": True})
         except Exception as e:
             case["fails"] = type(e).__name__
-    with open(os.path.join(HERE, "features.json"), "w", encoding="utf-8") as f:
-        rows = (json.dumps(case, ensure_ascii=False) for case in cases)
-        f.write("[\n" + ",\n".join(rows) + "\n]\n")
+    write_rows(name, cases)
+    return cases
+
+
+def names_of_jinja():
+    """Everything that Jinja2, as transformers sets it up, and Python's data give to a template."""
+    environment = hf._compile_jinja_template("").environment
+    tags = jinja2.parser._statement_keywords | {"call", "filter", "raw"}
+    for extension in environment.extensions.values():
+        tags |= extension.tags
+    names = {("filter", n) for n in environment.filters if n != "from_json"}
+    names |= {("test", n) for n in environment.tests} | {("statement", n) for n in tags}
+    names |= {("global", n) for n in environment.globals}
+    names |= {("loop", n) for n in dir(jinja2.runtime.LoopContext) if n[0] != "_"}
+    for kind in (str, list, tuple, dict, int, float):
+        names |= {(kind.__name__, n) for n in dir(kind) if n[0] != "_"}
+    return names
+
+
+def refresh_builtins():
+    """builtins.json: an example of each; "refused": ours has it not, and says so."""
+    cases = refresh("builtins.json", {"l": [3, 1, 2], "d": {"b": 1, "a": "x"}, "n": 6, "f": 2.5,
+                                      "ld": [{"k": "x", "v": 3}, {"k": "y", "v": 1}, {"k": "x", "v": 2}]})
+    missing = names_of_jinja() - {(c["kind"], c["name"]) for c in cases}
+    if missing:
+        sys.exit(f"builtins.json lacks {sorted(missing)}")
 
 
 WORDS = {"<s>": 0, "</s>": 1, "<unk>": 2}
@@ -164,9 +197,7 @@ def refresh_folders():
                         chat_template=ask.get("template"), tokenize=False, **ask.get("vars", {}))
                 except Exception as e:
                     print(f"refused: {case['files']} {ask}: {e}")
-    with open(os.path.join(HERE, "folders.json"), "w", encoding="utf-8") as f:
-        rows = (json.dumps(case, ensure_ascii=False) for case in cases)
-        f.write("[\n" + ",\n".join(rows) + "\n]\n")
+    write_rows("folders.json", cases)
 
 
 def main():
@@ -174,7 +205,8 @@ def main():
     if len(sys.argv) == 3 and sys.argv[1] == "--over":
         json.dump(over(sys.argv[2], dialogs), sys.stdout)
         return
-    refresh_features()
+    refresh("features.json", {})
+    refresh_builtins()
     refresh_folders()
     with open(os.path.join(HERE, "expected.json"), "w", encoding="utf-8") as f:
         json.dump(over(HERE, dialogs), f, ensure_ascii=False, indent=0)

@@ -324,6 +324,7 @@ static enum flow run_one(struct vm *vm, const struct node *n) {
     case S_WITH: return run_with(vm, n);
     case S_SCOPE: return run_scope(vm, n, vm->scope);
     case S_BLOCK: return run_scope(vm, n, n->op ? vm->scope : NULL);
+    case S_SCOPELESS: return run(vm, n->c);
     case S_BREAK: return BREAK;
     default: return CONTINUE;
     }

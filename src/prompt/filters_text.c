@@ -243,11 +243,37 @@ BUILTIN(filter_format) {
     return vm_percent(vm, soft(vm, self), named->n ? v_dict(named) : v_list(at));
 }
 
+/* The same with the keys of every dict in order. */
+static struct value in_order(struct vm *vm, struct value v) {
+    bool list = v.kind == V_LIST && v.u.list->kind <= L_TUPLE;
+    if (!list && v.kind != V_DICT) return v;
+    box_enter(&vm->box);
+    size_t n = list ? v.u.list->n : v.u.dict->n;
+    struct list *items = list_new(&vm->box, list ? v.u.list->kind : L_LIST, n);
+    if (list) {
+        for (size_t i = 0; i < n; i++)
+            list_put(&vm->box, items, in_order(vm, v.u.list->at[i]));
+        v = v_list(items);
+    } else {
+        struct value *keys = box_array(&vm->box, n, sizeof *keys);
+        for (size_t i = 0; i < n; i++)
+            list_put(&vm->box, items, keys[i] = v.u.dict->at[i].key);
+        vm_sort(vm, items, keys, false);
+        struct dict *d = dict_new(&vm->box);
+        for (size_t i = 0; i < n; i++)
+            dict_put(&vm->box, d, items->at[i],
+                     in_order(vm, *dict_get(&vm->box, v.u.dict, items->at[i])));
+        v = v_dict(d);
+    }
+    vm->box.depth--;
+    return v;
+}
+
 /* Python's breaks lines at 80 columns in ways of its own, which nobody asks a prompt for. */
 BUILTIN(filter_pprint) {
     enum { COLUMNS_MAX = 80 };
     struct builder b = { .box = &vm->box };
-    put_repr(&b, self);
+    put_repr(&b, in_order(vm, self));
     struct text *t = built(&b);
     if (text_points(&vm->box, t) > COLUMNS_MAX)
         box_fail(&vm->box, "pprint of more than %d columns is not supported", COLUMNS_MAX);

@@ -256,8 +256,10 @@ static struct spec parse_spec(struct vm *vm, struct text *t) {
 static struct text *format_field(struct vm *vm, struct value v, struct text *spec_text) {
     struct spec spec = parse_spec(vm, spec_text);
     if (!spec_text->len) return v_str(&vm->box, v);
-    if (v.kind == V_TEXT && (!spec.type || spec.type == 's'))
-        return format_text(vm, v.u.text, &spec);
+    bool text = v.kind == V_TEXT && (!spec.type || spec.type == 's');
+    if (text && (spec.comma || spec.underscore || spec.sign || spec.alternate || spec.align == '='))
+        box_fail(&vm->box, "format: a string with a specification for numbers");
+    if (text) return format_text(vm, v.u.text, &spec);
     bool whole = spec.type == 'd' || spec.type == 'x' || spec.type == 'X' || spec.type == 'o' ||
                  spec.type == 'b' || spec.type == 'n';
     if (v_is_int(v) && (whole || !spec.type)) return format_int(vm, v_as_int(v), &spec);
@@ -277,10 +279,12 @@ static struct value field_value(struct vm *vm, struct fields *f, struct text *pa
     uint64_t number;
     struct value v;
     bool indexed = str_u64(text_str(first), INT32_MAX, &number);
-    if (indexed) {
+    /* As string.Formatter: "{0.a}" and "{0[1]}" do not count as numbered. */
+    if (indexed && end == s.len) {
         if (f->next > 0) box_fail(&vm->box, "format: numbered and plain fields together");
         f->next = -1;
     }
+    if (!first->len && s.len) box_fail(&vm->box, "format: a field begins with '.' or '['");
     if (!first->len) {
         if (f->next < 0) box_fail(&vm->box, "format: numbered and plain fields together");
         number = (uint64_t)f->next++;

@@ -172,6 +172,7 @@ static struct node *parameters(struct parser *p) {
         *last = n;
         last = &n->next;
         if (!take(p, ',')) break;
+        if (next_is(p, ')')) parse_fail(p, "a name");
     }
     expect(p, ')', "',' or ')'");
     return first;
@@ -267,10 +268,16 @@ static struct node *block_statement(struct parser *p) {
     return n;
 }
 
+/* {% print a, b %} writes one after the other. */
 static struct node *print_statement(struct parser *p) {
-    struct node *n = node_new(p, S_PRINT);
+    struct node *n = node_new(p, S_SCOPELESS), **last = &n->c;
     p->token++;
-    n->a = parse_tuple(p, true);
+    while (p->token->kind != T_BLOCK_END) {
+        if (n->c) expect(p, ',', "','");
+        *last = node_new(p, S_PRINT);
+        (*last)->a = parse_expression(p);
+        last = &(*last)->next;
+    }
     return n;
 }
 

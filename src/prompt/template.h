@@ -36,6 +36,7 @@ enum node_kind {
     S_WITH,                          /* a: targets, b: values, c: body */
     S_SCOPE,                         /* c: body */
     S_BLOCK,                         /* c: body, op: sees the variables around it */
+    S_SCOPELESS,                     /* c: body, with the variables around it */
     S_BREAK, S_CONTINUE,
 
     E_CONST,                         /* constant */
