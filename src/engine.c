@@ -180,7 +180,9 @@ static int step(struct engine *e, struct err *err) {
     release_done(e);
     e->now.steps++;
     e->now.rows += (uint64_t)b.n_rows;
-    e->now.step_s += clock_s() - e->step_s;
+    double took = clock_s() - e->step_s;
+    e->now.step_s += took;
+    budget_note(&e->budget, b.n_decoding, b.n_rows - b.n_decoding, took);
     return b.n_rows;
 }
 

@@ -18,6 +18,8 @@ struct engine_options {              /* zeroed: defaults */
     int requests_max;                /* running at a time; 0: 16 */
     int waiting_max;                 /* requests that may wait beyond those; 0: 512 */
     size_t cache_bytes;              /* 0: fitting context and requests_max */
+    double slowdown;                 /* how much longer prompts may make a step in which others
+                                        decode, at least 1; 0: 2; negative: no limit */
     bool f32;                        /* parity mode: f32 activations, arithmetic and KV */
     bool no_reuse;                   /* never look for kept prefixes */
     bool no_tokenizer;               /* ids in, ids out */
@@ -40,9 +42,10 @@ struct generate_options {            /* everything is copied by engine_submit */
                                         n_max may be 0. The whole prompt is computed: no reuse */
     int logits_last;                 /* EVENT_LOGITS for so many last positions of the prompt, and
                                         for every position after it; 0: none */
-    int priority;                    /* higher first */
+    int priority;                    /* higher first, always: lower ones wait, or make way */
     uint64_t salt;                   /* requests of other salts share no prefixes */
-    uint64_t client;                 /* account for fairness; 0: one common account */
+    uint64_t client;                 /* whose request it is: clients of one priority get their
+                                        turns; 0: a common one */
 };
 
 enum event_kind { EVENT_LOGITS, EVENT_PROMPT, EVENT_TOKEN, EVENT_DONE };

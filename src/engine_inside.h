@@ -33,6 +33,7 @@ struct engine {
     struct model *model;
     struct cache *cache;
     struct sched *sched;
+    struct budget budget;
     struct sampler *sampler;
     struct tokenizer *tokenizer;     /* NULL with no_tokenizer */
     struct chat *chat;               /* NULL: no template, chat_err says why */

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { ROWS_MAX = 256, REQUESTS_MAX = 16, WAITING_MAX = 512, CONTEXT_USUAL = 32768 };
+enum { ROWS_MAX = 256, REQUESTS_MAX = 16, WAITING_MAX = 512, CONTEXT_USUAL = 32768, SLOWDOWN = 2 };
 
 static bool dir_exists(const char *dir, struct err *err) {
     struct stat st;
@@ -54,8 +54,9 @@ static bool open_sched(struct engine *e, const struct engine_options *o, int req
     struct sched_options s = {
         .rows_max = rows, .chunk_max = o->chunk_max, .requests_max = requests,
         .waiting_max = e->jobs.n, .restart_at = model_spec(e->model)->restart_at,
-        .logits_max = rows,
+        .logits_max = rows, .budget = &e->budget,
     };
+    e->budget.slowdown = o->slowdown > 0 ? MAX(o->slowdown, 1) : o->slowdown < 0 ? 0 : SLOWDOWN;
     e->sched = sched_open(e->cache, &s);
     return e->sched != NULL;
 }

@@ -210,12 +210,26 @@ static void enlist(struct call *c) {
     pthread_mutex_unlock(&s->calls_lock);
 }
 
+/* X-Priority: -10 to 10, higher first; it wins over what the body says. */
+static bool read_priority(struct call *c, struct fault *f) {
+    const char *text = exchange_header(c->x, "X-Priority");
+    if (!text) return true;
+    bool minus = *text == '-';
+    uint64_t n;
+    if (!str_u64(str_of(text + minus), PRIORITY_MAX, &n))
+        return fault_set(f, 400, "X-Priority", "the header X-Priority must be a whole number from "
+                         "%d to %d", -PRIORITY_MAX, PRIORITY_MAX);
+    c->options.priority = minus ? -(int)n : (int)n;
+    return true;
+}
+
 bool call_start(struct call *c, struct fault *f) {
     struct server *s = c->x->server;
     struct err err = { 0 };
     if ((int64_t)c->n_prompts * c->n > CHOICES_MAX)
         return fault_set(f, 400, "n", "%d prompts with n = %d are more than %d answers",
                          c->n_prompts, c->n, CHOICES_MAX);
+    if (!read_priority(c, f)) return false;
     if (!account_begin(s->access, c->x->account)) {
         f->retry_after = 1;
         return fault_set(f, 429, NULL, "this key has too many requests running");

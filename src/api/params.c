@@ -319,6 +319,9 @@ void params_read(struct call *c, struct fields *f) {
     c->options.n_max = read_length(f);
     c->options.ignore_eos = field_bool(f, "ignore_eos", false);
     c->timings = field_bool(f, "timings_per_token", false);
+    /* vLLM's field, where the lower comes first. */
+    int64_t last = field_int(f, "priority", INT32_MIN, INT32_MAX, 0);
+    c->options.priority = (int)-MIN(MAX(last, -PRIORITY_MAX), PRIORITY_MAX);
     /* Under a salt of its own nothing is found, and nothing is found by others. */
     if (!field_bool(f, "cache_prompt", true) && getrandom(&salt, sizeof salt, 0) == sizeof salt)
         c->options.salt = salt;

@@ -3,6 +3,7 @@
  * One thread owns the scheduler, the cache and the model. Everyone else
  * reaches it through the bounded queues of struct engine. */
 #pragma once
+#include "batch/budget.h"
 #include "cache/cache.h"
 #include "tokens/tokens.h"
 
@@ -11,7 +12,8 @@ enum phase { WAITING, RUNNING, FINISHED };
 struct request {                     /* the scheduler's part of a request; the engine embeds it */
     uint64_t id;
     enum phase phase;
-    int priority;                    /* higher first; equal: who came first */
+    int priority;                    /* higher first */
+    uint64_t client;                 /* equal priority: clients in turn, see sched_add */
     struct ids ids;                  /* the prompt, then what was generated */
     int n_prompt;
     int n_done;                      /* ids whose state is in the cache */
@@ -25,7 +27,7 @@ struct request {                     /* the scheduler's part of a request; the e
     _Atomic bool cancelled;          /* any thread may set it; looked at once a step */
     bool starved;                    /* FINISHED because it does not fit the cache, even alone */
     bool started, over;              /* scheduler's */
-    uint64_t arrival;                /* scheduler's: who came first */
+    uint64_t turn, arrival;          /* scheduler's: its client's turn; who came first */
     struct cache_seq seq;            /* its salt is the caller's choice until sched_add */
     struct request *next;            /* scheduler's lists */
 };
@@ -33,6 +35,7 @@ struct request {                     /* the scheduler's part of a request; the e
 struct batch {                       /* rows of the chosen requests, back to back */
     struct request **req;            /* [n_req] */
     int n_req, n_rows, n_logits;
+    int n_decoding;                  /* rows that are a sequence's last known id */
     const int *ids;                  /* [n_rows] */
     struct rows rows;                /* positions and sequences */
     const int *logit_row;            /* [n_logits] rows whose logits are wanted */
@@ -47,6 +50,7 @@ struct sched_options {
     int waiting_max;                 /* the bound of the queue */
     int logits_max;                  /* logits of one batch; 0: rows_max */
     int restart_at;                  /* spec's: 0 never */
+    const struct budget *budget;     /* of prompts' rows beside decoding; NULL: none. Borrowed */
 };
 
 struct sched;
@@ -54,8 +58,13 @@ struct sched *sched_open(struct cache *, const struct sched_options *);
 /* Those that run lose their pages; the requests stay their owners'. NULL: nothing to do. */
 void sched_close(struct sched *);
 
-/* Takes it (WAITING): the caller filled id, priority, ids (one at least), n_prompt, n_max,
- * logits_from and seq.salt and zeroed the rest. False: the queue is full. */
+/* Takes it (WAITING): the caller filled id, priority, client, ids (one at least), n_prompt, n_max,
+ * logits_from and seq.salt and zeroed the rest. False: the queue is full.
+ *
+ * Requests of one priority are ordered by turns, as start-time fair queueing has them (Goyal, Vin,
+ * Cheng 1996): a request's turn is where its client's last one would end, counted in tokens, or
+ * now, if that is later. So a client with a hundred requests does not delay one with one, and a
+ * client that did nothing has saved up nothing. */
 bool sched_add(struct sched *, struct request *);
 /* Marks it, wherever it is; it comes out of sched_done at the next sched_next. */
 void sched_cancel(struct sched *, uint64_t id);
@@ -64,9 +73,10 @@ void sched_cancel(struct sched *, uint64_t id);
  * commit and the next batch. False: it does not run. For selftest, and for sharing memory. */
 bool sched_preempt(struct sched *, uint64_t id);
 
-/* The next batch: a row for every request that decodes, then prefill chunks while rows are
- * left; when pages run out the least worthy running request gives up its pages and waits again,
- * in its old place in the queue. A request whose prompt another one is computing right now waits
+/* The next batch: a row for every request that decodes, then prefill chunks while rows and the
+ * budget are left; when pages run out the least worthy running request gives up its pages and
+ * waits again, in its old place in the queue. One that waits takes place and pages of those that
+ * run with a lower priority. A request whose prompt another one is computing right now waits
  * for those pages. False: nothing to run. Valid until the next call. */
 bool sched_next(struct sched *, struct batch *);
 

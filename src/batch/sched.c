@@ -1,13 +1,19 @@
 /* sched.c - who runs, with how many rows, and who gives up its pages.
  *
- * Requests have an order of worth: priority, then arrival. Everything follows it: who starts,
- * who gets rows, who is preempted (from the other end). The most worthy request always
- * moves, so every request ends. Nothing that a request generates depends on these choices. */
+ * Requests have an order of worth: priority, the turn of their client, arrival. Everything
+ * follows it: who starts, who gets rows, who is preempted (from the other end). The most worthy
+ * request always moves, so every request ends. Of the rows for prompts a half goes another
+ * way, to the shortest one, so that nobody waits long behind a long prompt. Nothing that a request
+ * generates depends on these choices. */
 #include "batch/batch.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { CLIENTS = 1024, ANSWER_USUAL = 256 };
+
+struct turn { uint64_t client, end; };           /* end 0: nobody's */
 
 struct sched {
     struct cache *cache;
@@ -17,6 +23,8 @@ struct sched {
     struct request *waiting;         /* by worth */
     struct request *done, *done_last;
     uint64_t arrivals, preempted, restarted;
+    uint64_t now;                    /* the turn of the last request that started */
+    struct turn turn[CLIENTS];       /* a hash table of those whose end is still ahead of now */
     bool reuse;
     int tokens_max;                  /* longest sequence that fits the cache alone */
     /* the batch that sched_next fills */
@@ -68,7 +76,30 @@ void sched_close(struct sched *s) {
 
 static bool worthier(const struct request *a, const struct request *b) {
     if (a->priority != b->priority) return a->priority > b->priority;
+    if (a->turn != b->turn) return a->turn < b->turn;
     return a->arrival < b->arrival;
+}
+
+/* The client's entry, or one that nobody needs. Where many clients meet in the table, one of them
+ * may lose its place and so come a little early. */
+static struct turn *turn_of(struct sched *s, uint64_t client) {
+    struct turn *empty = NULL;
+    uint64_t at = client * 0x9e3779b97f4a7c15u >> 54;
+    for (int i = 0; i < 8; i++) {
+        struct turn *t = &s->turn[(at + (uint64_t)i) % CLIENTS];
+        if (t->end > s->now && t->client == client) return t;
+        if (!empty && t->end <= s->now) empty = t;
+    }
+    if (!empty) empty = &s->turn[at];
+    *empty = (struct turn){ .client = client };
+    return empty;
+}
+
+static void take_turn(struct sched *s, struct request *r) {
+    struct turn *t = turn_of(s, r->client);
+    int answer = MIN(MAX(r->n_max - r->ids.len, 0), ANSWER_USUAL);
+    r->turn = MAX(s->now, t->end);
+    t->end = r->turn + (uint64_t)r->ids.len + (uint64_t)answer;
 }
 
 static void queue(struct sched *s, struct request *r) {
@@ -84,6 +115,7 @@ bool sched_add(struct sched *s, struct request *r) {
     assert(r->ids.len > 0 && !r->seq.open);
     if (s->n_waiting >= s->options.waiting_max) return false;
     r->arrival = ++s->arrivals;
+    take_turn(s, r);
     /* The last id's logits are the point of it all. */
     r->logits_from = MAX(MIN(r->logits_from, r->ids.len - 1), 0);
     queue(s, r);
@@ -250,12 +282,15 @@ static bool give_rows(struct sched *s, struct request *r, struct room *room) {
     return true;
 }
 
+static bool decodes(const struct request *r) {
+    return r->ids.len - r->n_done == 1;
+}
+
 /* Decoding requests first, or else a long prompt would hold up everyone's next token. */
 static void feed_running(struct sched *s, bool decoding, struct room *room) {
     for (int i = 0; i < s->n_running;) {
         struct request *r = s->running[i];
-        bool decodes = r->ids.len - r->n_done == 1;
-        if (r->n_now || decodes != decoding || give_rows(s, r, room)) i++;
+        if (r->n_now || decodes(r) != decoding || give_rows(s, r, room)) i++;
     }
 }
 
@@ -305,14 +340,25 @@ static enum verdict try_start(struct sched *s, struct request *r) {
     return STARTED;
 }
 
+/* The least worthy running request makes way, if its priority is lower than that of r. */
+static bool make_way(struct sched *s, const struct request *r, struct room *room) {
+    struct request *victim = s->n_running ? s->running[s->n_running - 1] : NULL;
+    if (!victim || victim->priority >= r->priority) return false;
+    give_back(victim, room);
+    preempt(s, victim);
+    return true;
+}
+
 /* In order of worth, none past one that finds no room. Those who wait for somebody else's
  * pages count as if they ran, which bounds the looking. */
 static void start_waiting(struct sched *s, struct room *room) {
     int n_later = 0;
     for (struct request **at = &s->waiting; *at;) {
         struct request *r = *at;
-        if (room->rows < 1 || s->n_running + n_later >= s->options.requests_max) return;
+        if (room->rows < 1) return;
+        if (s->n_running + n_later >= s->options.requests_max && !make_way(s, r, room)) return;
         enum verdict verdict = try_start(s, r);
+        if (verdict == NO_ROOM && make_way(s, r, room)) continue;
         if (verdict == NO_ROOM) return;
         if (verdict == LATER) {
             n_later++;
@@ -321,6 +367,7 @@ static void start_waiting(struct sched *s, struct room *room) {
         }
         *at = r->next;
         s->n_waiting--;
+        s->now = MAX(s->now, r->turn);
         run(s, r);
         give_rows(s, r, room);
     }
@@ -332,6 +379,7 @@ static void put_request(struct sched *s, struct batch *b, struct request *r) {
     s->seqs[i] = &r->seq;
     s->variant[i] = r->variant;
     s->first[i] = b->n_rows;
+    b->n_decoding += decodes(r);
     for (int p = r->n_done; p < r->n_done + r->n_now; p++) {
         int row = b->n_rows++;
         s->ids[row] = r->ids.at[p];
@@ -344,14 +392,55 @@ static void put_request(struct sched *s, struct batch *b, struct request *r) {
     s->first[i + 1] = b->n_rows;
 }
 
+/* Once those that decode have their rows: what prompts may have, and which part of that is
+ * kept from the order of worth when more than one prompt is to be read. */
+static int limit_prompts(const struct sched *s, struct room *room) {
+    int n_decoding = 0, n_reading = 0;
+    for (int i = 0; i < s->n_running; i++) {
+        bool decoding = decodes(s->running[i]);
+        n_decoding += s->running[i]->n_now && decoding;
+        n_reading += !decoding;
+    }
+    if (s->options.budget) room->rows = budget_rows(s->options.budget, n_decoding, room->rows);
+    return n_reading && n_reading + s->n_waiting > 1 ? room->rows / 2 : 0;
+}
+
+static int rows_left(const struct request *r) {
+    return r->ids.len - r->n_done - r->n_now;
+}
+
+/* What is left of the rows goes to the prompts that need the fewest, each asked once. */
+static void feed_shortest(struct sched *s, struct room *room) {
+    int last = 0;
+    uint64_t last_arrival = 0;
+    while (room->rows > 0) {
+        struct request *r = NULL;
+        for (int i = 0; i < s->n_running; i++) {
+            struct request *q = s->running[i];
+            int left = rows_left(q);
+            bool asked = left < last || (left == last && q->arrival <= last_arrival);
+            if (!decodes(q) && !asked && (!r || left < rows_left(r))) r = q;
+        }
+        if (!r) return;
+        last = rows_left(r);
+        last_arrival = r->arrival;
+        give_back(r, room);
+        give_rows(s, r, room);
+    }
+}
+
 bool sched_next(struct sched *s, struct batch *b) {
     struct room room = { .rows = s->options.rows_max, .logits = s->options.logits_max };
     *b = (struct batch){ .req = s->req, .ids = s->ids, .logit_row = s->logit_row,
                          .logit_req = s->logit_req, .variant = s->variant };
     sweep(s);
     feed_running(s, true, &room);
+    int reserve = limit_prompts(s, &room);
+    room.rows -= reserve;
     feed_running(s, false, &room);
+    room.rows += reserve;
     start_waiting(s, &room);
+    feed_shortest(s, &room);
     for (int i = 0; i < s->n_running; i++)
         if (s->running[i]->n_now) put_request(s, b, s->running[i]);
     b->rows = (struct rows){ .n_rows = b->n_rows, .n_seqs = b->n_req, .pos = s->pos,

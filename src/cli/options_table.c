@@ -151,7 +151,8 @@ const struct option options[] = {
     WHOLE("--connections", "Server", CMD_SERVE, connections, 1, 1 << 20, NULL,
           "open connections; one more waits")
     SERVE("--slowdown", "X", V_FLOAT, "Server", slowdown, NULL,
-          "how many times slower running answers may get while prompts are read")
+          "how many times slower running answers may get while prompts are read, 2 "
+          "without it; 0: no limit")
     SERVE("--timeout", "SECONDS", V_SECONDS, "Server", timeout_s, NULL,
           "end requests that take longer; 0, the default, never does")
     SERVE("--drain-timeout --stop-timeout", "SECONDS", V_SECONDS, "Server", drain_s, NULL,

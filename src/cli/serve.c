@@ -29,6 +29,7 @@ struct serving {
     char fd_name[LISTEN_MAX][16];
     struct buf keys;                 /* the key file, cut into lines */
     struct buf alias, template_vars;
+    double slowdown;                 /* for the engine; 0: its default */
 };
 
 static bool add(const char **list, int *n, int max, const char *word, const char *what,
@@ -232,7 +233,7 @@ static void banner(const struct serving *s, const struct session *session) {
 static bool load_and_serve(struct serving *s, struct session *session, struct err *err) {
     const struct args *a = s->a;
     struct session_plan plan = { .running = MAX(a->parallel, 0), .waiting = MAX(a->queue, 0),
-                                 .progress = on_progress, .to = s };
+                                 .slowdown = s->slowdown, .progress = on_progress, .to = s };
     if (!session_open(session, a, &plan, err)) return false;
     if (!a->no_warmup && !warm_up(session, err)) return false;
     pthread_mutex_lock(&s->lock);
@@ -261,13 +262,12 @@ static bool print_settings(struct args *a, struct err *err) {
     return ok;
 }
 
-/* Options that neither the engine nor the server has a place for yet: refused, not ignored. */
-static bool check_offered(const struct args *a, struct err *err) {
-    const void *const field[] = { &a->slowdown };
-    static const char *const name[] = { "--slowdown" };
-    for (size_t i = 0; i < COUNT(field); i++)
-        if (option_given(a, field[i]))
-            return err_code(err, ERR_UNSUPPORTED, "%s is not offered for the server yet", name[i]);
+static bool read_slowdown(struct serving *s, struct err *err) {
+    float x = s->a->slowdown;
+    if (!option_given(s->a, &s->a->slowdown)) return true;
+    if (x != 0 && !(x >= 1 && x <= 1000))
+        return err_code(err, ERR_USAGE, "--slowdown: 1 to 1000, or 0 for no limit");
+    s->slowdown = x > 0 ? (double)x : -1;
     return true;
 }
 
@@ -277,7 +277,7 @@ static bool serve(struct serving *s, struct err *err) {
     pthread_t watcher;
     sigset_t set;
     /* A model that is not there is told of before any port is taken. */
-    bool ok = check_offered(s->a, err) && read_lists(s, err) && read_vars(s, err) &&
+    bool ok = read_slowdown(s, err) && read_lists(s, err) && read_vars(s, err) &&
               model_find(s->a->model, &dir, err);
     buf_free(&dir);
     if (!ok) return false;

@@ -24,6 +24,7 @@ struct session {
 struct session_plan {
     bool no_tokenizer;               /* ids in, ids out */
     int running, waiting;            /* requests at a time; 0: the engine's defaults */
+    double slowdown;                 /* as the engine's option */
     void (*progress)(void *to, double done);     /* NULL: only the bar on a terminal */
     void *to;
 };

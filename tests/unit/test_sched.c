@@ -155,6 +155,7 @@ static struct request *random_request(uint64_t *seed, struct request *const *ear
     struct request *r = request_new((uint64_t)n + 1, ids, len, len + 1 + ledger_draw(seed, 140),
                                     (uint64_t)ledger_draw(seed, 8) / 7);
     r->priority = ledger_draw(seed, 6) / 5;
+    r->client = (uint64_t)ledger_draw(seed, 3);
     if (!ledger_draw(seed, 4)) r->logits_from = ledger_draw(seed, len);
     return r;
 }
@@ -168,6 +169,8 @@ static void random_run(const struct random_case *c, uint64_t seed, struct tally 
     struct sched_options so = { .rows_max = c->rows, .chunk_max = c->chunk, .requests_max = c->seqs,
                                 .waiting_max = REQUESTS, .logits_max = c->logits,
                                 .restart_at = c->restart_at };
+    struct budget budget = { .slowdown = 2 };
+    if (c->chunk) so.budget = &budget;
     if (c->pages) co.bytes = ledger_bytes(c->model->layer, c->model->n_layers, co, c->pages);
     struct rig r;
     struct batch b;
@@ -186,7 +189,8 @@ static void random_run(const struct random_case *c, uint64_t seed, struct tally 
         if (!ledger_draw(&seed, 60)) sched_preempt(r.sched, 1 + (uint64_t)ledger_draw(&seed, n));
         /* A step that the device lost: its rows come again. */
         if (!ledger_draw(&seed, 30)) sched_next(r.sched, &b);
-        rig_step(&r, &b);
+        if (rig_step(&r, &b))
+            budget_note(&budget, b.n_decoding, b.n_rows - b.n_decoding, ledger_draw(&seed, 100));
         for (struct request *d; (d = sched_done(r.sched)); n_done++) {
             assert_false(done[d->id - 1]);
             done[d->id - 1] = true;
@@ -261,14 +265,14 @@ static void test_decode_first(void **state) {
     assert_int_equal(rows_of(&b, second), 2);
     assert_true(rig_add(&r, third));
     assert_int_equal(third->phase, WAITING);
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 6; i++) {      /* no prompt has it all while another one waits */
         assert_true(rig_step(&r, &b));
         assert_int_equal(rows_of(&b, second), 1);
-        assert_int_equal(rows_of(&b, first), 12);
-        assert_int_equal(rows_of(&b, third), 7);
+        assert_int_equal(rows_of(&b, first), i ? 12 : 10);
+        assert_int_equal(rows_of(&b, third), i ? 7 : 9);
     }
     assert_true(rig_step(&r, &b));
-    assert_int_equal(rows_of(&b, first), 4);
+    assert_int_equal(rows_of(&b, first), 6);
     assert_int_equal(rows_of(&b, third), 12);
     assert_int_equal(finish_all(&r, left), 3);
     assert_int_equal(first->n_preempted + second->n_preempted + third->n_preempted, 0);
@@ -379,10 +383,151 @@ static void test_priority_and_order(void **state) {
     assert_int_equal(sched_stats(r.sched).waiting, 2);
     assert_true(rig_add(&r, q[4]));
     assert_int_equal(finish_all(&r, left), 5);
-    const uint64_t want[5] = { 4, 1, 5, 2, 3 };
+    /* The second urgent one did not wait for a place, and what made way lost nothing. */
+    const uint64_t want[5] = { 4, 5, 1, 2, 3 };
     assert_memory_equal(left, want, sizeof want);
+    assert_int_equal(q[0]->n_preempted, 1);
+    for (int i = 1; i < 5; i++) assert_int_equal(q[i]->n_preempted, 0);
+    for (int i = 0; i < 5; i++) check_outcome(&r, q[i], 0);
     rig_close(&r);
     for (int i = 0; i < 5; i++) request_free(q[i]);
+}
+
+/* Pages are taken from lower priorities as well, before the urgent one runs, and never from its
+ * equals. */
+static void test_urgent_takes_pages(void **state) {
+    (void)state;
+    struct rig r;
+    struct batch b;
+    struct request *q[3];
+    uint64_t left[3];
+    struct cache_options co = { .seqs_max = 4, .tokens_max = 320, .rows_max = 64, .reuse = true };
+    co.bytes = ledger_bytes(full.layer, full.n_layers, co, 10);
+    rig_open(&r, &full, &co, &usual);
+    for (int i = 0; i < 2; i++) {
+        q[i] = prompt(1 + (uint64_t)i, 100, 0, 40);
+        q[i]->priority = i;
+        assert_true(rig_add(&r, q[i]));
+    }
+    for (int i = 0; i < 8; i++) assert_true(rig_step(&r, &b));
+    q[2] = prompt(3, 100, 0, 40);
+    q[2]->priority = 1;
+    assert_true(rig_add(&r, q[2]));
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(q[0]->phase, WAITING);
+    assert_int_equal(q[1]->phase, RUNNING);
+    assert_int_equal(q[2]->phase, RUNNING);
+    assert_int_equal(finish_all(&r, left), 3);
+    const uint64_t want[3] = { 2, 3, 1 };
+    assert_memory_equal(left, want, sizeof want);
+    assert_int_equal(q[0]->n_preempted, 1);
+    assert_int_equal(q[1]->n_preempted + q[2]->n_preempted, 0);
+    for (int i = 0; i < 3; i++) check_outcome(&r, q[i], 0);
+    rig_close(&r);
+    for (int i = 0; i < 3; i++) request_free(q[i]);
+}
+
+/* One client fills the queue; another's request does not wait for all that, nor does one of a
+ * third, whose many small ones cost as much as a few large ones. */
+static void test_clients_take_turns(void **state) {
+    (void)state;
+    enum { MANY = 20 };
+    struct rig r;
+    struct batch b;
+    struct request *q[MANY + 2];
+    uint64_t left[MANY + 2];
+    struct sched_options so = usual;
+    so.requests_max = 1;
+    so.waiting_max = MANY + 2;
+    rig_open(&r, &full, &roomy, &so);
+    for (int i = 0; i < MANY; i++) {
+        q[i] = prompt(1 + (uint64_t)i, 40, 0, 4);
+        q[i]->client = 7;
+        assert_true(rig_add(&r, q[i]));
+    }
+    for (int i = 0; i < 3; i++) assert_true(rig_step(&r, &b));
+    for (int i = MANY; i < MANY + 2; i++) {
+        q[i] = prompt(1 + (uint64_t)i, 40, 0, 4);
+        q[i]->client = 8;
+        assert_true(rig_add(&r, q[i]));
+    }
+    assert_int_equal(finish_all(&r, left), MANY + 2);
+    assert_int_equal(left[0], 1);                    /* it ran, and nobody is thrown out for this */
+    assert_int_equal(left[1], MANY + 1);             /* the other client's first */
+    assert_int_equal(left[2], 2);
+    assert_int_equal(left[3], MANY + 2);             /* and its second, in turn */
+    for (int i = 3; i < MANY + 1; i++) assert_int_equal(left[i + 1], i);
+    rig_close(&r);
+    for (int i = 0; i < MANY + 2; i++) request_free(q[i]);
+}
+
+/* Without anyone decoding a prompt has all rows; beside somebody, what the budget allows. */
+static void test_budget(void **state) {
+    (void)state;
+    struct rig r;
+    struct batch b;
+    uint64_t left[3];
+    struct budget budget = { .slowdown = 2 };
+    struct sched_options so = usual;
+    so.budget = &budget;
+    rig_open(&r, &full, &roomy, &so);
+    struct request *talks = prompt(1, 100, 0, 60), *reads = prompt(2, 300, 0, 5);
+    struct request *more = prompt(3, 20, 0, 5);
+    assert_true(rig_add(&r, talks));
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(rows_of(&b, talks), 64);
+    assert_true(rig_step(&r, &b));
+    assert_true(rig_add(&r, reads) && rig_add(&r, more));
+    budget_note(&budget, 1, 0, 0.030);
+    budget_note(&budget, 1, 10, 0.080);              /* 5 ms for a row: 6 rows double a step */
+    for (int i = 0; i < 7; i++) {
+        assert_true(rig_step(&r, &b));
+        assert_int_equal(b.n_decoding, 1);
+        assert_int_equal(rows_of(&b, talks), 1);
+        assert_int_equal(rows_of(&b, reads), i ? 3 : 6);     /* the short one came too late */
+        assert_int_equal(rows_of(&b, more), i ? 3 : 0);
+    }
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(rows_of(&b, reads), 4);
+    assert_int_equal(rows_of(&b, more), 2);
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(b.n_decoding, 2);
+    assert_int_equal(rows_of(&b, reads), 6);
+    budget.slowdown = 0;
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(rows_of(&b, reads), 62);
+    assert_int_equal(finish_all(&r, left), 3);
+    check_outcome(&r, talks, 0);
+    check_outcome(&r, reads, 0);
+    check_outcome(&r, more, 0);
+    rig_close(&r);
+    request_free(talks);
+    request_free(reads);
+    request_free(more);
+}
+
+static void test_budget_learns(void **state) {
+    (void)state;
+    struct budget b = { .slowdown = 3 };
+    assert_int_equal(budget_rows(&b, 0, 256), 256);  /* nobody is slowed down */
+    assert_int_equal(budget_rows(&b, 1, 256), 16);   /* nothing is known */
+    assert_int_equal(budget_rows(&b, 1, 8), 8);
+    budget_note(&b, 0, 100, 0.2);                    /* a row costs 2 ms */
+    assert_int_equal(budget_rows(&b, 1, 256), 16);
+    budget_note(&b, 3, 0, 0.020);
+    assert_int_equal(budget_rows(&b, 4, 256), 20);
+    assert_int_equal(budget_rows(&b, 1, 256), 20);   /* the nearest that is known */
+    assert_int_equal(budget_rows(&b, 64, 256), 20);
+    budget_note(&b, 16, 0, 0.050);
+    assert_int_equal(budget_rows(&b, 16, 256), 50);
+    assert_int_equal(budget_rows(&b, 4, 256), 20);
+    assert_int_equal(budget_rows(&b, 16, 30), 30);
+    for (int i = 0; i < 200; i++) budget_note(&b, 16, 10, 0.060);    /* now it is 1 ms */
+    assert_in_range(budget_rows(&b, 16, 256), 98, 100);
+    budget_note(&b, 16, 0, 10);                      /* one step that was held up is little */
+    assert_in_range(budget_rows(&b, 16, 256), 105, 112);
+    for (int i = 0; i < 200; i++) budget_note(&b, 16, 1, 5);
+    assert_int_equal(budget_rows(&b, 16, 256), 1);   /* a prompt always moves */
 }
 
 /* Three that fit at first and then grow: the last to come gives way, the first never does. */
@@ -564,6 +709,10 @@ int main(void) {
         cmocka_unit_test(test_equal_prompts),
         cmocka_unit_test(test_no_waiting_for_others),
         cmocka_unit_test(test_priority_and_order),
+        cmocka_unit_test(test_urgent_takes_pages),
+        cmocka_unit_test(test_clients_take_turns),
+        cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_budget_learns),
         cmocka_unit_test(test_preemption),
         cmocka_unit_test(test_starved),
         cmocka_unit_test(test_cancel),
