@@ -16,7 +16,8 @@ struct server_options {              /* everything is copied by server_open */
     bool open;                       /* no key is needed on an address others can reach */
     const char *const *origin; int n_origins;    /* CORS; "*": any; none: loopback pages */
     const char *const *allowed_host; int n_allowed_hosts;    /* Host names beside our own */
-    const char *alias;               /* the model's name for clients; NULL: from its folder */
+    const char *alias;               /* the model's name for clients, perhaps several with commas;
+                                        NULL: from its folder */
     const char *model_path;          /* as given; for /props */
     const char *template_vars;       /* a JSON object, under a request's own; NULL: none */
     bool strict_model;               /* another name in "model" is a 404 */

@@ -35,8 +35,8 @@ static bool read_part(struct json_object *part, size_t i, size_t k, struct fault
     if (is_text(type, "refusal")) text = member(part, "refusal");
     else if (json_object_is_type(type, json_type_string) && !is_text(type, "text") &&
              !is_text(type, "input_text") && !is_text(type, "output_text"))
-        return fault_set(f, 400, param, "%s: a part of type '%.*s' cannot be read: this model "
-                         "takes text only.", param, STR_ARG(json_str(type)));
+        return fault_unsupported(f, param, "%s: a part of type '%.*s' cannot be read: this model "
+                                 "takes text only.", param, STR_ARG(json_str(type)));
     if (!json_object_is_type(text, json_type_string))
         return fault_set(f, 400, param, "%s: expected a part like "
                          "{\"type\": \"text\", \"text\": \"...\"}.", param);
@@ -199,8 +199,8 @@ static bool may_call(struct fields *f) {
     if (!choice || is_text(choice, "auto")) return true;
     if (is_text(choice, "none")) return false;
     if (is_text(choice, "required") || json_object_is_type(choice, json_type_object))
-        fault_set(f->fault, 400, name, "A forced call is not supported yet: '%s' must be 'auto' or "
-                  "'none'.", name);
+        fault_unsupported(f->fault, name, "A forced call is not supported yet: '%s' must be 'auto' "
+                          "or 'none'.", name);
     else fault_set(f->fault, 400, name, "Invalid value for '%s': expected 'auto' or 'none'.", name);
     return false;
 }
@@ -329,7 +329,7 @@ static void refuse_sound(struct fields *f) {
     size_t n = list ? json_object_array_length(list) : 0;
     for (size_t i = 0; i < n; i++)
         if (!is_text(json_object_array_get_idx(list, i), "text"))
-            fault_set(f->fault, 400, "modalities", "This model answers with text only.");
+            fault_unsupported(f->fault, "modalities", "This model answers with text only.");
 }
 
 void chat_read(struct call *c, struct fields *f, struct chat_in *in) {

@@ -231,7 +231,8 @@ static const struct wire completions_wire = { begin, token, done, end };
 void completions_read(struct call *c, struct fields *f) {
     struct str suffix = field_str(f, "suffix");
     if (suffix.len)
-        fault_set(f->fault, 400, "suffix", "'suffix' is not supported: this model cannot fill in.");
+        fault_unsupported(f->fault, "suffix",
+                          "'suffix' is not supported: this model cannot fill in.");
     c->echo = field_bool(f, "echo", false);
     if (!field_has(f, "logprobs")) return;
     openai_ask_logprobs(c, (int)field_int(f, "logprobs", 0, TOP_LOGPROBS_MAX, 0));

@@ -65,6 +65,39 @@ static void put_name(struct buf *b, const char *key, const struct server *s) {
     buf_json(b, str_of(s->model));
 }
 
+/* ---- names ---- */
+
+/* The name before the next comma, and the rest after it. */
+static struct str next_name(struct str *list) {
+    size_t n = 0;
+    while (n < list->len && list->at[n] != ',') n++;
+    struct str name = str_cut(*list, 0, n);
+    *list = str_from(*list, n + 1);
+    return name;
+}
+
+bool models_have(const struct server *s, struct str name) {
+    bool found = str_is(name, s->model);
+    for (struct str rest = str_of(s->options.alias); rest.len && !found;)
+        found = name.len && str_eq(next_name(&rest), name);
+    return found;
+}
+
+static void put_aliases(struct buf *b, const struct server *s) {
+    struct str rest = str_of(s->options.alias);
+    bool any = false;
+    next_name(&rest);                  /* the id */
+    buf_str(b, S(",\"aliases\":["));
+    while (rest.len) {
+        struct str name = next_name(&rest);
+        if (!name.len) continue;
+        if (any) buf_char(b, ',');
+        buf_json(b, name);
+        any = true;
+    }
+    buf_char(b, ']');
+}
+
 /* ---- the shapes ---- */
 
 static void put_model(struct buf *b, const struct server *s) {
@@ -76,8 +109,9 @@ static void put_model(struct buf *b, const struct server *s) {
     put_name(b, "id", s);
     put_name(b, "display_name", s);
     put_name(b, "root", s);
-    buf_format(b, ",\"parent\":null,\"created\":%lld,\"created_at\":\"%s\",\"aliases\":[],"
-               "\"tags\":[]", (long long)s->created, made);
+    buf_format(b, ",\"parent\":null,\"created\":%lld,\"created_at\":\"%s\",\"tags\":[]",
+               (long long)s->created, made);
+    put_aliases(b, s);
     buf_str(b, S(",\"architecture\":{\"input_modalities\":[\"text\"],"
                  "\"output_modalities\":[\"text\"]}"));
     put_capabilities(b, s);
@@ -149,7 +183,7 @@ void models_one(struct exchange *x) {
     const char *prefix = s->options.prefix;
     size_t begin = strlen(x->route->path) - 1 + (prefix ? strlen(prefix) : 0);
     unescape(&name, str_from(x->path, begin));
-    if (str_is(buf_view(&name), s->model)) {
+    if (models_have(s, buf_view(&name))) {
         put_model(&b, s);
         reply_json(x, 200, &b);
     } else {

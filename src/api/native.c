@@ -183,7 +183,7 @@ static const struct wire native_wire = { begin, token, done, end };
 
 static void refuse_above(struct fields *f, const char *name, int64_t most) {
     if (field_int(f, name, INT32_MIN, INT32_MAX, 0) > most)
-        fault_set(f->fault, 400, name, "'%s' is not supported by this server.", name);
+        fault_unsupported(f->fault, name, "'%s' is not supported by this server.", name);
 }
 
 /* n_keep, n_discard and id_slot are about a server with shifting contexts and fixed slots; they
@@ -192,8 +192,8 @@ static void native_read(struct call *c, struct fields *f) {
     int n_probs = (int)field_int(f, "n_probs", 0, NATIVE_PROBS_MAX, 0);
     if (n_probs) openai_ask_logprobs(c, n_probs);
     if (n_probs && field_bool(f, "post_sampling_probs", false))
-        fault_set(f->fault, 400, "post_sampling_probs", "'post_sampling_probs' is not supported: "
-                  "probabilities are the model's own.");
+        fault_unsupported(f->fault, "post_sampling_probs", "'post_sampling_probs' is not "
+                          "supported: probabilities are the model's own.");
     if (field_bool(f, "return_tokens", false)) c->wire_flags |= NATIVE_TOKENS;
     c->n = (int)field_int(f, "n_cmpl", 1, CHOICES_MAX, c->n);
     if (field_has(f, "n_predict"))

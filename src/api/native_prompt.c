@@ -45,7 +45,7 @@ static bool add_object(struct call *c, struct json_object *object, struct fault 
     struct json_object *media = field_list(&r, "multimodal_data");
     struct str text = field_str(&r, "prompt_string");
     if (media && json_object_array_length(media))
-        return fault_set(f, 400, "prompt", "'multimodal_data': this model takes text only.");
+        return fault_unsupported(f, "prompt", "'multimodal_data': this model takes text only.");
     if (!text.at) return fault_set(f, 400, "prompt", "A prompt that is an object needs a "
                                    "'prompt_string'.");
     return call_add_text(c, text, true, true, f);

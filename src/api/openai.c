@@ -4,6 +4,7 @@
 #include "api/server.h"
 #include "base/utf8.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 
 /* ---- errors ---- */
@@ -20,6 +21,17 @@ const char *openai_type(int status) {
     case 503: return "unavailable_error";
     default:  return status >= 500 ? "server_error" : "invalid_request_error";
     }
+}
+
+bool fault_unsupported(struct fault *f, const char *param, const char *format, ...) {
+    char text[sizeof f->err.text];
+    if (f->status) return false;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    f->code = "unsupported_value";
+    return fault_set(f, 400, param, "%s", text);
 }
 
 static void string_or_null(struct buf *b, const char *text) {
@@ -59,8 +71,7 @@ bool openai_model(struct call *c, struct fields *f) {
     if (!name.len) return !f->fault->status;
     snprintf(c->x->model, sizeof c->x->model, "%.*s",
              (int)utf8_complete(str_cut(name, 0, sizeof c->x->model - 1)), name.at);
-    if (!s->options.strict_model || str_is(name, s->model) ||
-        (s->options.alias && str_is(name, s->options.alias))) return true;
+    if (!s->options.strict_model || models_have(s, name)) return true;
     fault_set(f->fault, 404, "model", "The model '%.*s' does not exist; this server has '%s'.",
               STR_ARG(name), s->model);
     f->fault->code = "model_not_found";

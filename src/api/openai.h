@@ -11,9 +11,15 @@ enum { WIRE_LOGPROBS = 1, WIRE_TOP_SHIFT = 8 };
 void openai_ask_logprobs(struct call *, int n_top);
 int  openai_top(const struct call *);
 
+/* A 400 with the code "unsupported_value": what was asked for is right, but not offered here.
+ * Returns false. */
+bool fault_unsupported(struct fault *, const char *param, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /* "invalid_request_error" for 400, ... */
 const char *openai_type(int status);
 
+/* Whether one of our names is this; the first is the model's id. models.c */
+bool models_have(const struct server *, struct str name);
 /* Reads "model" and refuses another one than ours if the server is strict. */
 bool openai_model(struct call *, struct fields *);
 /* The name for the reply: the request's own, or ours. Valid as long as the call. */

@@ -3,7 +3,7 @@
  * Numbers are rows of two tables; what is left has a function each. A field that would change the
  * answer and is not implemented is refused by name, so that nobody gets another answer than the one
  * that was asked for. */
-#include "api/params.h"
+#include "api/openai.h"
 #include "api/server.h"
 
 #include <json-c/json.h>
@@ -69,29 +69,34 @@ static void refuse_unknown(struct fields *f) {
         double off = unknown_samplers[i].off;
         double value = field_real(f, name, -1e300, 1e300, off);
         if (off < 0 ? value >= 0 : value > 0)
-            fault_set(f->fault, 400, name, "'%s' is not supported by this server.", name);
+            fault_unsupported(f->fault, name, "'%s' is not supported by this server.", name);
     }
     for (size_t i = 0; i < COUNT(constraints); i++) {
         struct json_object *value = field_any(f, constraints[i]);
         /* An empty grammar is how some clients say that they have none. */
         if (!value || (json_object_is_type(value, json_type_string) &&
                        !json_object_get_string_len(value))) continue;
-        fault_set(f->fault, 400, constraints[i],
-                  "'%s' is not supported yet: this server cannot constrain an answer.",
-                  constraints[i]);
+        fault_unsupported(f->fault, constraints[i],
+                          "'%s' is not supported yet: this server cannot constrain an answer.",
+                          constraints[i]);
     }
     struct json_object *format = field_object(f, "response_format");
     if (format) {
         struct fields inner = { format, f->fault };
         struct str type = field_str(&inner, "type");
         if (!str_is(type, "text"))
-            fault_set(f->fault, 400, "response_format",
-                      "response_format '%.*s' is not supported yet: only 'text' is.",
-                      STR_ARG(type));
+            fault_unsupported(f->fault, "response_format",
+                              "response_format '%.*s' is not supported yet: only 'text' is.",
+                              STR_ARG(type));
     }
     struct json_object *lora = field_list(f, "lora");
     if (lora && json_object_array_length(lora))
-        fault_set(f->fault, 400, "lora", "No adapters are loaded.");
+        fault_unsupported(f->fault, "lora", "No adapters are loaded.");
+}
+
+/* Stages that clients list although the parameter that would switch them on is off, or refused. */
+static bool is_off(struct str name) {
+    return str_is(name, "tfs_z") || str_is(name, "adaptive_p") || str_is(name, "mirostat");
 }
 
 /* "penalties;top_k" or ["penalties", "top_k"]. */
@@ -109,6 +114,7 @@ static void read_samplers(struct sample_params *p, struct fields *f) {
         struct json_object *name = json_object_array_get_idx(value, i);
         ok = json_object_is_type(name, json_type_string) && i < SAMPLER_STEPS_MAX;
         if (!ok) break;
+        if (is_off(json_str(name))) continue;
         buf_str(&text, json_str(name));
         buf_char(&text, ';');
     }
@@ -327,8 +333,9 @@ void params_read(struct call *c, struct fields *f) {
         c->options.salt = salt;
     c->n = (int)field_int(f, "n", 1, CHOICES_MAX, 1);
     if (field_has(f, "best_of") && field_int(f, "best_of", 1, CHOICES_MAX, 1) != c->n)
-        fault_set(f->fault, 400, "best_of", "'best_of' is not supported, unless it equals 'n'.");
+        fault_unsupported(f->fault, "best_of",
+                          "'best_of' is not supported, unless it equals 'n'.");
     if (field_bool(f, "use_beam_search", false))
-        fault_set(f->fault, 400, "use_beam_search", "Beam search is not supported.");
+        fault_unsupported(f->fault, "use_beam_search", "Beam search is not supported.");
     if (!sample_check(p, &err)) fault_set(f->fault, 400, NULL, "%s.", err.text);
 }

@@ -50,7 +50,7 @@ static void copy_options(struct server *s, const struct server_options *o) {
     if (c->drain_s <= 0) c->drain_s = 30;
 }
 
-/* The last part of the path, as a name for clients. */
+/* The first alias, or the last part of the path, as a name for clients. */
 static void name_model(struct server *s) {
     const struct server_options *o = &s->options;
     const char *path = o->model_path ? o->model_path : "mlxcel";
@@ -58,7 +58,8 @@ static void name_model(struct server *s) {
     while (n > 1 && path[n - 1] == '/') n--;
     size_t begin = n;
     while (begin > 0 && path[begin - 1] != '/') begin--;
-    if (o->alias) snprintf(s->model, sizeof s->model, "%s", o->alias);
+    if (o->alias)
+        snprintf(s->model, sizeof s->model, "%.*s", (int)strcspn(o->alias, ","), o->alias);
     else snprintf(s->model, sizeof s->model, "%.*s", (int)(n - begin), path + begin);
 }
 
