@@ -25,6 +25,17 @@ static struct scope *scope_new(struct vm *vm, struct scope *up) {
     return s;
 }
 
+/* Makes a new scope see nothing of what its own variables will be. */
+static struct scope *hide(struct vm *vm, const struct hidden *hidden, struct scope *scope) {
+    struct scope *outer = vm->scope;
+    vm->scope = scope;
+    for (uint32_t i = 0; hidden && i < hidden->n; i++)
+        vm_set(vm, hidden->symbol[i], v_missing(&vm->box, "'%.*s' is undefined: it is set later",
+                                                STR_ARG(text_str(vm->t->symbol[hidden->symbol[i]]))));
+    vm->scope = outer;
+    return scope;
+}
+
 static void assign(struct vm *vm, const struct node *target, struct value v) {
     if (target->kind == E_NAME) {
         vm_set(vm, target->symbol, v);
@@ -104,7 +115,7 @@ static enum flow loop_over(struct vm *vm, const struct node *n, struct value ove
         if (vm->n_closures != closures) scope = scope_new(vm, outside);
         closures = vm->n_closures;
         scope->n = 0;
-        vm->scope = scope;
+        vm->scope = hide(vm, n->hidden, scope);
         box_work(&vm->box, 1);
         if (symbol != UINT32_MAX)
             vm_set(vm, symbol, (struct value){ .kind = V_LOOP, .u.loop = loop });
@@ -233,7 +244,7 @@ static void bind(struct vm *vm, const struct node *node, struct args *args, stru
 
 struct value vm_macro(struct vm *vm, const struct macro *macro, struct args *args) {
     enum flow flow;
-    struct scope *scope = scope_new(vm, macro->scope);
+    struct scope *scope = hide(vm, macro->node->hidden, scope_new(vm, macro->scope));
     box_enter(&vm->box);
     bind(vm, macro->node, args, scope);
     struct text *text = capture(vm, macro->node->c, scope, &flow);
@@ -277,7 +288,8 @@ static enum flow run_if(struct vm *vm, const struct node *n) {
 
 static enum flow run_filtered(struct vm *vm, const struct node *n) {
     enum flow flow;
-    struct text *text = capture(vm, n->c, scope_new(vm, vm->scope), &flow);
+    struct scope *scope = hide(vm, n->hidden, scope_new(vm, vm->scope));
+    struct text *text = capture(vm, n->c, scope, &flow);
     struct value v = v_text(text);
     if (n->b) {
         vm->captured = text;
@@ -289,7 +301,7 @@ static enum flow run_filtered(struct vm *vm, const struct node *n) {
 }
 
 static enum flow run_with(struct vm *vm, const struct node *n) {
-    struct scope *outer = vm->scope, *scope = scope_new(vm, outer);
+    struct scope *outer = vm->scope, *scope = hide(vm, n->hidden, scope_new(vm, outer));
     const struct node *target = n->a;
     for (const struct node *v = n->b; v; v = v->next, target = target->next) {
         vm->scope = outer;
@@ -306,7 +318,8 @@ static enum flow run_with(struct vm *vm, const struct node *n) {
 /* outside: what the body sees besides its own variables; NULL: only the root's. */
 static enum flow run_scope(struct vm *vm, const struct node *n, struct scope *outside) {
     enum flow flow;
-    put_text(vm->out, capture(vm, n->c, scope_new(vm, outside), &flow));
+    struct scope *scope = hide(vm, n->hidden, scope_new(vm, outside));
+    put_text(vm->out, capture(vm, n->c, scope, &flow));
     return flow;
 }
 
@@ -347,5 +360,6 @@ void vm_body(struct vm *vm, const struct node *body) {
 }
 
 void vm_run(struct vm *vm) {
+    hide(vm, vm->t->hidden, NULL);
     run(vm, vm->t->body);
 }

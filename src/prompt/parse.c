@@ -131,6 +131,12 @@ static struct node *parenthesis(struct parser *p) {
     return n;
 }
 
+static struct node *read_name(struct parser *p) {
+    struct node *n = name_node(p);
+    frame_use(p, n->symbol, false);
+    return n;
+}
+
 static struct node *primary(struct parser *p) {
     const struct token *t = p->token;
     switch (t->kind) {
@@ -140,7 +146,7 @@ static struct node *primary(struct parser *p) {
         if (str_is(t->u.text, "false") || str_is(t->u.text, "False"))
             return constant(p, v_bool(false));
         if (str_is(t->u.text, "none") || str_is(t->u.text, "None")) return constant(p, v_none());
-        return name_node(p);
+        return read_name(p);
     case T_STRING: return strings(p);
     case T_INT: return constant(p, v_int(t->u.i));
     case T_FLOAT: return constant(p, v_float(t->u.f));
@@ -480,8 +486,9 @@ static struct node *target_part(struct parser *p, bool spaces) {
         if (next_word(p, reserved[i])) parse_fail(p, "a name to set");
     struct node *n = name_node(p);
     if (spaces && take(p, '.')) {
+        if (p->token->kind != T_NAME) parse_fail(p, "a name");
         n->kind = E_ATTR;
-        n->name = name_node(p)->name;
+        n->name = text_view(p->box, (p->token++)->u.text, false);
     }
     return n;
 }

@@ -16,6 +16,8 @@ struct parser {
     const struct node *unknown;      /* a use of one that is not, if any */
     struct node *blocks;             /* linked by d */
     int n_blocks;
+    struct frame *frame, *frames;    /* the current one; those without one around them */
+    uint32_t n_frames;
 };
 
 struct node *node_new(struct parser *, int kind);                  /* at the next token */
@@ -34,4 +36,12 @@ struct node *parse_tuple(struct parser *, bool conditions);        /* "a, b" wit
 struct node *parse_target(struct parser *, bool spaces);           /* of set and for */
 struct node *parse_filters(struct parser *, struct node *on, bool first);
 struct node *parse_body(struct parser *);                          /* the whole template */
+
+/* A part with variables of its own; `apart`: it does not see those around.
+ * What it hides is put to *to by frames_settle, when all is parsed. */
+void frame_open(struct parser *, struct hidden **to, bool apart);
+void frame_close(struct parser *);
+void frame_use(struct parser *, uint32_t symbol, bool set);        /* set, or read or bound */
+void frames_settle(struct parser *);
+
 void parse_known(struct parser *);   /* fails when a filter or test so far is not known */

@@ -120,6 +120,20 @@ static bool reads_content(const struct node *n) {
            text_is(n->b->constant.u.text, "content");
 }
 
+/* The names of a target, as set by a statement or bound by a loop or a `with`. */
+static void use_target(struct parser *p, const struct node *target, bool set) {
+    if (target->kind != E_TUPLE) {
+        frame_use(p, target->symbol, set && target->kind == E_NAME);
+        return;
+    }
+    for (const struct node *part = target->a; part; part = part->next) use_target(p, part, set);
+}
+
+/* The part of a loop that is not its body. */
+static void open_beside(struct parser *p) {
+    frame_open(p, box_new(p->box, sizeof(struct hidden *)), false);
+}
+
 static struct node *for_statement(struct parser *p) {
     static const char *const ends[] = { "endfor", "else", NULL };
     struct node *n = node_new(p, S_FOR);
@@ -130,16 +144,24 @@ static struct node *for_statement(struct parser *p) {
     p->t->reads_parts |= reads_content(n->b);
     bool soft = p->soft;
     p->soft = false;
+    open_beside(p);
+    use_target(p, n->a, false);
     if (take_word(p, "if")) n->e = parse_expression(p);
+    frame_close(p);
     p->soft = soft;
     n->op = take_word(p, "recursive");
     block_end(p);
     p->loops++;
+    frame_open(p, &n->hidden, false);
+    use_target(p, n->a, false);
     n->c = inner_body(p, ends);
+    frame_close(p);
     p->loops--;
     p->token++;
     if (take_word(p, "else")) {
+        open_beside(p);
         n->d = body(p, "endfor");
+        frame_close(p);
         return n;
     }
     p->token++;
@@ -152,11 +174,15 @@ static struct node *set_statement(struct parser *p) {
     n->a = parse_target(p, true);
     if (take(p, '=')) {
         n->b = parse_tuple(p, true);
+        use_target(p, n->a, true);
         return n;
     }
     n->kind = S_SET_BLOCK;
+    use_target(p, n->a, true);
+    frame_open(p, &n->hidden, false);
     n->b = filters_on_body(p, false);
     n->c = body(p, "endset");
+    frame_close(p);
     return n;
 }
 
@@ -166,6 +192,7 @@ static struct node *parameters(struct parser *p) {
     expect(p, '(', "'('");
     while (!next_is(p, ')')) {
         struct node *n = name_node(p);
+        frame_use(p, n->symbol, false);
         if (take(p, '=')) n->a = parse_expression(p);
         if (defaults && !n->a) parse_fail(p, "a default, as the parameter before has one");
         defaults |= n->a != NULL;
@@ -200,27 +227,37 @@ static struct node *macro_statement(struct parser *p) {
     struct node *name = name_node(p);
     n->symbol = name->symbol;
     n->name = name->name;
+    frame_use(p, n->symbol, true);
+    frame_open(p, &n->hidden, false);
     n->a = parameters(p);
     closed_body(p, n, "endmacro");
+    frame_close(p);
     return n;
 }
 
 static struct node *call_statement(struct parser *p) {
     struct node *n = node_new(p, S_CALL);
     p->token++;
+    frame_open(p, &n->hidden, false);
+    struct frame *frame = p->frame;
     if (next_is(p, '(')) n->a = parameters(p);
+    frame_close(p);
     n->b = parse_expression(p);
     if (n->b->kind != E_CALL) parse_fail(p, "a call");
     n->name = text_literal(p->box, "caller");
+    p->frame = frame;
     closed_body(p, n, "endcall");
+    frame_close(p);
     return n;
 }
 
 static struct node *filter_statement(struct parser *p) {
     struct node *n = node_new(p, S_FILTER);
     p->token++;
+    frame_open(p, &n->hidden, false);
     n->b = filters_on_body(p, true);
     n->c = body(p, "endfilter");
+    frame_close(p);
     return n;
 }
 
@@ -235,14 +272,20 @@ static struct node *with_statement(struct parser *p) {
         *b = parse_expression(p);
         b = &(*b)->next;
     }
+    frame_open(p, &n->hidden, false);
+    for (const struct node *target = n->a; target; target = target->next)
+        use_target(p, target, false);
     n->c = body(p, "endwith");
+    frame_close(p);
     return n;
 }
 
 static struct node *scope_statement(struct parser *p) {
     struct node *n = node_new(p, S_SCOPE);
     p->token++;
+    frame_open(p, &n->hidden, false);
     n->c = body(p, "endgeneration");
+    frame_close(p);
     return n;
 }
 
@@ -261,7 +304,9 @@ static struct node *block_statement(struct parser *p) {
     if (next_word(p, "required")) parse_fail(p, "no required block: nothing can fill it");
     int loops = p->loops;
     p->loops = 0;
+    frame_open(p, &n->hidden, true);
     n->c = body(p, "endblock");
+    frame_close(p);
     p->loops = loops;
     if (p->token->kind == T_NAME && p->t->symbol[n->symbol] &&
         str_eq(p->token->u.text, text_str(p->t->symbol[n->symbol]))) p->token++;
@@ -368,7 +413,9 @@ struct template *template_open(struct str text, struct err *err) {
     struct tokens tokens = { 0 };
     lex(&t->box, t->source.text, &tokens);
     struct parser p = { .box = &t->box, .t = t, .token = tokens.at };
+    frame_open(&p, &t->hidden, true);
     t->body = parse_body(&p);
+    frames_settle(&p);
     t->box.err = NULL;
     return t;
 }

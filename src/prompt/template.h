@@ -71,7 +71,11 @@ struct node {
     struct node *args;               /* E_CALL, E_FILTER, E_TEST: E_ARG list */
     struct text *name;
     struct value constant;
+    struct hidden *hidden;           /* of the body's frame; NULL: nothing */
 };
+
+/* Variables that a body sets before it reads them, undefined until then (frames.c). */
+struct hidden { uint32_t n, symbol[]; };
 
 struct template {
     struct source source;
@@ -80,6 +84,7 @@ struct template {
     struct map symbols;              /* variables, numbered; the keys lie in the source */
     struct text **symbol;            /* their names by number */
     uint32_t n_symbols;
+    struct hidden *hidden;           /* of the template as a whole */
     bool reads_parts;                /* goes through a message's content as a list */
 };
 

@@ -363,6 +363,7 @@ bool v_contains(struct box *box, struct value in, struct value item) {
     case V_DICT: return dict_get(box, in.u.dict, item) != NULL;
     case V_LIST: {
         struct list *items = v_items(box, in);
+        if (items->kind == L_KEYS) hash(box, item);          /* for what cannot be a key */
         for (size_t i = 0; i < items->n; i++)
             if (v_equal(box, items->at[i], item)) return true;
         return false;
