@@ -57,8 +57,8 @@ FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all tools tests test bench bench-serve diff-tokens tidy fuzz fuzz-short fuzz-programs install uninstall \
-        clean help always
+.PHONY: all tools tests test bench bench-serve diff-tokens diff-templates tidy fuzz fuzz-short \
+        fuzz-programs install uninstall clean help always
 all: $(LIB) $(BIN) $(BIN:%=%-server) tools ## build the program (build/mlxcel) and the tools
 
 # An instruction set is a file: it alone is compiled for it, and runs only where the CPU has it.
@@ -127,6 +127,9 @@ bench-serve: all ## measure the server beside bench; writes bench/SERVE.md
 
 diff-tokens: tools ## compare tokenizers with the package on random strings (needs pip's tokenizers)
 	python3 tools/diff_tokens.py
+
+diff-templates: tools ## compare chat templates with Jinja2, random and real ones (needs transformers)
+	python3 tools/diff_templates.py
 
 tidy: ## check style, sizes, include direction, banned calls (STYLE.md)
 	tools/tidy

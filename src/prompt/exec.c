@@ -29,9 +29,11 @@ static struct scope *scope_new(struct vm *vm, struct scope *up) {
 static struct scope *hide(struct vm *vm, const struct hidden *hidden, struct scope *scope) {
     struct scope *outer = vm->scope;
     vm->scope = scope;
-    for (uint32_t i = 0; hidden && i < hidden->n; i++)
-        vm_set(vm, hidden->symbol[i], v_missing(&vm->box, "'%.*s' is undefined: it is set later",
-                                                STR_ARG(text_str(vm->t->symbol[hidden->symbol[i]]))));
+    for (uint32_t i = 0; hidden && i < hidden->n; i++) {
+        struct str name = text_str(vm->t->symbol[hidden->symbol[i]]);
+        vm_set(vm, hidden->symbol[i],
+               v_missing(&vm->box, "'%.*s' is undefined: it is set later", STR_ARG(name)));
+    }
     vm->scope = outer;
     return scope;
 }
