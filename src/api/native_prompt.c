@@ -24,7 +24,8 @@ static bool add_mixed(struct call *c, struct json_object *list, struct fault *f)
     struct ids ids = { 0 };
     size_t n = json_object_array_length(list);
     int vocab = c->x->server->info.vocab;
-    for (size_t i = 0; i < n; i++) {
+    /* What is too long already need not be read to its end. */
+    for (size_t i = 0; i < n && ids.len / 2 <= c->x->server->info.context; i++) {
         struct json_object *item = json_object_array_get_idx(list, i);
         int64_t id = is_id(item) ? json_object_get_int64(item) : -1;
         if (is_text(item)) {

@@ -7,6 +7,9 @@
 
 #include <json-c/json.h>
 
+/* A reply is up to forty times as long as its request, and each text of a list costs a start. */
+enum { TOKENS_MAX = 1 << 20, PARTS_MAX = 1 << 16 };
+
 /* Every reply here is made from a request in one go. */
 typedef bool maker(struct exchange *, struct fields *, struct buf *reply);
 
@@ -51,6 +54,8 @@ static bool encode(const struct server *s, struct fields *f, struct ids *ids) {
         return fault_set(f->fault, 400, "content", "'content' must be a string, or a list of "
                          "strings and ids.");
     size_t n = json_object_array_length(content);
+    if (n > PARTS_MAX)
+        return fault_set(f->fault, 400, "content", "'content' has more than %d parts.", PARTS_MAX);
     for (size_t i = 0; i < n; i++) {
         struct json_object *item = json_object_array_get_idx(content, i);
         int id;
@@ -80,6 +85,9 @@ static bool tokens_of(struct exchange *x, struct fields *f, struct buf *b) {
     struct buf piece = { 0 };
     bool pieces = field_bool(f, "with_pieces", false);
     bool ok = encode(s, f, &ids);
+    if (ok && ids.len > TOKENS_MAX)
+        ok = fault_set(f->fault, 400, "content", "'content' has %d tokens, more than the limit of "
+                       "%d.", ids.len, TOKENS_MAX);
     buf_str(b, S("{\"tokens\":["));
     for (int i = 0; ok && i < ids.len; i++) {
         if (i) buf_char(b, ',');
