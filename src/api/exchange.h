@@ -23,6 +23,7 @@ struct fault {
     char param[64];                  /* the field; empty: none */
     int n_prompt, n_ctx;             /* context overflow: extra keys; 0: none */
     int retry_after;                 /* seconds; 0: no header */
+    int progress;                    /* of loading, in thousandths; 0: not shown */
     struct err err;                  /* the sentence */
 };
 /* Sets status and sentence unless a fault was set before. Returns false. */

@@ -1,19 +1,75 @@
-/* health.c - whether the server serves. */
+/* health.c - whether the server serves: /health as llama-server has it, /readyz and /livez as
+ * Kubernetes asks. They look at published numbers only, so a busy engine answers as fast as
+ * an idle one. */
 #include "api/routes.h"
 #include "api/server.h"
 
-void health(struct exchange *x) {
+/* A step is a chunk of a prompt or a token of each sequence: this is far more than either takes,
+ * on any machine that is of use. */
+#define STUCK_S 60.0
+
+/* Seconds for which the engine has been inside of one step, or 0. */
+static double stuck_for(const struct server *s) {
+    int state = atomic_load(&s->state);
+    if (!metrics_has_engine(s->metrics) || state == SERVER_FAILED) return 0;
+    struct engine_stats e = engine_stats(s->engine);
+    double age = clock_s() - e.heartbeat_s;
+    return e.stepping && age > STUCK_S ? age : 0;
+}
+
+bool server_stuck(const struct server *s) {
+    return stuck_for(s) > 0;
+}
+
+static bool failing(const struct server *s, struct fault *f) {
+    double age = stuck_for(s);
+    if (atomic_load(&s->state) == SERVER_FAILED)
+        return fault_set(f, 503, NULL, "the device failed");
+    if (age > 0) return fault_set(f, 503, NULL, "the engine has not ended a step for %.0f s", age);
+    return true;
+}
+
+static bool serving(const struct server *s, struct fault *f) {
+    int state = atomic_load(&s->state);
+    if (state == SERVER_LOADING) return fault_set(f, 503, NULL, "Loading model");
+    if (state == SERVER_DRAINING)
+        return fault_set(f, 503, NULL, "the server is shutting down");
+    return failing(s, f);
+}
+
+static void answer(struct exchange *x, bool well, struct fault *f) {
     const struct server *s = x->server;
     struct buf json = { 0 };
-    struct fault f = { .retry_after = 1 };
-    switch (atomic_load(&s->state)) {
-    case SERVER_READY:
+    if (well) {
         buf_str(&json, S("{\"status\":\"ok\"}"));
         reply_json(x, 200, &json);
         return;
-    case SERVER_LOADING: fault_set(&f, 503, NULL, "Loading model"); break;
-    case SERVER_DRAINING: fault_set(&f, 503, NULL, "the server is shutting down"); break;
-    default: fault_set(&f, 503, NULL, "the device failed"); break;
     }
-    reply_fault(x, &f);
+    bool loading = atomic_load(&s->state) == SERVER_LOADING;
+    f->retry_after = loading ? 2 : 1;
+    f->progress = loading ? MAX(atomic_load(&s->progress), 1) : 0;
+    reply_fault(x, f);
+}
+
+void health(struct exchange *x) {
+    struct fault f = { 0 };
+    bool well = serving(x->server, &f);
+    answer(x, well, &f);
+}
+
+/* While loading and draining nothing is wrong: a restart would not help. */
+void livez(struct exchange *x) {
+    struct fault f = { 0 };
+    bool well = failing(x->server, &f);
+    answer(x, well, &f);
+}
+
+/* Also: the queue has room, so that a balancer sends the next request elsewhere. */
+void readyz(struct exchange *x) {
+    struct server *s = x->server;
+    struct fault f = { 0 };
+    bool well = serving(s, &f);
+    if (well && atomic_load(&s->n_running) >= s->options.queue_max)
+        well = fault_set(&f, 503, NULL, "the server is busy: its queue is full");
+    answer(x, well, &f);
 }

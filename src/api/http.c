@@ -334,8 +334,9 @@ static void on_completed(void *to, struct MHD_Connection *connection, void **con
     pthread_mutex_unlock(&in->lock);
     if (unsent) MHD_destroy_response(unsent);
     if (!whole) exchange_lost(x);
+    if (!whole) status = 499;
     metrics_reply(x->server->metrics, x->route, status, clock_s() - x->begun_s);
-    request_log(x->server, x, whole ? status : 499);
+    request_log(x->server, x, status);
     set_deadline(c, x->server->options.idle_s, false);
     *context = NULL;
     exchange_release(x);

@@ -59,6 +59,8 @@ void fault_openai(struct buf *json, const struct fault *f, const char *request_i
         buf_str(json, S(",\"request_id\":"));
         buf_json(json, str_of(request_id));
     }
+    if (f->progress)
+        buf_format(json, ",\"progress\":%d.%03d", f->progress / 1000, f->progress % 1000);
     buf_char(json, '}');
     buf_free(&message);
 }

@@ -13,3 +13,6 @@ void models_one(struct exchange *);
 void props(struct exchange *);                            /* props.c */
 void slots(struct exchange *);
 void health(struct exchange *);                           /* health.c */
+void livez(struct exchange *);
+void readyz(struct exchange *);
+void metrics_page(struct exchange *);                     /* metrics_write.c */

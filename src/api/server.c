@@ -221,6 +221,8 @@ bool server_serve(struct server *s, struct engine *e, const struct sample_params
     s->engine = e;
     s->sampling = sampling;
     s->info = engine_info(e);
+    struct engine_stats before = engine_stats(e);
+    metrics_base(s->metrics, &before);
     if (atomic_compare_exchange_strong(&s->state, &loading, SERVER_READY))
         server_notify(s, "READY=1\nSTATUS=serving");
     while (!over(s)) {

@@ -11,6 +11,12 @@
 static const struct { const char *head, *body; int status; const char *says; } row[] = {
     { "GET /health", "", 503, "Loading model" },
     { "GET /v1/health", "", 503, "unavailable_error" },
+    { "GET /health", "", 503, "\"progress\":0.425}" },
+    { "GET /readyz", "", 503, "Loading model" },
+    { "GET /livez", "", 200, "{\"status\":\"ok\"}" },
+    { "GET /metrics", "", 200, "\nmlxcel_load_progress_ratio 0.425\n" },
+    { "GET /metrics", "", 200, "\nmlxcel_ready 0\n" },
+    { "GET /metrics", "", 200, "model=\"some/name\"} 1\n" },
     { "GET /v1/models", "", 200, "\"id\":\"some/name\"" },
     { "GET /models", "", 200, "\"status\":{\"value\":\"loading\"},\"meta\":null" },
     { "GET /v1/models/some/name", "", 200, "\"object\":\"model\"" },
@@ -30,6 +36,7 @@ static void test_answers(void **state) {
     struct server *s = server_open(&o, &err);
     (void)state;
     if (!s) fail_msg("%s", err.text);
+    server_progress(s, 0.425);
     for (size_t i = 0; i < COUNT(row); i++) {
         struct buf ask = { 0 };
         struct reply r = { 0 };
