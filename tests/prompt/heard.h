@@ -19,7 +19,7 @@ struct heard {
     const char *wrong;               /* NULL: the order of events makes sense */
 };
 
-static void heard_free(struct heard *h) {
+static inline void heard_free(struct heard *h) {
     buf_free(&h->reasoning);
     buf_free(&h->content);
     buf_free(&h->calls);
@@ -39,7 +39,7 @@ static void check_last_call(struct heard *h) {
         h->wrong = "arguments are no JSON object";
 }
 
-static void hear(void *to, const struct chat_event *e) {
+static inline void hear(void *to, const struct chat_event *e) {
     struct heard *h = to;
     if (h->ends) h->wrong = "an event after the end";
     if (e->kind != CHAT_END && !e->text.len) h->wrong = "an event without text";
@@ -68,20 +68,16 @@ static void hear(void *to, const struct chat_event *e) {
 
 /* ---- nothing is lost ---- */
 
-/* Places in what was shown, after some bytes of what was said: a bit each. Twice, as some of the
- * text may be on its way into a call. */
-struct places { uint64_t *shown, *call; };
-
-static bool mark_here(struct str text, size_t at, const char *mark) {
+static inline bool mark_here(struct str text, size_t at, const char *mark) {
     return str_starts(str_from(text, at), mark);
 }
 
-static void put_all(uint64_t *to, const uint64_t *from, size_t words) {
+static inline void put_all(uint64_t *to, const uint64_t *from, size_t words) {
     for (size_t i = 0; i < words; i++) to[i] |= from[i];
 }
 
 /* The ways in which bytes at `at` can be layout: how many bytes each. */
-static size_t layout(struct str text, size_t at, size_t *len) {
+static inline size_t layout(struct str text, size_t at, size_t *len) {
     static const char *const channel_ends[] = { "<|end|>", "<|call|>", "<|return|>" };
     size_t n = 0;
     for (const struct think *t = think_kinds; t->open; t++) {
@@ -100,7 +96,7 @@ static size_t layout(struct str text, size_t at, size_t *len) {
 }
 
 /* A header of a message, up to its text; where the text ends first, at most some words of it. */
-static size_t header(struct str text, size_t at) {
+static inline size_t header(struct str text, size_t at) {
     static const char message[] = "<|message|>";
     struct str rest = str_from(text, at);
     if (!str_starts(rest, "<|") && !str_starts(rest, "to=")) return 0;
@@ -109,7 +105,7 @@ static size_t header(struct str text, size_t at) {
     return rest.len < 100 ? rest.len : 0;
 }
 
-static bool opens_call(struct str text, size_t at) {
+static inline bool opens_call(struct str text, size_t at) {
     for (const struct call_format *f = call_formats; f->sign; f++)
         if (f->open ? mark_here(text, at, f->open)
                     : text.at[at] == '{' || text.at[at] == '[') return true;
@@ -118,7 +114,7 @@ static bool opens_call(struct str text, size_t at) {
 
 /* Whether `shown` is `said` without layout, white space and, where there were calls, stretches
  * that begin as calls do. Of `said`, the first bytes are the prompt's: they begin a mark. */
-static bool nothing_lost(struct str said, size_t prompt, struct str shown, bool calls,
+static inline bool nothing_lost(struct str said, size_t prompt, struct str shown, bool calls,
                          bool channels) {
     enum { LAYOUT_MAX = 256 };
     size_t words = shown.len / 64 + 1, n = said.len + 1, len[LAYOUT_MAX];
