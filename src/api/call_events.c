@@ -57,27 +57,15 @@ static void on_piece(void *to, const struct chat_event *e) {
     buf_str(&o->piece_text, e->text);
 }
 
-/* What a control token wrote stands at the end of its text, as long as no stop string holds text
- * back. With stop strings nothing is known of which bytes are whose: all may be control. */
-static size_t control_from(const struct call *c, struct str text, const struct engine_event *e) {
-    if (c->options.n_stop) return 0;
-    if (e->kind != EVENT_TOKEN) return text.len;
-    const struct tokenizer *t = engine_tokenizer(c->x->server->engine);
-    if (!tok_is_control(t, e->token)) return text.len;
-    struct str own = tok_text(t, e->token);
-    bool ends = own.len <= text.len && str_eq(str_from(text, text.len - own.len), own);
-    return ends ? text.len - own.len : 0;
-}
-
 static struct pieces split(struct choice *o, const struct engine_event *e) {
     bool last = e->kind == EVENT_DONE;
     o->n_pieces = 0;
     buf_clear(&o->piece_text);
     if (o->split) {
-        size_t n = control_from(o->call, e->text, e);
-        if (n) chat_stream_push(o->split, str_cut(e->text, 0, n), false, false, on_piece, o);
-        if (n < e->text.len || last)
-            chat_stream_push(o->split, str_from(e->text, n), true, last, on_piece, o);
+        const struct engine *engine = o->call->x->server->engine;
+        bool spelt = e->kind == EVENT_TOKEN && !engine_is_eos(engine, e->token);
+        chat_stream_token(o->split, engine_tokenizer(engine), spelt ? e->token : -1, e->text, last,
+                          on_piece, o);
     } else if (e->text.len) {
         on_piece(o, &(struct chat_event){ .kind = CHAT_TEXT, .text = e->text });
     }

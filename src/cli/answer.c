@@ -12,6 +12,7 @@ struct asking {
     const struct question *q;
     struct answer *a;
     struct chat_stream *stream;
+    const struct engine *engine;
     const struct tokenizer *tokenizer;
     bool done;
 };
@@ -47,24 +48,11 @@ static void on_chat(void *to, const struct chat_event *e) {
     if (k->q->show) k->q->show(k->q->to, e->kind, e->text);
 }
 
-/* What a control token wrote stands at the end of its text, as long as no stop string holds text
- * back. With stop strings nothing is known of which bytes are whose: all may be control. */
-static size_t control_from(const struct asking *k, struct str text, int token) {
-    if (k->q->options.n_stop) return 0;
-    if (token < 0 || !tok_is_control(k->tokenizer, token)) return text.len;
-    struct str own = tok_text(k->tokenizer, token);
-    bool ends = own.len <= text.len && str_eq(str_from(text, text.len - own.len), own);
-    return ends ? text.len - own.len : 0;
-}
-
-/* token -1: none, only what was held back. */
+/* token -1: none that gives text, only what was held back. */
 static void on_text(struct asking *k, struct str text, int token, bool last) {
     put_piece(&k->a->raw, text);
     if (k->stream) {
-        size_t n = control_from(k, text, token);
-        if (n) chat_stream_push(k->stream, str_cut(text, 0, n), false, false, on_chat, k);
-        text = str_from(text, n);
-        chat_stream_push(k->stream, text, true, last, on_chat, k);
+        chat_stream_token(k->stream, k->tokenizer, token, text, last, on_chat, k);
         return;
     }
     if (text.len) on_chat(k, &(struct chat_event){ .kind = CHAT_TEXT, .text = text });
@@ -82,7 +70,7 @@ static void on_event(void *to, const struct engine_event *e) {
         break;
     case EVENT_TOKEN:
         ids_put(&a->ids, e->token);
-        on_text(k, e->text, e->token, false);
+        on_text(k, e->text, engine_is_eos(k->engine, e->token) ? -1 : e->token, false);
         break;
     case EVENT_DONE:
         on_text(k, e->text, -1, true);
@@ -101,7 +89,8 @@ static void on_event(void *to, const struct engine_event *e) {
 }
 
 bool session_ask(struct session *s, const struct question *q, struct answer *a, struct err *err) {
-    struct asking k = { .q = q, .a = a, .tokenizer = engine_tokenizer(s->engine) };
+    struct asking k = { .q = q, .a = a, .engine = s->engine,
+                        .tokenizer = engine_tokenizer(s->engine) };
     if (q->chat) k.stream = chat_stream_open(q->chat, q->prompt, q->tools);
     uint64_t id = engine_submit(s->engine, q->ids, q->n_ids, &q->options, on_event, &k, err);
     bool ok = id != 0, cancelled = false;
@@ -144,23 +133,34 @@ static const char *finish_name(const struct answer *a) {
     return name[a->finish];
 }
 
-void answer_json(struct buf *out, const struct session *s, const struct answer *a) {
-    buf_str(out, S("{\"text\":"));
+static void put_message(struct buf *out, const struct answer *a) {
+    buf_str(out, S("{\"role\":\"assistant\",\"content\":"));
     buf_json(out, buf_view(&a->text));
-    buf_str(out, S(",\"reasoning\":"));
+    buf_str(out, S(",\"reasoning_content\":"));
     if (a->reasoning.len)
         buf_json(out, buf_view(&a->reasoning));
     else
         buf_str(out, S("null"));
     buf_str(out, S(",\"tool_calls\":["));
     for (int i = 0; i < a->n_calls; i++) {
-        buf_str(out, i ? S(",{\"name\":") : S("{\"name\":"));
+        buf_format(out, "%s{\"id\":\"call_%d\",\"type\":\"function\",\"function\":{\"name\":",
+                   i ? "," : "", i);
         buf_json(out, buf_view(&a->call[i].name));
         buf_str(out, S(",\"arguments\":"));
         buf_json(out, buf_view(&a->call[i].arguments));
-        buf_char(out, '}');
+        buf_str(out, S("}}"));
     }
-    buf_format(out, "],\"finish_reason\":\"%s\",\"usage\":{\"prompt_tokens\":%d,"
+    buf_char(out, ']');
+}
+
+void answer_json(struct buf *out, const struct session *s, const struct answer *a, bool message) {
+    if (message) {
+        put_message(out, a);
+    } else {
+        buf_str(out, S("{\"text\":"));
+        buf_json(out, buf_view(&a->text));
+    }
+    buf_format(out, ",\"finish_reason\":\"%s\",\"usage\":{\"prompt_tokens\":%d,"
                "\"cached_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d}",
                finish_name(a), a->n_prompt, a->n_cached, a->n_generated,
                a->n_prompt + a->n_generated);

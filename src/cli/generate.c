@@ -41,7 +41,7 @@ static int finish(const struct args *a, const struct session *s, const struct an
                   bool ends_line) {
     struct buf out = { 0 };
     if (a->json) {
-        answer_json(&out, s, answer);
+        answer_json(&out, s, answer, false);
         if (a->print_ids) {
             out.len--;
             buf_str(&out, S(",\"ids\":["));

@@ -207,7 +207,9 @@ const struct option options[] = {
         "safetensors file to write")
     WHOLE("--last", "Output", CMD_LOGITS, last, 0, INT_MAX, NULL,
           "only the last N positions; 0 means all")
-    FLAG("--json", "Output", JSON, json, NULL, "one JSON object on standard output")
+    FLAG("--json", "Output", JSON, json, NULL,
+         "one JSON object on standard output; run prints the message: content, reasoning_content, "
+         "tool_calls and finish_reason")
     FLAG("--print-ids", "Output", CMD_GENERATE, print_ids, NULL,
          "print the generated ids, as 1,2,3, instead of text")
     FLAG("--specials", "Output", CMD_GENERATE | CMD_TOKENIZE, specials, NULL,

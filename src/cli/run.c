@@ -32,7 +32,7 @@ static int answer_once(struct conversation *c, struct str prompt, struct err *er
     struct buf json = { 0 };
     if (!conversation_turn(c, &prompt, c->a->json, err)) return cli_fail(err);
     if (c->a->json) {
-        answer_json(&json, c->s, &c->last);
+        answer_json(&json, c->s, &c->last, true);
         buf_char(&json, '\n');
         fwrite(json.at, 1, json.len, stdout);
         fflush(stdout);

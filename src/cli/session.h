@@ -64,8 +64,10 @@ struct question {
 bool session_ask(struct session *, const struct question *, struct answer *, struct err *);
 struct generate_options session_options(const struct session *, const struct args *);
 
-/* One object: text, reasoning, tool_calls, finish_reason, usage, timings, seed. */
-void answer_json(struct buf *, const struct session *, const struct answer *);
+/* One object. A message: role, content, reasoning_content (null: none) and tool_calls, as OpenAI's
+ * API has them; else text. Then finish_reason (stop, length, tool_calls, cancelled), usage, timings
+ * and seed. */
+void answer_json(struct buf *, const struct session *, const struct answer *, bool message);
 /* One line of speeds, dimmed on a terminal; nothing when quiet or standard error is a file. */
 void answer_timings(const struct session *, const struct args *, const struct answer *);
 void put_ids(struct buf *, const struct ids *);          /* 1,2,3 */

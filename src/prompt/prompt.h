@@ -61,9 +61,14 @@ struct chat_event { enum chat_kind kind; int index; struct str text; };
 struct chat_stream;
 struct chat_stream *chat_stream_open(const struct chat *, const struct prompt *,
                                      struct json_object *tools);
-/* `control`: a control token (tok_is_control) wrote the piece. A tag that the vocabulary has as
- * such counts only then; whoever does not know passes true, and letters decide. `last`: nothing
- * comes after it. */
+/* `control`: a token of its own wrote the piece, a control token or a tag. A tag that the
+ * vocabulary has as a token counts only then; whoever does not know passes true, and letters
+ * decide. `last`: nothing comes after it. */
 void chat_stream_push(struct chat_stream *, struct str piece, bool control, bool last,
                       void (*emit)(void *to, const struct chat_event *), void *to);
+/* The same for whoever has the tokens: `token` is the next one (-1: none, or one that gives no
+ * text, as an end of text), `text` what can be told by now, with control tokens in it; it may come
+ * later than its tokens, where a stop string holds it back. Tags are told from letters by id. */
+void chat_stream_token(struct chat_stream *, const struct tokenizer *, int token, struct str text,
+                       bool last, void (*emit)(void *to, const struct chat_event *), void *to);
 void chat_stream_close(struct chat_stream *);

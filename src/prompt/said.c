@@ -15,10 +15,17 @@ size_t said_skip(const struct said *s, size_t from) {
     return from;
 }
 
-/* Whether control tokens wrote all those parts of a mark that the vocabulary has as such. */
+bool said_by_token(const struct tags *tags, const char *mark) {
+    struct str m = str_of(mark);
+    for (int i = 0; i < tags->n; i++)
+        if (memmem(m.at, m.len, tags->at[i].text.at, tags->at[i].text.len)) return true;
+    return false;
+}
+
+/* Whether tokens of their own wrote all those parts of a mark that the vocabulary has as such. */
 static bool by_control(const struct said *s, size_t at, struct str mark) {
     for (int i = 0; s->tags && i < s->tags->n; i++) {
-        struct str tag = s->tags->at[i];
+        struct str tag = s->tags->at[i].text;
         for (size_t from = 0; from + tag.len <= mark.len; from++) {
             if (memcmp(mark.at + from, tag.at, tag.len) != 0) continue;
             for (size_t k = 0; k < tag.len; k++)

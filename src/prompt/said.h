@@ -3,13 +3,14 @@
 #pragma once
 #include "base/buf.h"
 
-/* The spellings of control tokens that occur in marks. Where a vocabulary has such a token, the
- * same letters from ordinary tokens mean nothing. */
-struct tags { struct str *at; int n; };
+/* The added tokens that occur in marks. Where a vocabulary has such a token, the same letters from
+ * ordinary tokens mean nothing. */
+struct tag { struct str text; int id; };
+struct tags { struct tag *at; int n; };
 
 struct said {
     struct str text;
-    const char *control;             /* [text.len] not 0: a control token wrote this byte */
+    const char *control;             /* [text.len] not 0: a tag's token wrote this byte */
     const struct tags *tags;         /* NULL: letters decide */
     bool last;                       /* nothing comes after it */
     size_t *work;                    /* NULL, or counts the bytes that were looked at */
@@ -17,6 +18,8 @@ struct said {
 
 enum match { MATCH_NO, MATCH_MORE, MATCH_YES };          /* MORE: the text ends too early to say */
 
+/* Whether tokens of their own write some of the mark: then where it stands it means itself. */
+bool said_by_token(const struct tags *, const char *mark);
 /* Whether a mark stands at `at`. */
 enum match said_at(const struct said *, size_t at, const char *mark);
 /* The first mark at or after `from`, SIZE_MAX: none. *hold is then where a mark that the text's end

@@ -11,7 +11,8 @@ static const char *const channel_marks[] = {
     "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>", "<|\"|>",
 };
 
-/* Parts of a mark that the vocabulary has as control tokens; they stand between brackets. */
+/* Parts of a mark that the vocabulary has as added tokens, which ordinary text never becomes; they
+ * stand between brackets. */
 static void add_tags(struct chat *chat, const struct tokenizer *tok, const char *mark) {
     enum { TAGS_MAX = 128 };
     struct str m = str_of(mark);
@@ -21,12 +22,12 @@ static void add_tags(struct chat *chat, const struct tokenizer *tok, const char 
             if (!strchr(">]\x9c\xb7", m.at[to - 1])) continue;
             struct str part = str_cut(m, from, to);
             int id = tok_find(tok, part);
-            bool had = id < 0 || !tok_is_control(tok, id) || chat->tags.n == TAGS_MAX;
-            for (int i = 0; !had && i < chat->tags.n; i++) had = str_eq(chat->tags.at[i], part);
+            bool had = id < 0 || !tok_is_added(tok, id) || chat->tags.n == TAGS_MAX;
+            for (int i = 0; !had && i < chat->tags.n; i++) had = chat->tags.at[i].id == id;
             if (had) continue;
             if (!chat->tags.at)
                 chat->tags.at = arena_new(&chat->found.arena, TAGS_MAX * sizeof *chat->tags.at);
-            chat->tags.at[chat->tags.n++] = part;        /* marks are literals */
+            chat->tags.at[chat->tags.n++] = (struct tag){ part, id };    /* marks are literals */
         }
     }
 }
@@ -147,6 +148,9 @@ void chat_stream_close(struct chat_stream *s) {
     buf_free(&s->control);
     buf_free(&s->blank);
     buf_free(&s->recipient);
+    detok_close(s->mirror);
+    buf_free(&s->mirrored);
+    free(s->range);
     free(s);
 }
 
@@ -278,14 +282,28 @@ static bool start(struct chat_stream *s, bool last) {
     return true;
 }
 
+/* A call that tokens of their own begin ends reasoning that was not closed. */
+static void look_for_call(struct place *p, const struct chat_stream *s, const struct said *view) {
+    for (int i = 0; s->tools && i < s->n_formats; i++) {
+        const char *const marks[] = { s->format[i]->open, s->format[i]->drop[0] };
+        for (size_t k = 0; k < COUNT(marks); k++)
+            if (marks[k] && said_by_token(s->tags, marks[k])) look_for(p, view, marks[k], NULL);
+    }
+}
+
 static bool reasoning(struct chat_stream *s, bool last) {
     bool cut;
     struct said view = stream_window(s, last, &cut);
-    size_t hold, at = said_find(&view, 0, s->close, &hold);
-    size_t end = at == SIZE_MAX ? hold : at;
+    struct place p = { SIZE_MAX, 0, view.text.len, NULL, false };
+    look_for(&p, &view, s->close, NULL);
+    size_t closed = p.at;
+    look_for_call(&p, s, &view);
+    if (p.at >= p.hold) p.at = SIZE_MAX;
+    bool found = p.at != SIZE_MAX;
+    size_t end = found ? p.at : p.hold;
     stream_show(s, str_cut(view.text, 0, end));
-    stream_drop(s, at == SIZE_MAX ? end : end + strlen(s->close));
-    if (at == SIZE_MAX) return cut;
+    stream_drop(s, found && p.at == closed ? end + strlen(s->close) : end);
+    if (!found) return cut;
     stream_enter(s, IN_CONTENT);
     s->after_call = true;            /* white space after the tag is layout */
     return true;

@@ -37,6 +37,12 @@ struct chat_stream {
     struct json_object *tools;
     enum chat_kind channel;                      /* IN_MESSAGE: what its text is */
     struct buf recipient;                        /* IN_MESSAGE: of a call; else empty */
+    /* chat_stream_token: the text of all tokens so far, and which of it tags' tokens wrote. */
+    struct detok *mirror;
+    struct buf mirrored;                         /* of the last token */
+    size_t n_mirrored, n_told;
+    struct { size_t begin, end; } *range;        /* what was not told yet, in order */
+    int n_ranges, cap_ranges;
     void (*emit)(void *to, const struct chat_event *);   /* NULL: the prompt is read again */
     void *to;
 };

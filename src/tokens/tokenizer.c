@@ -233,6 +233,10 @@ bool tok_is_control(const struct tokenizer *t, int id) {
     return vocab_flags(&t->vocab, id) & VOCAB_CONTROL;
 }
 
+bool tok_is_added(const struct tokenizer *t, int id) {
+    return vocab_flags(&t->vocab, id) & VOCAB_ADDED;
+}
+
 /* One call of tok_encode. */
 struct encoding {
     const struct tokenizer *t;

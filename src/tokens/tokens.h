@@ -32,6 +32,7 @@ int  tok_find(const struct tokenizer *, struct str token);
 const char *tok_type(const struct tokenizer *);      /* "BPE", "Unigram", "WordPiece", ... */
 struct str tok_text(const struct tokenizer *, int id);
 bool tok_is_control(const struct tokenizer *, int id);           /* a special added token */
+bool tok_is_added(const struct tokenizer *, int id);             /* special or not */
 int  tok_bos(const struct tokenizer *);              /* -1: none */
 int  tok_eos(const struct tokenizer *);              /* tokenizer_config's eos_token; -1: none */
 

@@ -51,13 +51,13 @@ static void test_answer(void **state) {
     assert_null(strstr(a.out.at, "<|"));
 
     struct json_object *o = json_of("run --temp 0 -n 24 --json -p 'What is mlxcel?'", NULL);
-    const char *text = json_object_get_string(at(o, "text"));
+    const char *text = json_object_get_string(at(o, "content"));
     assert_memory_equal(a.out.at, text, strlen(text));
     assert_true(json_object_is_type(at(o, "tool_calls"), json_type_array));
     assert_true(json_object_get_int(at(o, "usage.prompt_tokens")) > 0);
     assert_true(json_object_get_int(at(o, "usage.completion_tokens")) <= 24);
     assert_true(json_object_is_type(at(o, "timings.first_token_s"), json_type_double));
-    at(o, "reasoning"), at(o, "finish_reason");
+    at(o, "reasoning_content"), at(o, "finish_reason");
     json_object_put(o);
     ran_free(&a), ran_free(&b), ran_free(&c);
 }
