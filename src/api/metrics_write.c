@@ -39,8 +39,10 @@ static void put_value(struct buf *out, double v) {
         whole++;
         part = 0;
     }
-    if (part) buf_format(out, "%llu.%09llu", (unsigned long long)whole, (unsigned long long)part);
-    else buf_format(out, "%llu", (unsigned long long)whole);
+    buf_format(out, "%llu", (unsigned long long)whole);
+    if (!part) return;
+    buf_format(out, ".%09llu", (unsigned long long)part);
+    while (out->at[out->len - 1] == '0') out->len--;
 }
 
 static void put_label(struct buf *out, const char *name, const char *value) {
