@@ -174,11 +174,12 @@ static void begin(struct call *c) {
         chunk(&c->choice[i], echo_of(&c->choice[i]), NULL);
 }
 
+/* The end of the text has its log probability too, though no text: evaluation harnesses ask for one
+ * token more than they score, and take one entry away again. */
 static void token(struct choice *o, const struct engine_event *e, struct pieces p) {
     struct call *c = o->call;
     bool prompt = e->kind == EVENT_PROMPT;
-    if (c->wire_flags & WIRE_LOGPROBS && (prompt || openai_shows(c, e->token)))
-        keep_logprob(o, e);
+    if (c->wire_flags & WIRE_LOGPROBS) keep_logprob(o, e);
     if (!c->stream) return;
     if (prompt && e->position == c->prompt[o->prompt].ids.len - 1) chunk(o, echo_of(o), NULL);
     put_pieces(o, p);
