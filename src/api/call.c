@@ -120,7 +120,7 @@ bool call_add_dialog(struct call *c, const struct dialog *d, struct fault *f) {
     const struct engine *e = c->x->server->engine;
     struct err err = { 0 };
     const struct chat *chat = engine_chat(e, &err);
-    if (!chat || !chat_render(chat, d, &p->text, &err))
+    if (!chat || !call_render(chat, d, &p->text, &err))
         return fault_set(f, 400, "messages", "%s", err.text);
     tok_encode(engine_tokenizer(e), buf_view(&p->text.text), TOK_SPECIALS, p->text.span,
                p->text.n_spans, &p->ids);

@@ -97,6 +97,8 @@ bool call_add_ids(struct call *, struct ids *, struct fault *);
 /* Text without a template. specials: control tokens in it count; bos: with what the tokenizer puts
  * around a text. */
 bool call_add_text(struct call *, struct str, bool specials, bool bos, struct fault *);
+/* chat_render, but where the template refuses system messages, what they say is the user's. */
+bool call_render(const struct chat *, const struct dialog *, struct prompt *, struct err *);
 /* Messages through the chat template. The dialog is borrowed. Sets split. */
 bool call_add_dialog(struct call *, const struct dialog *, struct fault *);
 

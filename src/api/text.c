@@ -150,7 +150,7 @@ static bool prompt_of(struct exchange *x, struct fields *f, struct buf *b) {
     bool ok = !f->fault->status;
     if (ok) {
         chat = engine_chat(x->server->engine, &err);
-        ok = chat && chat_render(chat, &in.dialog, &prompt, &err);
+        ok = chat && call_render(chat, &in.dialog, &prompt, &err);
         if (!ok) fault_set(f->fault, 400, "messages", "%s", err.text);
     }
     buf_str(b, S("{\"prompt\":"));
