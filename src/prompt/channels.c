@@ -34,8 +34,14 @@ static enum match begins_header(const struct said *view) {
     return more ? MATCH_MORE : MATCH_NO;
 }
 
+static bool is_name_char(char c) {
+    return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') || c == '_' ||
+           c == '.' || c == '-';
+}
+
 /* Whether what the end of the text left of a header says nothing of itself. */
 static bool mere_header(struct str text) {
+    enum { RECIPIENT_MAX = 64 };
     static const char *const words[] = {
         "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "assistant", "analysis",
         "commentary", "final", "json",
@@ -43,8 +49,10 @@ static bool mere_header(struct str text) {
     while (text.len) {
         size_t n = 1;
         bool known = said_blank(text.at[0]);
-        if (str_starts(text, "to="))
-            for (known = true; n < text.len && !said_blank(text.at[n]) && text.at[n] != '<';) n++;
+        if (str_starts(text, "to=")) {
+            for (n = 3; n < text.len && is_name_char(text.at[n]);) n++;
+            known = n < 3 + RECIPIENT_MAX;
+        }
         for (size_t i = 0; !known && i < COUNT(words); i++) {
             n = MIN(strlen(words[i]), text.len);
             /* The last word may be cut, a tag is a token. */

@@ -164,7 +164,7 @@ struct said stream_said(const struct chat_stream *s, bool last) {
 }
 
 struct said stream_window(const struct chat_stream *s, bool last, bool *cut) {
-    enum { WINDOW = 4096 };
+    enum { WINDOW = 512 };
     struct said view = stream_said(s, last);
     *cut = view.text.len > WINDOW;
     if (!*cut) return view;

@@ -49,7 +49,7 @@ struct chat_stream {
 
 struct str stream_left(const struct chat_stream *);      /* the undecided text */
 struct said stream_said(const struct chat_stream *, bool last);
-/* The same, but no more than some thousand bytes of it, so that text that was held for long is not
+/* The same, but no more than some hundred bytes of it, so that text that was held for long is not
  * searched to its end again for every mark in it. *cut: there is more. */
 struct said stream_window(const struct chat_stream *, bool last, bool *cut);
 void stream_event(struct chat_stream *, enum chat_kind, int index, struct str);

@@ -68,30 +68,45 @@ static inline void hear(void *to, const struct chat_event *e) {
 
 /* ---- nothing is lost ---- */
 
-static inline bool mark_here(struct str text, size_t at, const char *mark) {
-    return str_starts(str_from(text, at), mark);
-}
-
 static inline void put_all(uint64_t *to, const uint64_t *from, size_t words) {
     for (size_t i = 0; i < words; i++) to[i] |= from[i];
 }
 
-/* The ways in which bytes at `at` can be layout: how many bytes each. */
-static inline size_t layout(struct str text, size_t at, size_t *len) {
+/* All marks, by their first byte: those that are layout and those that open calls. */
+struct marks { const char *at[256][64]; int n[256]; };
+
+static inline void put_mark(struct marks *m, const char *mark) {
+    unsigned char first = (unsigned char)(mark ? mark[0] : 0);
+    if (mark && m->n[first] < 64) m->at[first][m->n[first]++] = mark;
+    else if (mark) abort();
+}
+
+static inline void all_marks(struct marks *layout, struct marks *opens) {
     static const char *const channel_ends[] = { "<|end|>", "<|call|>", "<|return|>" };
-    size_t n = 0;
     for (const struct think *t = think_kinds; t->open; t++) {
-        const char *const marks[] = { t->open, t->close, t->drop[0], t->drop[1] };
-        for (size_t i = 0; i < COUNT(marks); i++)
-            if (marks[i] && mark_here(text, at, marks[i])) len[n++] = strlen(marks[i]);
+        put_mark(layout, t->open);
+        put_mark(layout, t->close);
+        put_mark(layout, t->drop[0]);
+        put_mark(layout, t->drop[1]);
     }
     for (const struct call_format *f = call_formats; f->sign; f++) {
-        const char *const marks[] = { f->close, f->drop[0], f->drop[1] };
-        for (size_t i = 0; i < COUNT(marks); i++)
-            if (marks[i] && mark_here(text, at, marks[i])) len[n++] = strlen(marks[i]);
+        put_mark(layout, f->close);
+        put_mark(layout, f->drop[0]);
+        put_mark(layout, f->drop[1]);
+        put_mark(opens, f->open);
     }
-    for (size_t i = 0; i < COUNT(channel_ends); i++)
-        if (mark_here(text, at, channel_ends[i])) len[n++] = strlen(channel_ends[i]);
+    for (size_t i = 0; i < COUNT(channel_ends); i++) put_mark(layout, channel_ends[i]);
+    put_mark(opens, "{");
+    put_mark(opens, "[");
+    put_mark(opens, "<|message|>");
+}
+
+/* The lengths of the marks at `at`: how many. */
+static inline size_t marks_at(const struct marks *m, struct str text, size_t at, size_t *len) {
+    unsigned char first = (unsigned char)text.at[at];
+    size_t n = 0;
+    for (int i = 0; i < m->n[first]; i++)
+        if (str_starts(str_from(text, at), m->at[first][i])) len[n++] = strlen(m->at[first][i]);
     return n;
 }
 
@@ -102,22 +117,16 @@ static inline size_t header(struct str text, size_t at) {
     if (!str_starts(rest, "<|") && !str_starts(rest, "to=")) return 0;
     const char *end = memmem(rest.at, rest.len, message, strlen(message));
     if (end) return (size_t)(end - rest.at) + strlen(message);
-    return rest.len < 100 ? rest.len : 0;
-}
-
-static inline bool opens_call(struct str text, size_t at) {
-    for (const struct call_format *f = call_formats; f->sign; f++)
-        if (f->open ? mark_here(text, at, f->open)
-                    : text.at[at] == '{' || text.at[at] == '[') return true;
-    return mark_here(text, at, "<|message|>");
+    return rest.len < 200 ? rest.len : 0;
 }
 
 /* Whether `shown` is `said` without layout, white space and, where there were calls, stretches
  * that begin as calls do. Of `said`, the first bytes are the prompt's: they begin a mark. */
 static inline bool nothing_lost(struct str said, size_t prompt, struct str shown, bool calls,
                          bool channels) {
-    enum { LAYOUT_MAX = 256 };
-    size_t words = shown.len / 64 + 1, n = said.len + 1, len[LAYOUT_MAX];
+    static struct marks layout, opens;
+    if (!opens.n['{']) all_marks(&layout, &opens);
+    size_t words = shown.len / 64 + 1, n = said.len + 1, len[72];
     uint64_t *bits = mem_array(n * 2 * words, sizeof *bits);
     uint64_t *mask = mem_array(256 * words, sizeof *mask);
     for (size_t j = 0; j < shown.len; j++)
@@ -125,7 +134,7 @@ static inline bool nothing_lost(struct str said, size_t prompt, struct str shown
     bits[0] = bits[prompt * 2 * words] = 1;
     for (size_t i = 0; i < said.len; i++) {
         uint64_t *out = bits + i * 2 * words, *in = out + words, *next = out + 2 * words;
-        if (calls && opens_call(said, i)) put_all(in, out, words);
+        if (calls && marks_at(&opens, said, i, len)) put_all(in, out, words);
         put_all(out, in, words);                 /* a stretch may end anywhere */
         put_all(next + words, in, words);
         const uint64_t *same = mask + (unsigned char)said.at[i] * words;
@@ -135,7 +144,7 @@ static inline bool nothing_lost(struct str said, size_t prompt, struct str shown
             carry = hit >> 63;
         }
         if (said_blank(said.at[i])) put_all(next, out, words);
-        size_t k = layout(said, i, len);
+        size_t k = marks_at(&layout, said, i, len);
         if (channels && header(said, i)) len[k++] = header(said, i);
         while (k-- > 0) put_all(next + (len[k] - 1) * 2 * words, out, words);
     }
