@@ -74,6 +74,7 @@ struct call {
     struct json_object *json;        /* a reference: the request, which views point into */
     bool stream, usage, echo;
     bool timings;                    /* timings_per_token */
+    bool progress;                   /* return_progress, of a stream */
     int wire_flags;                  /* the wire's own */
     int line_ms;                     /* an answer with a line break ends after so long; 0: never */
 

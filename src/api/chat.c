@@ -18,7 +18,7 @@ static void put_logprobs(struct buf *b, struct choice *o) {
     buf_clear(&o->own);
 }
 
-static void chunk(struct choice *o, struct str delta, const char *finish) {
+static void chunk_with(struct choice *o, struct str delta, const char *finish, bool progress) {
     struct call *c = o->call;
     struct buf b = { 0 };
     openai_head(&b, c, chunk_object);
@@ -33,9 +33,14 @@ static void chunk(struct choice *o, struct str delta, const char *finish) {
         buf_str(&b, S(",\"timings\":"));
         openai_timings(&b, c, o);
     }
+    if (progress) openai_progress(&b, o);
     buf_char(&b, '}');
     stream_data(c->x, buf_view(&b));
     buf_free(&b);
+}
+
+static void chunk(struct choice *o, struct str delta, const char *finish) {
+    chunk_with(o, delta, finish, false);
 }
 
 /* ---- deltas ---- */
@@ -96,12 +101,14 @@ static void begin(struct call *c) {
     if (!c->stream) return;
     stream_begin(c->x);
     for (int i = 0; i < c->n_choices; i++)
-        chunk(&c->choice[i], S("{\"role\":\"assistant\",\"content\":\"\"}"), NULL);
+        chunk_with(&c->choice[i], S("{\"role\":\"assistant\",\"content\":\"\"}"), NULL,
+                   c->progress);
 }
 
 static void token(struct choice *o, const struct engine_event *e, struct pieces p) {
     struct call *c = o->call;
     if (e->kind != EVENT_TOKEN) return;
+    if (c->progress && o->n_generated == 1) chunk_with(o, S("{}"), NULL, true);
     if (c->wire_flags & WIRE_LOGPROBS && openai_shows(c, e->token)) openai_token(&o->own, c, e);
     if (c->stream) put_pieces(o, p);
 }

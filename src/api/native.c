@@ -78,18 +78,19 @@ static bool has_new_line(const struct choice *o) {
 
 /* ---- the wire ---- */
 
-static void chunk(struct choice *o, struct str text) {
+static void chunk(struct choice *o, struct str text, bool progress) {
     struct call *c = o->call;
     struct buf b = { 0 };
     buf_format(&b, "{\"index\":%d,\"content\":", o->index);
     buf_json(&b, text);
-    put_tokens(&b, o, true);
+    put_tokens(&b, o, !progress);
     buf_format(&b, ",\"stop\":false,\"id_slot\":-1,\"tokens_predicted\":%d,\"tokens_evaluated\":%d",
                o->n_generated, o->n_prompt);
     if (c->timings) {
         buf_str(&b, S(",\"timings\":"));
         openai_timings(&b, c, o);
     }
+    if (progress) openai_progress(&b, o);
     put_probs(&b, o);
     buf_char(&b, '}');
     stream_data(c->x, buf_view(&b));
@@ -133,17 +134,21 @@ static void put_wanted(struct buf *b, struct choice *o) {
 }
 
 static void begin(struct call *c) {
-    if (c->stream) stream_begin(c->x);
+    if (!c->stream) return;
+    stream_begin(c->x);
+    for (int i = 0; c->progress && i < c->n_choices; i++)
+        chunk(&c->choice[i], (struct str){ 0 }, true);
 }
 
 static void put_pieces(struct choice *o, struct pieces p) {
     for (int i = 0; i < p.n; i++)
-        if (p.at[i].text.len) chunk(o, p.at[i].text);
+        if (p.at[i].text.len) chunk(o, p.at[i].text, false);
 }
 
 static void token(struct choice *o, const struct engine_event *e, struct pieces p) {
     struct call *c = o->call;
     if (e->kind != EVENT_TOKEN) return;
+    if (c->progress && o->n_generated == 1) chunk(o, (struct str){ 0 }, true);
     if (c->wire_flags & WIRE_LOGPROBS && openai_shows(c, e->token)) keep_probs(o, e);
     if (c->stream) put_pieces(o, p);
     if (c->line_ms && o->decode_s * 1e3 >= c->line_ms && has_new_line(o)) choice_enough(o);
@@ -156,7 +161,7 @@ static void done(struct choice *o, struct pieces p) {
     put_pieces(o, p);
     size_t left = o->own_n;
     while (left < (size_t)o->ids.len && !openai_shows(o->call, o->ids.at[left])) left++;
-    if (left < (size_t)o->ids.len || o->own.len) chunk(o, (struct str){ 0 });
+    if (left < (size_t)o->ids.len || o->own.len) chunk(o, (struct str){ 0 }, false);
     put_wanted(&b, o);
     stream_data(o->call->x, buf_view(&b));
     buf_free(&b);
@@ -202,7 +207,6 @@ static void native_read(struct call *c, struct fields *f) {
     c->line_ms = (int)MAX(field_int(f, "t_max_predict_ms", -1, INT32_MAX, 0), 0);
     refuse_above(f, "n_indent", 0);
     refuse_above(f, "min_keep", 1);
-    field_bool(f, "return_progress", false);
 }
 
 /* Whether the reply may have to show the prompt. */

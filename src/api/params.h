@@ -14,7 +14,8 @@
  *     none go on until the end of the text or of the context, as what is beyond it does
  *     n 1 to 128; best_of only if it equals n
  *     cache_prompt: false finds no kept prefix and leaves none
- *     stream; stream_options.include_usage, only with stream; timings_per_token; ignore_eos
+ *     stream; stream_options.include_usage, only with stream; timings_per_token;
+ *     return_progress; ignore_eos
  *
  * Refused unless off: mirostat, dynatemp_range, adaptive_target, grammars and schemas,
  * response_format other than text, lora, use_beam_search. */
