@@ -57,7 +57,7 @@ FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all tools tests test bench bench-serve diff-tokens diff-templates tidy fuzz fuzz-short \
+.PHONY: all tools tests test tsan bench bench-serve diff-tokens diff-templates tidy fuzz fuzz-short \
         fuzz-programs install uninstall clean help always
 all: $(LIB) $(BIN) $(BIN:%=%-server) tools ## build the program (build/mlxcel) and the tools
 
@@ -118,6 +118,11 @@ test: all $(TESTS) ## build and run every test; T=word only those with the word 
 	@MLXCEL=$(BUILD)/mlxcel MLXCEL_BUILD=$(BUILD) scripts/run-tests \
 	    $(if $(T),$(foreach t,$(TESTS) $(TEST_SCRIPTS),$(if $(findstring $(T),$(t)),$(t))),$(TESTS) \
 	    $(TEST_SCRIPTS))
+
+tsan: ## the server's load test and the threads' tests under the thread sanitizer
+	$(MAKE) SAN=thread BUILD=build/tsan all build/tsan/tests/unit/test_threads
+	MLXCEL=build/tsan/mlxcel MLXCEL_BUILD=build/tsan scripts/run-tests \
+	    build/tsan/tests/unit/test_threads tests/api/test_load.sh
 
 bench: all ## measure with checkpoints of recipe weights; writes bench/RESULTS.md
 	bench/run
