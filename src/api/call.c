@@ -212,8 +212,8 @@ static void enlist(struct call *c) {
 
 /* X-Priority: -10 to 10, higher first; it wins over what the body says. */
 static bool read_priority(struct call *c, struct fault *f) {
-    const char *text = exchange_header(c->x, "X-Priority");
-    if (!text) return true;
+    const char *text = c->x->priority;
+    if (!*text) return true;
     bool minus = *text == '-';
     uint64_t n;
     if (!str_u64(str_of(text + minus), PRIORITY_MAX, &n))

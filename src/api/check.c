@@ -3,6 +3,7 @@
  * path, so that a refusal tells a stranger nothing. */
 #include "api/inside.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -36,7 +37,7 @@ const char *method_name(enum method m) {
 struct headers {
     struct fault *fault;
     const char *length, *encoding, *host, *authorization, *x_api_key, *api_key, *type, *origin;
-    const char *content_encoding, *expect;
+    const char *content_encoding, *expect, *priority;
     int n;
 };
 
@@ -53,7 +54,7 @@ static enum MHD_Result see(void *to, enum MHD_ValueKind kind, const char *key, c
         { "Host", &h->host }, { "Authorization", &h->authorization },
         { "X-Api-Key", &h->x_api_key }, { "Api-Key", &h->api_key }, { "Content-Type", &h->type },
         { "Origin", &h->origin }, { "Content-Encoding", &h->content_encoding },
-        { "Expect", &h->expect },
+        { "Expect", &h->expect }, { "X-Priority", &h->priority },
     };
     h->n++;
     for (const char *c = key; *c; c++)
@@ -119,6 +120,7 @@ bool check_request(struct exchange *x, const char *version) {
         fault_set(f, 505, NULL, "only HTTP/1.0 and 1.1 are spoken here");
     MHD_get_connection_values(in->connection, MHD_HEADER_KIND, see, &h);
     check_framing(x, &h);
+    if (h.priority) snprintf(x->priority, sizeof x->priority, "%s", h.priority);
     if (h.host && !access_host(x->server->access, h.host, in->conn->listener->local))
         fault_set(f, 403, "Host", "this Host is not served here");
     const char *origin = h.origin ? access_origin(x->server->access, h.origin) : NULL;

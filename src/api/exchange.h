@@ -64,6 +64,7 @@ struct exchange {
     struct str path, query;
     struct buf body;
     char request_id[48];
+    char priority[16];               /* the header X-Priority, cut; empty: none */
     double begun_s;                  /* clock_s */
     struct inside *inside;           /* http.c's: connection, buffers, state */
 
@@ -77,7 +78,8 @@ struct exchange {
 struct exchange *exchange_hold(struct exchange *);        /* one more reference */
 void exchange_release(struct exchange *);
 
-/* A request header; NULL: not there. Only while the handler runs. */
+/* A request header; NULL: not there. On the I/O thread only: a worker's handler may run when the
+ * connection is gone. */
 const char *exchange_header(const struct exchange *, const char *name);
 
 /* Called at most once, from any thread but never under the exchange's own lock, when the client
