@@ -4,22 +4,26 @@
 
 /* A list of messages, or an object with "messages" and perhaps "tools" and "documents", as a
  * request to a server has them. */
-static bool messages_of(struct json_object *file, struct dialog *d, struct err *err) {
+static bool messages_of(struct json_object *file, struct dialog *d, const char *name,
+                        struct err *err) {
     d->messages = file;
     if (json_object_is_type(file, json_type_object)) {
         json_object_object_get_ex(file, "messages", &d->messages);
         json_object_object_get_ex(file, "tools", &d->tools);
         json_object_object_get_ex(file, "documents", &d->documents);
     }
-    return json_object_is_type(d->messages, json_type_array)
-        || err_set(err, "--messages: neither a list nor an object with a list \"messages\"");
+    if (!json_object_is_type(d->messages, json_type_array))
+        return err_set(err, "%s: neither a list of messages, [{\"role\": \"user\", \"content\": "
+                       "\"...\"}], nor an object with a list \"messages\"", name);
+    return json_object_array_length(d->messages)
+        || err_set(err, "%s: the list of messages is empty", name);
 }
 
 static bool render(const struct args *a, const struct chat *chat, struct err *err) {
     struct dialog d = { .no_generation_prompt = a->no_generation_prompt };
     struct json_object *tools = NULL, *vars = NULL, *file = input_json(a->messages, err);
     struct prompt prompt = { 0 };
-    bool ok = file && messages_of(file, &d, err);
+    bool ok = file && messages_of(file, &d, a->messages, err);
     if (ok && a->tools) {
         d.tools = tools = input_json(a->tools, err);
         ok = tools && (json_object_is_type(tools, json_type_array)
@@ -57,6 +61,7 @@ int cli_apply_template(struct args *a) {
         chat_close(chat);
     }
     buf_free(&dir);
+    if (!ok) dialog_blame(a, &err);
     buf_free(&text);
     return ok ? 0 : cli_fail(&err);
 }

@@ -23,6 +23,13 @@ bool dialog_template(const struct args *a, struct buf *text, const char **chosen
     return true;
 }
 
+void dialog_blame(const struct args *a, struct err *err) {
+    struct err in = *err;
+    if (!a->template_file || !str_starts(str_of(in.text), "chat template")) return;
+    *err = (struct err){ 0 };
+    err_code(err, in.code, "%s: %s", a->template_file, in.text);
+}
+
 bool dialog_set_var(struct json_object *vars, struct str name, struct str value) {
     struct err ignored = { 0 };
     struct json_object *v = NULL;

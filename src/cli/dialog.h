@@ -6,6 +6,8 @@
 /* --chat-template, --chat-template-file: a text or a name as chat_open takes it, NULL when none was
  * given. `text` keeps it. */
 bool dialog_template(const struct args *, struct buf *text, const char **chosen, struct err *);
+/* Puts the name of --chat-template-file before an error in it. */
+void dialog_blame(const struct args *, struct err *);
 /* --var, --think and their kin as one object; NULL with an empty err: none was given. */
 struct json_object *dialog_vars(const struct args *, struct err *);
 /* `value` is JSON, or else a plain word. Takes over nothing. */

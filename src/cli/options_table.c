@@ -67,7 +67,7 @@ const struct option options[] = {
         "JSON list of messages, as in OpenAI's API")
     ROW("--tools", "FILE", V_FILE, "Input", CMD_TEMPLATE | CMD_RUN, tools, NULL,
         "JSON list of tools")
-    ROW("--chat-template", "TEXT", V_TEXT, "Input", TEMPLATES, template_text,
+    ROW("--chat-template", "TEXT|NAME", V_TEXT, "Input", TEMPLATES, template_text,
         ENV("CHAT_TEMPLATE"),
         "Jinja text to use instead of the model's own template, or the name of another of its own")
     ROW("--template --chat-template-file", "FILE", V_FILE, "Input", TEMPLATES, template_file,

@@ -114,7 +114,10 @@ bool session_open(struct session *s, const struct args *a, const struct session_
     s->bar_s = clock_s();
     s->engine = engine_open(&o, err);
     wipe_bar(s);
-    if (!s->engine) return false;
+    if (!s->engine) {
+        dialog_blame(a, err);
+        return false;
+    }
     s->load_s = clock_s() - s->bar_s;
     int context = engine_info(s->engine).context;
     if (a->context > context && !a->quiet)

@@ -59,6 +59,7 @@ bool dialog_check(const struct dialog *d, struct err *err) {
         struct json_object *message = json_object_array_get_idx(d->messages, i);
         if (!json_object_is_type(message, json_type_object))
             return err_set(err, "messages[%zu] is not an object", i);
+        if (!member(message, "role")) return err_set(err, "messages[%zu]: role is missing", i);
         if (!json_object_is_type(member(message, "role"), json_type_string))
             return err_set(err, "messages[%zu]: role is not a string", i);
         if (!check_content(member(message, "content"), i, err) ||

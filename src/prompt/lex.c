@@ -242,7 +242,10 @@ static void operator(struct lexer *x, struct str *open) {
         if (open->len >= BRACKETS_MAX) fail_at(x, at, "brackets nested too deeply");
         ((char *)open->at)[open->len++] = c == '(' ? ')' : c == '[' ? ']' : '}';
     } else if (strchr(")]}", c)) {
-        if (!open->len || open->at[open->len - 1] != c) fail_at(x, at, "a bracket was not opened");
+        if (!open->len && c == '}')
+            fail_at(x, at, "an unexpected '}': {{ ends with }}, and {% with %}");
+        if (!open->len) fail_at(x, at, "a bracket was not opened");
+        if (open->at[open->len - 1] != c) fail_at(x, at, "another bracket is still open");
         open->len--;
     }
     token(x, T_OP, at)->op = two ? OP2(c, d) : c;

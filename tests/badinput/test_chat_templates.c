@@ -189,7 +189,7 @@ static const struct row rows[] = {
     TALK("CT-30", "{}", "messages is not a list"),
     TALK("CT-30", "[5]", "messages[0] is not an object"),
     TALK("CT-30", "[{\"role\":\"user\",\"content\":\"a\"},{\"content\":\"b\"}]",
-         "messages[1]: role is not a string"),
+         "messages[1]: role is missing"),
     TALK("CT-30", "[{\"role\":5,\"content\":\"b\"}]", "messages[0]: role"),
     TALK("CT-30", "[{\"role\":\"user\",\"content\":5}]", "messages[0]: content"),
     TALK("CT-30", "[{\"role\":\"user\",\"content\":{}}]", "messages[0]: content"),

@@ -124,6 +124,11 @@ static void test_template(void **state) {
     temp_write(home, "r.json", S("{\"messages\":[{\"role\":\"user\",\"content\":\"c\"}],"
                                  "\"tools\":[{\"type\":\"function\"}]}"));
     temp_write(home, "bad.json", S("[{\"role\":}]"));
+    temp_write(home, "one.json", S("{\"role\":\"user\",\"content\":\"c\"}"));
+    temp_write(home, "empty.json", S("[]"));
+    temp_write(home, "nobody.json", S("[{\"content\":\"c\"}]"));
+    temp_write(home, "brace.jinja", S("\n{{ messages[0].content }"));
+    temp_write(home, "no.jinja", S("\n{{ raise_exception('roles must alternate') }}"));
     static const struct { const char *line; int code; const char *out, *err; } row[] = {
         { "apply-template --template @H/t.jinja --messages @H/m.json", 0, "<user>a\nb>", "" },
         { "apply-template --template @H/t.jinja --messages @H/m.json --no-generation-prompt", 0,
@@ -136,6 +141,20 @@ static void test_template(void **state) {
         { "apply-template --template @H/t.jinja --messages @H/m.json --var who", 2, "",
           "--var takes NAME=JSON" },
         { "apply-template --template @H/none --messages @H/m.json", 1, "", "none" },
+        { "apply-template --template @H/t.jinja --messages @H/nothing.json", 1, "",
+          "nothing.json: No such file" },
+        { "apply-template --template @H/t.jinja --messages @H/one.json", 1, "",
+          "one.json: neither a list of messages" },
+        { "apply-template --template @H/t.jinja --messages @H/empty.json", 1, "",
+          "empty.json: the list of messages is empty" },
+        { "apply-template --template @H/t.jinja --messages @H/nobody.json", 1, "",
+          "messages[0]: role is missing" },
+        { "apply-template --template @H/brace.jinja --messages @H/m.json", 1, "",
+          "brace.jinja: chat template line 2, column 24: an unexpected '}'" },
+        { "apply-template --template @H/no.jinja --messages @H/m.json", 1, "",
+          "no.jinja: chat template line 2, column 19: the template refuses this dialog: roles must "
+          "alternate" },
+        { "apply-template --chat-template rag --messages @H/m.json", 2, "", "takes Jinja text" },
     };
     for (size_t i = 0; i < COUNT(row); i++) {
         struct ran r = program_run(row[i].line, NULL, home, NULL);
