@@ -220,7 +220,12 @@ void stream_drop(struct chat_stream *s, size_t n) {
 }
 
 /* The first marker of content. `hold`: where one may begin that the text's end cuts. */
-struct place { size_t at, len, hold; const struct call_format *call; bool stray; };
+struct place {
+    size_t at, len, hold;
+    const struct call_format *call;
+    const struct think *think;       /* it opens reasoning */
+    bool stray;
+};
 
 static void look_for(struct place *p, const struct said *view, const char *mark,
                      const struct call_format *call) {
@@ -230,19 +235,27 @@ static void look_for(struct place *p, const struct said *view, const char *mark,
     p->at = at;
     p->len = len;
     p->call = call;
+    p->think = NULL;
 }
 
 static struct place next_marker(const struct chat_stream *s, const struct said *view) {
-    struct place p = { SIZE_MAX, 0, view->text.len, NULL, false };
+    struct place p = { .at = SIZE_MAX, .hold = view->text.len };
     for (int i = 0; i < s->n_formats; i++) {
         const struct call_format *f = s->format[i];
         const char *marks[] = { f->open, f->drop[0], f->drop[1] };
         for (size_t k = 0; k < COUNT(marks); k++)
             if (marks[k] && (k || s->tools)) look_for(&p, view, marks[k], k ? NULL : f);
     }
-    for (int i = 0; i < s->n_thinks; i++)
-        for (size_t k = 0; k < COUNT(s->think[i]->drop); k++)
-            if (s->think[i]->drop[k]) look_for(&p, view, s->think[i]->drop[k], NULL);
+    for (int i = 0; i < s->n_thinks; i++) {
+        const struct think *t = s->think[i];
+        for (size_t k = 0; k < COUNT(t->drop); k++)
+            if (t->drop[k]) look_for(&p, view, t->drop[k], NULL);
+        /* Behind the answer's beginning letters are text, but a token is what it says. */
+        if (!said_by_token(s->tags, t->open)) continue;
+        size_t old = p.at;
+        look_for(&p, view, t->open, NULL);
+        if (p.at != old) p.think = t;
+    }
     size_t before = p.at;
     if (s->stray) look_for(&p, view, s->stray, NULL);
     p.stray = p.at != before;
@@ -294,7 +307,7 @@ static void look_for_call(struct place *p, const struct chat_stream *s, const st
 static bool reasoning(struct chat_stream *s, bool last) {
     bool cut;
     struct said view = stream_window(s, last, &cut);
-    struct place p = { SIZE_MAX, 0, view.text.len, NULL, false };
+    struct place p = { .at = SIZE_MAX, .hold = view.text.len };
     look_for(&p, &view, s->close, NULL);
     size_t closed = p.at;
     look_for_call(&p, s, &view);
@@ -328,6 +341,11 @@ static bool content(struct chat_stream *s, bool last) {
     stream_show(s, str_cut(view.text, 0, end));
     stream_drop(s, found ? end + mark.len : end);
     if (mark.call && found) enter_call(s, mark.call);
+    if (mark.think && found) {
+        if (s->said && s->blank.len) stream_event(s, CHAT_TEXT, 0, buf_view(&s->blank));
+        stream_enter(s, IN_REASONING);
+        s->close = mark.think->close;
+    }
     if (found && !mark.call) s->unsaid = 0;
     if (closes) {
         stream_enter(s, IN_CONTENT);

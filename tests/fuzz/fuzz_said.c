@@ -28,7 +28,8 @@ static struct tokenizer *vocabulary(void) {
         "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<arg_key>", "</arg_key>",
         "<arg_value>", "</arg_value>", "<|tool_call>", "<tool_call|>", "<|\\\"|>",
         "<|START_ACTION|>", "<|END_ACTION|>", "<|END_THINKING|>", "<|python_tag|>", "｜DSML｜",
-        "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<|tool_call|>" };
+        "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>",
+        "<|tool_call|>" };
     struct buf b = { 0 };
     struct err err = { 0 };
     buf_str(&b, S("{\"version\":\"1.0\",\"model\":{\"type\":\"WordLevel\","

@@ -125,6 +125,8 @@ static void long_answers(void **state) {
         { "<|channel|>final<|message|>", "<|channel|>final<|message|>", "x <" },
         { "<|channel|>final<|message|>", "", "<|start|>assistant" },
         { "<|channel|>final<|message|>", "", "<|channel|>commentary to=now<|message|>{" },
+        { "<tool_call>", "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": ", "[" },
+        { "<tool_call>", "<tool_call>{\"x\": ", "{\"a\": [" },
         { "[func_name1(params_name1=", "[now(a=", "[1, " },
         { "<|tool_call>call:", "<|tool_call>call:now{a:", "x" },
         { ">>>all", "", ">>>now\n" },
