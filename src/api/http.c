@@ -342,7 +342,8 @@ static void on_completed(void *to, struct MHD_Connection *connection, void **con
     exchange_release(x);
 }
 
-static void on_log(void *to, const char *format, va_list args) {
+static void __attribute__((format(printf, 2, 0))) on_log(void *to, const char *format,
+                                                         va_list args) {
     char text[512];
     (void)to;
     vsnprintf(text, sizeof text, format, args);
