@@ -13,6 +13,8 @@
 struct exchange;
 struct key_account;                  /* access.h: who asks, by API key */
 
+enum { REQUEST_ID_MAX = 64 };
+
 enum method { METHOD_GET = 1, METHOD_HEAD = 2, METHOD_POST = 4, METHOD_OPTIONS = 8 };
 
 /* What is wrong with a request, in the words all dialects have. */
@@ -63,7 +65,7 @@ struct exchange {
     enum method method;
     struct str path, query;
     struct buf body;
-    char request_id[48];
+    char request_id[REQUEST_ID_MAX + 1];     /* the client's, or ours */
     char priority[16];               /* the header X-Priority, cut; empty: none */
     double begun_s;                  /* clock_s */
     struct inside *inside;           /* http.c's: connection, buffers, state */

@@ -188,9 +188,23 @@ static bool method_of(const char *name, enum method *m) {
     return false;
 }
 
+/* A client's own id is taken for the reply and the log if it can do no harm there. */
+static void take_request_id(struct exchange *x) {
+    struct str id = str_of(exchange_header(x, "x-request-id"));
+    bool sane = id.len && id.len <= REQUEST_ID_MAX;
+    for (size_t i = 0; i < id.len && sane; i++) {
+        char c = id.at[i];
+        sane = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+               c == '-' || c == '_' || c == '.' || c == ':';
+    }
+    if (sane) snprintf(x->request_id, sizeof x->request_id, "%s", id.at);
+}
+
 static void begin(struct exchange *x, const char *method, const char *version) {
     struct inside *in = x->inside;
     in->checked = true;
+    snprintf(in->method, sizeof in->method, "%s", method);
+    take_request_id(x);
     x->method = METHOD_GET;
     if (!method_of(method, &x->method)) {
         check_request(x, version);     /* a stranger without a key hears of that first */

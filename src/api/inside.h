@@ -31,6 +31,7 @@ struct inside {
     struct MHD_Connection *connection;
     _Atomic int refs;
     bool http11, checked;
+    char method[16];                 /* as it came, also an unknown one */
     struct fault refused;            /* status 0: not */
     char *origin;                    /* value for Access-Control-Allow-Origin; NULL: none */
     size_t body_seen;

@@ -67,7 +67,8 @@ struct args {
     const char *batches;
     /* the server */
     struct text_list hosts, api_keys, origins, allowed_hosts;
-    const char *api_key_file, *api_prefix, *alias, *log_file, *log_format;
+    const char *api_key_file, *api_prefix, *alias, *log_file, *log_format,
+        *log_level;
     int port, parallel, queue, key_limit, connections;
     size_t body_max;
     float slowdown;

@@ -229,7 +229,9 @@ const struct option options[] = {
     ROW("--log-file", "FILE", V_FILE, "Output", CMD_SERVE, log_file, ENV("LOG_FILE"),
         "append log lines to a file instead of standard error; SIGHUP opens it anew")
     PICK("--log-format", "Output", CMD_SERVE, log_format, "text|json", NULL,
-         "of the lines about requests")
+         "of log lines; json is an object on each line")
+    PICK("--log-level", "Output", CMD_SERVE, log_level, "error|warning|info|debug", NULL,
+         "the least that is logged; info without it, which -q and -v change, too")
     FLAG("--man", "Output", CMD_HELP, man, "-", "the manual page, as roff")
 
     ROW("--config --models-preset", "FILE", V_FILE, "Settings", SETTINGS, config,

@@ -110,9 +110,9 @@ static bool read_lists(struct serving *s, struct err *err) {
         return err_code(err, ERR_USAGE, "--no-api-key and API keys exclude each other");
     for (int i = 0; i < n_options; i++)
         if (options[i].offset == offsetof(struct args, api_keys)
-            && a->origin[i].from == FROM_FLAG && !a->quiet)
-            fprintf(stderr, "mlxcel: others on this machine can read a key on the command line; "
-                            "see --api-key-file\n");
+            && a->origin[i].from == FROM_FLAG)
+            log_line(LOG_WARN, "others on this machine can read a key on the command line; see "
+                               "--api-key-file");
     return true;
 }
 
@@ -162,6 +162,26 @@ static bool open_log(const char *path, struct err *err) {
     bool ok = dup2(fd, STDERR_FILENO) >= 0;
     close(fd);
     return ok || err_set(err, "cannot use the log file %s: %s", path, strerror(errno));
+}
+
+/* Standard error is systemd's journal: then that is what the variable names. */
+static bool in_journal(void) {
+    const char *names = getenv("JOURNAL_STREAM");
+    char text[64];
+    struct stat st;
+    if (!names || fstat(STDERR_FILENO, &st)) return false;
+    snprintf(text, sizeof text, "%llu:%llu", (unsigned long long)st.st_dev,
+             (unsigned long long)st.st_ino);
+    return !strcmp(names, text);
+}
+
+static void choose_log(const struct args *a) {
+    static const char *const name[] = { "error", "warning", "info", "debug" };
+    bool json = !strcmp(a->log_format, "json");
+    log_form = json ? LOG_JSON : in_journal() && !a->log_file ? LOG_JOURNAL : LOG_TEXT;
+    log_level = a->quiet ? LOG_ERROR : a->verbose ? LOG_DEBUG : LOG_INFO;
+    for (int i = LOG_ERROR; a->log_level && i <= LOG_DEBUG; i++)
+        if (!strcmp(a->log_level, name[i])) log_level = (enum log_level)i;
 }
 
 static void stop_signals(sigset_t *set) {
@@ -219,15 +239,19 @@ static bool warm_up(struct session *s, struct err *err) {
     return ok;
 }
 
-static void banner(const struct serving *s, const struct session *session) {
+/* For people two short lines; for a log, which may be read much later, two of its own. */
+static void banner(const struct serving *s, const struct session *session, bool plain) {
     struct engine_info i = engine_info(session->engine);
-    struct buf at = { 0 };
+    struct buf at = { 0 }, what = { 0 };
     server_addresses(s->server, &at);
-    if (!s->a->quiet)
-        fprintf(stderr, "mlxcel %s: %s, %s, %.1f MiB, context %d, %s\n", MLXCEL_VERSION, i.family,
-                i.quantization, (double)i.weights_bytes / (1 << 20), i.context, i.device);
-    fprintf(stderr, "listening on %s\n", buf_c(&at));
+    buf_format(&what, "mlxcel %s: %s, %s, %.1f MiB, context %d, %s", MLXCEL_VERSION, i.family,
+               i.quantization, (double)i.weights_bytes / (1 << 20), i.context, i.device);
+    if (!s->a->quiet && plain) fprintf(stderr, "%s\n", buf_c(&what));
+    if (plain) fprintf(stderr, "listening on %s\n", buf_c(&at));
+    if (!plain) log_line(LOG_INFO, "%s", buf_c(&what));
+    if (!plain) log_line(LOG_ALWAYS, "listening on %s", buf_c(&at));
     buf_free(&at);
+    buf_free(&what);
 }
 
 static bool load_and_serve(struct serving *s, struct session *session, struct err *err) {
@@ -239,8 +263,9 @@ static bool load_and_serve(struct serving *s, struct session *session, struct er
     pthread_mutex_lock(&s->lock);
     s->serving = true;
     pthread_mutex_unlock(&s->lock);
-    banner(s, session);
+    if (log_form == LOG_TEXT) banner(s, session, true);
     if (a->log_file && !open_log(a->log_file, err)) return false;
+    if (log_form != LOG_TEXT || a->log_file) banner(s, session, false);
     return server_serve(s->server, session->engine, &session->sample, err);
 }
 
@@ -311,7 +336,7 @@ int cli_serve(struct args *a) {
     struct serving s = { .a = a, .lock = PTHREAD_MUTEX_INITIALIZER };
     model_from_words(a, true);
     fill_standard();
-    if (!a->verbose && !a->quiet) log_level = LOG_INFO;
+    choose_log(a);
     bool ok = a->print_config ? print_settings(a, &err) : serve(&s, &err);
     for (int i = 0; i < s.n_owned; i++) free(s.owned[i]);
     buf_free(&s.keys);

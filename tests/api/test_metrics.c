@@ -11,8 +11,8 @@
 enum { SAMPLES_MAX = 8192, FAMILIES_MAX = 512 };
 
 struct sample { struct str series; double value; };     /* name{labels}, as it stands there */
-struct page { struct buf text; struct sample at[SAMPLES_MAX]; int n; struct str family[FAMILIES_MAX];
-              int n_families; };
+struct page { struct buf text; struct sample at[SAMPLES_MAX]; struct str family[FAMILIES_MAX];
+              int n, n_families; };
 
 static struct served server;
 static struct client wire;
@@ -206,8 +206,8 @@ static void test_counts(void **state) {
           200, 1 },
         { "POST /v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],"
           "\"max_tokens\":3,\"n\":2}", 200, 2 },
-        { "POST /v1/completions", "{\"prompt\":\"A day\",\"max_tokens\":4,\"ignore_eos\":true}", 200,
-          1 },
+        { "POST /v1/completions", "{\"prompt\":\"A day\",\"max_tokens\":4,\"ignore_eos\":true}",
+          200, 1 },
         { "POST /v1/completions", "{\"prompt\":\"A day\",\"max_tokens\":0,\"echo\":true}", 200, 1 },
         { "POST /v1/completions", "{\"prompt\":", 400, 0 },
         { "GET /v1/completions", "", 405, 0 },
