@@ -287,8 +287,7 @@ static void test_running_and_cancelled(void **state) {
         if (client_more(&other, clock_s() + 20) != CLIENT_DATA) fail_msg("no event");
         client_feed(&other, &r);
     }
-    scrape();
-    check("mlxcel_requests_running", 1);
+    await("mlxcel_requests_running", 1);       /* published when the first step is over */
     check("vllm:num_requests_running{" NAME "}", 1);
     check("llamacpp:requests_processing", 1);
     check("mlxcel_http_requests_active", 2);           /* this one and the scrape */
