@@ -192,6 +192,15 @@ static void check(const char *series, double want) {
     if (value(series) != want) fail_msg("%s: %.9g, not %.9g", series, value(series), want);
 }
 
+/* Until the series has this value, or ten seconds long. */
+static void await(const char *series, double want) {
+    for (double until = clock_s() + 10; clock_s() < until; usleep(5000)) {
+        scrape();
+        if (value(series) == want) return;
+    }
+    check(series, want);
+}
+
 static int field(struct reply *r, const char *key) {
     const char *at = strstr(buf_c(&r->body), key);
     int n = 0;
@@ -230,12 +239,13 @@ static void test_counts(void **state) {
         }
         reply_free(&r);
     }
-    scrape();
+    /* What the engine says is as of its last step's end, which comes after the last reply. */
+    await("mlxcel_prompt_tokens_total", prompt);
+    await("mlxcel_requests_running", 0);
     check("mlxcel_requests_finished_total{reason=\"stop\"}", 1);
     check("mlxcel_requests_finished_total{reason=\"length\"}", 4);
     check("mlxcel_requests_finished_total{reason=\"error\"}", 0);
     check("vllm:request_success_total{" NAME ",finished_reason=\"length\"}", 4);
-    check("mlxcel_prompt_tokens_total", prompt);
     check("mlxcel_request_prompt_tokens_sum", prompt);
     check("mlxcel_generation_tokens_total", generated);
     check("vllm:generation_tokens_total{" NAME "}", generated);
@@ -255,22 +265,12 @@ static void test_counts(void **state) {
     check("mlxcel_http_requests_total{route=\"/v1/completions\",status=\"400\"}", 1);
     check("mlxcel_http_requests_total{route=\"/v1/completions\",status=\"405\"}", 1);
     check("mlxcel_http_requests_total{route=\"other\",status=\"404\"}", 1);
-    check("mlxcel_http_requests_total{route=\"/metrics\",status=\"200\"}", 1);
+    assert_true(value("mlxcel_http_requests_total{route=\"/metrics\",status=\"200\"}") >= 1);
     check("mlxcel_http_request_seconds_count{route=\"/v1/completions\"}", 4);
-    check("mlxcel_requests_running", 0);
     check("mlxcel_ready", 1);
     assert_true(value("process_resident_memory_bytes") > 1e6);
     assert_true(value("mlxcel_kv_cache_pages") > 0);
     assert_true(value("mlxcel_steps_total") >= 4);
-}
-
-/* Until the series has this value, or ten seconds long. */
-static void await(const char *series, double want) {
-    for (double until = clock_s() + 10; clock_s() < until; usleep(5000)) {
-        scrape();
-        if (value(series) == want) return;
-    }
-    check(series, want);
 }
 
 static void test_running_and_cancelled(void **state) {
