@@ -253,6 +253,7 @@ BUILTIN(filter_groupby) {
         if (!members || !v_equal(&vm->box, key, last)) {
             struct list *group = list_new(&vm->box, L_TUPLE, 2);
             members = list_new(&vm->box, L_LIST, 0);
+            group->group = true;
             list_put(&vm->box, group, path_of(vm, sorted->at[i], arg[0], arg[1]));
             list_put(&vm->box, group, v_list(members));
             list_put(&vm->box, groups, v_list(group));

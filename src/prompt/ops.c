@@ -216,6 +216,11 @@ static bool own_attr(struct vm *vm, struct value v, struct text *name, struct va
     }
     if (method(vm, v, name, out)) return true;
     if (v_number(v)) return number_attr(v, name, out);
+    bool grouper = text_is(name, "grouper");
+    if (v.kind == V_LIST && v.u.list->group && (grouper || text_is(name, "list"))) {
+        *out = v.u.list->at[grouper ? 0 : 1];
+        return true;
+    }
     if (v.kind == V_MACRO) return macro_attr(vm, v, name, out);
     if (v.kind == V_CYCLER && text_is(name, "current")) {
         *out = v.u.cycler->items->at[v.u.cycler->next % v.u.cycler->items->n];

@@ -35,7 +35,12 @@ struct value {
     } u;
 };
 
-struct list { struct value *at; size_t n; size_t cap; enum list_kind kind; };
+struct list {
+    struct value *at;
+    size_t n, cap;
+    enum list_kind kind;
+    bool group;                      /* of groupby: its two items are .grouper and .list */
+};
 struct pair { struct value key, value; };
 struct dict {
     struct pair *at;
