@@ -9,7 +9,7 @@
 struct think { const char *sign, *open, *close, *drop[2]; };
 extern const struct think think_kinds[];                 /* ends with a NULL open */
 
-enum { FORMATS_MAX = 16, THINKS_MAX = 8, HEADER_MAX = 1024 };
+enum { FORMATS_MAX = 16, THINKS_MAX = 8, HEADER_MAX = 256 };
 enum stream_state {
     AT_START, IN_REASONING, IN_CONTENT, IN_CALL, AFTER_CALL, IN_HEADER, IN_MESSAGE,
     IN_MESSAGE_CALL, STREAM_STATES

@@ -110,14 +110,17 @@ static inline size_t marks_at(const struct marks *m, struct str text, size_t at,
     return n;
 }
 
-/* A header of a message, up to its text; where the text ends first, at most some words of it. */
-static inline size_t header(struct str text, size_t at) {
+/* The lengths that a header of a message may have at `at`, with the mark behind it; where the text
+ * ends first, at most some words of it. */
+static inline size_t headers_at(struct str text, size_t at, size_t *len) {
     static const char message[] = "<|message|>";
     struct str rest = str_from(text, at);
+    size_t n = 0;
     if (!str_starts(rest, "<|") && !str_starts(rest, "to=")) return 0;
-    const char *end = memmem(rest.at, rest.len, message, strlen(message));
-    if (end) return (size_t)(end - rest.at) + strlen(message);
-    return rest.len < 200 ? rest.len : 0;
+    for (size_t i = 0; i < MIN(rest.len, (size_t)HEADER_MAX + 1); i++)
+        if (str_starts(str_from(rest, i), message)) len[n++] = i + strlen(message);
+    if (rest.len < 200) len[n++] = rest.len;
+    return n;
 }
 
 /* Whether `shown` is `said` without layout, white space and, where there were calls, stretches
@@ -126,7 +129,7 @@ static inline bool nothing_lost(struct str said, size_t prompt, struct str shown
                          bool channels) {
     static struct marks layout, opens;
     if (!opens.n['{']) all_marks(&layout, &opens);
-    size_t words = shown.len / 64 + 1, n = said.len + 1, len[72];
+    size_t words = shown.len / 64 + 1, n = said.len + 1, len[128];
     uint64_t *bits = mem_array(n * 2 * words, sizeof *bits);
     uint64_t *mask = mem_array(256 * words, sizeof *mask);
     for (size_t j = 0; j < shown.len; j++)
@@ -145,7 +148,7 @@ static inline bool nothing_lost(struct str said, size_t prompt, struct str shown
         }
         if (said_blank(said.at[i])) put_all(next, out, words);
         size_t k = marks_at(&layout, said, i, len);
-        if (channels && header(said, i)) len[k++] = header(said, i);
+        if (channels) k += headers_at(said, i, len + k);
         while (k-- > 0) put_all(next + (len[k] - 1) * 2 * words, out, words);
     }
     const uint64_t *end = bits + said.len * 2 * words;
