@@ -62,6 +62,44 @@ static void test_answer(void **state) {
     ran_free(&a), ran_free(&b), ran_free(&c);
 }
 
+/* A checkpoint without a template completes text, and says why it cannot chat; a template given
+ * on the command line helps. */
+static void test_no_template(void **state) {
+    (void)state;
+    static const char *const names[] = { "config.json", "model.safetensors", "tokenizer.json" };
+    char plain[400], path[64];
+    struct err err = { 0 };
+    snprintf(plain, sizeof plain, "%.300s/plain", home);
+    assert_int_equal(mkdir(plain, 0700), 0);
+    for (size_t i = 0; i < COUNT(names); i++) {
+        struct buf file = { 0 };
+        snprintf(path, sizeof path, "models/demo/%s", names[i]);
+        if (!buf_read_file(&file, path, 64 << 20, &err)) fail_msg("%s", err.text);
+        temp_write(plain, names[i], buf_view(&file));
+        buf_free(&file);
+    }
+    struct json_object *config = json_object_from_file("models/demo/tokenizer_config.json");
+    assert_non_null(config);
+    json_object_object_del(config, "chat_template");
+    temp_write(plain, "tokenizer_config.json", str_of(json_object_to_json_string(config)));
+    json_object_put(config);
+
+    struct ran text = run("generate -m @H/plain --temp 0 -n 4 -p 'Once upon a time'", NULL, 0);
+    assert_true(text.out.len > 1);
+    struct ran chat = run("run -m @H/plain -n 4 -p Hello", NULL, 1);
+    assert_non_null(strstr(buf_c(&chat.err), "has no chat template, so it can complete text"));
+    assert_int_equal(chat.out.len, 0);
+    struct ran given = run("run -m @H/plain --temp 0 -n 4 -p Hello "
+                           "--chat-template '{{ messages[0].content }}'", NULL, 0);
+    assert_true(given.out.len > 1);
+    struct ran named = run("run -m @H/plain -n 4 -p Hello --chat-template rag", NULL, 1);
+    assert_non_null(strstr(buf_c(&named.err), "no chat template is called rag; there is none"));
+    ran_free(&text);
+    ran_free(&chat);
+    ran_free(&given);
+    ran_free(&named);
+}
+
 static void test_generate(void **state) {
     (void)state;
     struct ran text = run("generate --temp 0 -n 12 -p 'Once upon a time'", NULL, 0);
@@ -242,6 +280,7 @@ static int drop_home(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answer), cmocka_unit_test(test_generate),
+        cmocka_unit_test(test_no_template),
         cmocka_unit_test(test_stop), cmocka_unit_test(test_logits),
         cmocka_unit_test(test_reports), cmocka_unit_test(test_refused),
         cmocka_unit_test(test_closed_pipe),
