@@ -7,6 +7,9 @@ struct value vm_get(struct vm *vm, uint32_t symbol) {
     for (const struct scope *s = vm->scope; s; s = s->up)
         for (size_t i = s->n; i-- > 0;)
             if (s->at[i].symbol == symbol) return s->at[i].value;
+    if (vm->unset && vm->unset[symbol] && !vm->blocks)
+        return v_missing(&vm->box, "'%.*s' is undefined: it is set later",
+                         STR_ARG(text_str(vm->t->symbol[symbol])));
     return vm->root[symbol];
 }
 
@@ -14,6 +17,7 @@ void vm_set(struct vm *vm, uint32_t symbol, struct value v) {
     struct scope *s = vm->scope;
     if (!s) {
         vm->root[symbol] = v;
+        if (vm->unset) vm->unset[symbol] = false;
         return;
     }
     box_work(&vm->box, s->n / 16);

@@ -325,6 +325,13 @@ static enum flow run_scope(struct vm *vm, const struct node *n, struct scope *ou
     return flow;
 }
 
+static enum flow run_block(struct vm *vm, const struct node *n) {
+    vm->blocks++;
+    enum flow flow = run_scope(vm, n, n->op ? vm->scope : NULL);
+    vm->blocks--;
+    return flow;
+}
+
 static enum flow run_one(struct vm *vm, const struct node *n) {
     switch ((enum node_kind)n->kind) {
     case S_DATA: put_text(vm->out, n->constant.u.text); return GO_ON;
@@ -338,7 +345,7 @@ static enum flow run_one(struct vm *vm, const struct node *n) {
     case S_CALL: run_call(vm, n); return GO_ON;
     case S_WITH: return run_with(vm, n);
     case S_SCOPE: return run_scope(vm, n, vm->scope);
-    case S_BLOCK: return run_scope(vm, n, n->op ? vm->scope : NULL);
+    case S_BLOCK: return run_block(vm, n);
     case S_SCOPELESS: return run(vm, n->c);
     case S_BREAK: return BREAK;
     default: return CONTINUE;
@@ -362,6 +369,8 @@ void vm_body(struct vm *vm, const struct node *body) {
 }
 
 void vm_run(struct vm *vm) {
-    hide(vm, vm->t->hidden, NULL);
+    const struct hidden *hidden = vm->t->hidden;
+    if (hidden) vm->unset = box_array(&vm->box, vm->t->n_symbols, sizeof *vm->unset);
+    for (uint32_t i = 0; hidden && i < hidden->n; i++) vm->unset[hidden->symbol[i]] = true;
     run(vm, vm->t->body);
 }

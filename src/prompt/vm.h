@@ -21,6 +21,8 @@ struct vm {
     struct box box;
     const struct template *t;
     struct value *root;              /* by symbol; V_ABSENT: not set */
+    bool *unset;                     /* by symbol: the root hides it until it sets it; or NULL */
+    int blocks;                      /* open {% block %}s, which see what the root hides */
     struct scope *scope;             /* innermost; NULL: the root */
     size_t n_closures;               /* macros made so far: their scopes are not reused */
     struct builder *out;
