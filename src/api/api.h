@@ -32,6 +32,7 @@ struct server_options {              /* everything is copied by server_open */
     bool log_json;                   /* log lines as JSON objects */
     bool quiet;                      /* no line for each request */
     const char *notify;              /* systemd's socket; NULL: none */
+    double watchdog_s;               /* it wants to hear from us so often; 0: never */
 };
 
 struct server;

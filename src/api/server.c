@@ -71,7 +71,7 @@ static void begin_drain(struct server *s) {
     if (!atomic_compare_exchange_strong(&s->drain_s, &none, clock_s())) return;
     bool was_ready = atomic_compare_exchange_strong(&s->state, &ready, SERVER_DRAINING);
     if (!was_ready) atomic_compare_exchange_strong(&s->state, &loading, SERVER_DRAINING);
-    server_notify(s, "STOPPING=1");
+    server_notify(s, "STOPPING=1\nSTATUS=running requests may finish");
     http_quiesce(s);
     if (was_ready) engine_stop(s->engine);
 }
@@ -87,9 +87,18 @@ static void end_late(void *to, struct call *c) {
     call_cancel(c);
 }
 
+/* An engine that is stuck is what the service manager should see: then nothing is said. */
+static void feed_watchdog(struct server *s, double now) {
+    double every = s->options.watchdog_s / 2;
+    if (every <= 0 || now - s->watchdog_s < every || server_stuck(s)) return;
+    s->watchdog_s = now;
+    server_notify(s, "WATCHDOG=1");
+}
+
 static void on_tick(void *to) {
     struct server *s = to;
     double now = clock_s();
+    feed_watchdog(s, now);
     if (atomic_load(&s->stops)) begin_drain(s);
     bool over = atomic_load(&s->stops) > 1 || now - s->drain_s > s->options.drain_s;
     if (atomic_load(&s->state) == SERVER_DRAINING && over) calls_cancel(s);
@@ -161,11 +170,13 @@ void server_addresses(const struct server *s, struct buf *to) {
 }
 
 void server_progress(struct server *s, double done) {
-    char text[64];
+    char text[96];
     int thousandths = (int)(MIN(MAX(done, 0), 1) * 1000);
     int before = atomic_exchange(&s->progress, thousandths);
     if (before / 10 == thousandths / 10) return;
-    snprintf(text, sizeof text, "STATUS=loading %d %%", thousandths / 10);
+    /* A model that takes long must not be killed as long as it comes nearer. */
+    snprintf(text, sizeof text, "STATUS=loading %d %%\nEXTEND_TIMEOUT_USEC=120000000",
+             thousandths / 10);
     server_notify(s, text);
 }
 

@@ -32,6 +32,7 @@ struct server {
     char model[256];                 /* what /v1/models calls it */
     int64_t created;                 /* Unix seconds of the start */
     double opened_s;                 /* clock_s of the start */
+    double watchdog_s;               /* when systemd heard of us; the watcher's own */
     _Atomic double drain_s;          /* of the stop; 0 before it */
 
     _Atomic int state;               /* enum server_state */

@@ -134,6 +134,14 @@ static bool read_vars(struct serving *s, struct err *err) {
     return ok;
 }
 
+/* How often systemd wants to hear of us; the variables may be meant for another process. */
+static double watchdog_seconds(void) {
+    const char *pid = getenv("WATCHDOG_PID"), *usec = getenv("WATCHDOG_USEC");
+    uint64_t id = 0, n = 0;
+    if (pid && (!str_u64(str_of(pid), INT32_MAX, &id) || id != (uint64_t)getpid())) return 0;
+    return str_u64(str_of(usec), UINT64_MAX, &n) ? (double)n * 1e-6 : 0;
+}
+
 static struct server_options server_options_of(struct serving *s) {
     const struct args *a = s->a;
     choose_alias(s);
@@ -150,7 +158,7 @@ static struct server_options server_options_of(struct serving *s) {
         .body_max = a->body_max, .request_s = MAX(a->timeout_s, 0),
         .ping_s = a->ping_s < 0 ? 1e9 : a->ping_s, .drain_s = a->drain_s > 0 ? a->drain_s : 1e-3,
         .log_json = !strcmp(a->log_format, "json"), .quiet = a->quiet,
-        .notify = getenv("NOTIFY_SOCKET"),
+        .notify = getenv("NOTIFY_SOCKET"), .watchdog_s = watchdog_seconds(),
     };
 }
 
@@ -314,6 +322,8 @@ static bool serve(struct serving *s, struct err *err) {
     struct server_options o = server_options_of(s);
     s->server = server_open(&o, err);
     unsetenv("NOTIFY_SOCKET");
+    unsetenv("WATCHDOG_USEC");
+    unsetenv("WATCHDOG_PID");
     if (!s->server) return false;
     int failed = pthread_create(&watcher, NULL, watch_signals, s);
     if (failed) {
