@@ -3,6 +3,7 @@
  * back; how the text is cut into pieces makes no difference to the sum of the
  * events. */
 #include "prompt/stream.h"
+#include "base/utf8.h"
 #include "prompt/chat.h"
 #include <stdlib.h>
 #include <string.h>
@@ -169,6 +170,7 @@ struct said stream_window(const struct chat_stream *s, bool last, bool *cut) {
     *cut = view.text.len > WINDOW;
     if (!*cut) return view;
     view.text.len = WINDOW;
+    view.text.len = utf8_complete(view.text);
     view.last = false;
     return view;
 }
@@ -436,6 +438,7 @@ void chat_stream_push(struct chat_stream *s, struct str piece, bool control, boo
     s->to = to;
     do {
         struct str slice = str_cut(piece, 0, SLICE);
+        if (slice.len < piece.len) slice.len = utf8_complete(slice);
         piece = str_from(piece, slice.len);
         append(s, slice, control);
         decide(s, last && !piece.len);

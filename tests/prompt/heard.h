@@ -3,6 +3,7 @@
  * tests of cases and the fuzz target. */
 #pragma once
 #include "base/pull.h"
+#include "base/utf8.h"
 #include "prompt/calls.h"
 #include "prompt/prompt.h"
 #include "prompt/stream.h"
@@ -16,6 +17,7 @@ struct heard {
     struct buf all;                  /* every event, neighbours of one kind joined */
     size_t arguments_at;             /* in calls: of the last call */
     int kind, index, n_calls, fragments, ends;
+    bool cut_character;              /* a text ended or began within one */
     const char *wrong;               /* NULL: the order of events makes sense */
 };
 
@@ -47,6 +49,11 @@ static inline void hear(void *to, const struct chat_event *e) {
     if (e->kind == CHAT_TOOL_NAME || (int)e->kind + 1 != h->kind)
         buf_format(&h->all, "\n%c ", "TRNAE"[e->kind]);
     h->kind = (int)e->kind + 1;
+    for (size_t at = 0, n; at < e->text.len; at += n ? n : 1) {
+        uint32_t cp;
+        n = (size_t)utf8_next(str_from(e->text, at), &cp);
+        h->cut_character |= !n;
+    }
     buf_str(&h->all, e->text);
     if (e->kind == CHAT_TOOL_NAME) {
         check_last_call(h);

@@ -104,6 +104,7 @@ static bool whole(const struct said_case *c, bool pairs) {
     run(c, len, 0, 0, &once);
     run(c, len, SIZE_MAX, 0, &bytes);
     bool good = !once.wrong || complain(c, once.wrong, len, 0, 0, &once);
+    if (once.cut_character) good = complain(c, "a character is cut", len, 0, 0, &once);
     if (good && !expected(c, &once)) good = complain(c, "not as expected", len, 0, 0, &once);
     good = good && same(c, len, SIZE_MAX, 0, &once);
     for (size_t a = 1; good && a < len; a++) good = same(c, len, a, a, &once);
@@ -143,6 +144,7 @@ static void run_tokens(const struct said_case *c, const struct tokenizer *tok, s
                           hear, h);
         told = end;
     }
+    if (h->cut_character && !late) h->wrong = "a character is cut";
     if (!str_eq(buf_view(&text), buf_view(&c->text))) h->wrong = "the tokens are of another text";
     detok_close(d);
     chat_stream_close(s);
