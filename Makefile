@@ -58,7 +58,7 @@ FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all tools tests test tsan bench bench-serve diff-tokens diff-templates tidy fuzz fuzz-short \
-        fuzz-programs install uninstall clean help always
+        fuzz-programs install uninstall docs clean help always
 all: $(LIB) $(BIN) $(BIN:%=%-server) tools ## build the program (build/mlxcel) and the tools
 
 # An instruction set is a file: it alone is compiled for it, and runs only where the CPU has it.
@@ -135,6 +135,9 @@ diff-tokens: tools ## compare tokenizers with the package on random strings (nee
 
 diff-templates: tools ## compare chat templates with Jinja2, random and real ones (needs transformers)
 	python3 tools/diff_templates.py
+
+docs: tools ## write the tables of docs/server.md from the sources
+	$(BUILD)/tools/docs_tables docs/server.md
 
 tidy: ## check style, sizes, include direction, banned calls (STYLE.md)
 	tools/tidy
