@@ -281,6 +281,10 @@ struct json_object *chat_vars(struct fields *f, const char *base) {
     struct json_object *vars = base ? json_tokener_parse(base) : json_object_new_object();
     struct str effort = field_str(f, "reasoning_effort");
     struct json_object *more = field_object(f, "chat_template_kwargs");
+    /* A template is a program: who serves the model chooses it, not who asks. */
+    if (field_has(f, "chat_template"))
+        fault_set(f->fault, 400, "chat_template", "'chat_template' cannot be given with a request; "
+                  "the server's option --chat-template sets one.");
     if (field_int(f, "thinking_budget_tokens", -1, INT64_MAX, -1) == 0) think(vars, false);
     read_reasoning(vars, f);
     if (effort.at) set_effort(vars, effort, "reasoning_effort", f->fault);
