@@ -101,11 +101,20 @@ static bool listen_unix(struct server *s, const char *path, struct err *err) {
     umask(before);
     if (!ok) {
         if (fd >= 0) close(fd);
-        return err_set(err, "unix:%s: %s", path, strerror(why));
+        return err_set(err, "unix:%s: %s", path,
+                       why == EADDRINUSE ? "there is a file, and it is not a socket"
+                       : why == ENOENT ? "the folder does not exist" : strerror(why));
     }
     if (!adopt(s, fd, err)) return false;
     s->listener[s->n_listeners - 1].unlink_path = mem_str(str_of(path));
     return true;
+}
+
+static const char *tcp_reason(int why) {
+    if (why == EADDRINUSE) return "another program listens there; choose another --port";
+    if (why == EACCES) return "not allowed; choose a --port above 1023";
+    if (why == EADDRNOTAVAIL) return "this machine does not have that address";
+    return strerror(why);
 }
 
 static bool listen_address(struct server *s, const struct addrinfo *a, const char *host,
@@ -121,9 +130,7 @@ static bool listen_address(struct server *s, const struct addrinfo *a, const cha
     if (bind(fd, a->ai_addr, a->ai_addrlen) || listen(fd, BACKLOG)) {
         int why = errno;
         close(fd);
-        return err_set(err, "%s port %d: %s", host, s->options.port,
-                       why == EADDRINUSE ? "another program listens there; choose another --port"
-                                         : strerror(why));
+        return err_set(err, "%s port %d: %s", host, s->options.port, tcp_reason(why));
     }
     return adopt(s, fd, err);
 }

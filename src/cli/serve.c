@@ -162,11 +162,16 @@ static struct server_options server_options_of(struct serving *s) {
     };
 }
 
+static int open_log_file(const char *path, struct err *err) {
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY, 0600);
+    if (fd < 0) err_set(err, "cannot open the log file %s: %s", path, strerror(errno));
+    return fd;
+}
+
 /* Standard error becomes the file, so that it holds whatever is said from now on. */
 static bool open_log(const char *path, struct err *err) {
-    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY, 0600);
-    if (fd < 0)
-        return err_set(err, "cannot open the log file %s: %s", path, strerror(errno));
+    int fd = open_log_file(path, err);
+    if (fd < 0) return false;
     bool ok = dup2(fd, STDERR_FILENO) >= 0;
     close(fd);
     return ok || err_set(err, "cannot use the log file %s: %s", path, strerror(errno));
@@ -304,14 +309,26 @@ static bool read_slowdown(struct serving *s, struct err *err) {
     return true;
 }
 
+/* What would only be seen once the model is loaded, or never. */
+static bool check_paths(const struct args *a, struct err *err) {
+    struct str prefix = str_of(a->api_prefix);
+    if (prefix.len && (prefix.at[0] != '/' || str_ends(prefix, "/")))
+        return err_code(err, ERR_USAGE, "--api-prefix begins with a slash and does not end with "
+                        "one, as /llm does; not '%s'", a->api_prefix);
+    int fd = a->log_file ? open_log_file(a->log_file, err) : -1;
+    if (a->log_file && fd < 0) return false;
+    if (fd >= 0) close(fd);
+    return true;
+}
+
 static bool serve(struct serving *s, struct err *err) {
     struct session session = { 0 };
     struct buf dir = { 0 };
     pthread_t watcher;
     sigset_t set;
     /* A model that is not there is told of before any port is taken. */
-    bool ok = read_slowdown(s, err) && read_lists(s, err) && read_vars(s, err) &&
-              model_find(s->a->model, &dir, err);
+    bool ok = check_paths(s->a, err) && read_slowdown(s, err) && read_lists(s, err) &&
+              read_vars(s, err) && model_find(s->a->model, &dir, err);
     buf_free(&dir);
     if (!ok) return false;
     stop_signals(&set);
