@@ -19,10 +19,13 @@ import sys
 import tempfile
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-import jinja2.defaults  # noqa: E402
-import jinja2.parser  # noqa: E402
-import jinja2.runtime  # noqa: E402
-import transformers.utils.chat_template_utils as hf  # noqa: E402
+try:
+    import jinja2.defaults
+    import jinja2.parser
+    import jinja2.runtime
+    import transformers.utils.chat_template_utils as hf
+except ImportError as e:
+    sys.exit(f"{e}: this needs pip install jinja2 'transformers>=5.23'")
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "prompt")
 NOW = datetime.datetime(2024, 7, 4, 15, 6, 9)  # the tests pass this time, as UTC

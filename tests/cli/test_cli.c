@@ -127,6 +127,8 @@ static void test_template(void **state) {
     temp_write(home, "one.json", S("{\"role\":\"user\",\"content\":\"c\"}"));
     temp_write(home, "empty.json", S("[]"));
     temp_write(home, "nobody.json", S("[{\"content\":\"c\"}]"));
+    temp_write(home, "v.jinja", S("{{ enable_thinking }}/{{ thinking }}/{{ reasoning_effort }}/"
+                                  "{{ x.y is defined and x.y }}/{{ bos_token is defined }}"));
     temp_write(home, "brace.jinja", S("\n{{ messages[0].content }"));
     temp_write(home, "no.jinja", S("\n{{ raise_exception('roles must alternate') }}"));
     static const struct { const char *line; int code; const char *out, *err; } row[] = {
@@ -151,6 +153,13 @@ static void test_template(void **state) {
           "messages[0]: role is missing" },
         { "apply-template --template @H/brace.jinja --messages @H/m.json", 1, "",
           "brace.jinja: chat template line 2, column 24: an unexpected '}'" },
+        { "apply-template --template @H/v.jinja --messages @H/m.json", 1, "", "'x' is undefined" },
+        { "apply-template --template @H/v.jinja --messages @H/m.json --think high "
+          "--var 'x={\"y\":[1.0,null]}'", 0, "True/True/high/[1.0, None]/False", "" },
+        { "apply-template --template @H/v.jinja --messages @H/m.json --think off --var x={} "
+          "--reasoning-effort low", 0, "False/False/low/False/False", "" },
+        { "apply-template --template @H/v.jinja --messages @H/m.json --chat-template-kwargs "
+          "'{\"x\":{},\"enable_thinking\":null}'", 0, "None///False/False", "" },
         { "apply-template --template @H/no.jinja --messages @H/m.json", 1, "",
           "no.jinja: chat template line 2, column 19: the template refuses this dialog: roles must "
           "alternate" },
