@@ -16,7 +16,7 @@ struct heard {
     struct buf shown;                /* reasoning and content, in order */
     struct buf all;                  /* every event, neighbours of one kind joined */
     size_t arguments_at;             /* in calls: of the last call */
-    int kind, index, n_calls, fragments, ends;
+    int kind, n_calls, fragments, texts, ends;
     bool cut_character;              /* a text ended or began within one */
     const char *wrong;               /* NULL: the order of events makes sense */
 };
@@ -68,6 +68,7 @@ static inline void hear(void *to, const struct chat_event *e) {
         check_last_call(h);
         h->ends++;
     } else {
+        h->texts++;
         buf_str(e->kind == CHAT_TEXT ? &h->content : &h->reasoning, e->text);
         buf_str(&h->shown, e->text);
     }

@@ -113,6 +113,9 @@ static bool whole(const struct said_case *c, bool pairs) {
     int fragments = json_object_get_int(json_object_object_get(c->file, "fragments"));
     if (good && bytes.fragments < fragments)
         good = complain(c, "arguments do not come as they are said", len, SIZE_MAX, 0, &bytes);
+    int texts = json_object_get_int(json_object_object_get(c->file, "texts"));
+    if (good && bytes.texts < texts)
+        good = complain(c, "text does not come as it is said", len, SIZE_MAX, 0, &bytes);
     heard_free(&once);
     heard_free(&bytes);
     return good;
