@@ -14,6 +14,7 @@ static void take_new_requests(struct engine *e) {
     e->submitted_end = &e->submitted;
     e->stats.waiting += e->n_submitted;      /* nobody sees them missing until the next publish */
     e->n_submitted = 0;
+    if (e->cancelled) sched_look(e->sched);
     e->cancelled = false;
     pthread_mutex_unlock(&e->lock);
     for (struct job *j = first, *next; j; j = next) {

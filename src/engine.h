@@ -42,7 +42,8 @@ struct generate_options {            /* everything is copied by engine_submit */
                                         n_max may be 0. The whole prompt is computed: no reuse */
     int logits_last;                 /* EVENT_LOGITS for so many last positions of the prompt, and
                                         for every position after it; 0: none */
-    int priority;                    /* higher first, always: lower ones wait, or make way */
+    int priority;                    /* higher first: lower ones wait, or make way. One that has
+                                        waited 4,096 steps counts among the most urgent */
     uint64_t salt;                   /* requests of other salts share no prefixes */
     uint64_t client;                 /* whose request it is: clients of one priority get their
                                         turns; 0: a common one */

@@ -7,7 +7,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { ROWS_MAX = 256, REQUESTS_MAX = 16, WAITING_MAX = 512, CONTEXT_USUAL = 32768, SLOWDOWN = 2 };
+enum { ROWS_MAX = 256, REQUESTS_MAX = 16, WAITING_MAX = 512, CONTEXT_USUAL = 32768, SLOWDOWN = 2,
+       PATIENCE = 4096 };
 
 static bool dir_exists(const char *dir, struct err *err) {
     struct stat st;
@@ -54,7 +55,7 @@ static bool open_sched(struct engine *e, const struct engine_options *o, int req
     struct sched_options s = {
         .rows_max = rows, .chunk_max = o->chunk_max, .requests_max = requests,
         .waiting_max = e->jobs.n, .restart_at = model_spec(e->model)->restart_at,
-        .logits_max = rows, .budget = &e->budget,
+        .logits_max = rows, .patience = PATIENCE, .budget = &e->budget,
     };
     e->budget.slowdown = o->slowdown > 0 ? MAX(o->slowdown, 1) : o->slowdown < 0 ? 0 : SLOWDOWN;
     e->sched = sched_open(e->cache, &s);
@@ -129,6 +130,7 @@ static void cancel_all(struct engine *e) {
     if (!e->sched) return;
     for (int i = 0; i < e->jobs.n; i++)
         if (e->jobs.at[i]) e->jobs.at[i]->request.cancelled = true;
+    sched_look(e->sched);
     engine_step(e, NULL);
 }
 

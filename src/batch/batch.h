@@ -24,10 +24,12 @@ struct request {                     /* the scheduler's part of a request; the e
     int n_cached;                    /* ids found in the cache at its first start */
     int n_preempted;
     int variant;                     /* of the rope, that n_done ids were computed with */
-    _Atomic bool cancelled;          /* any thread may set it; looked at once a step */
+    _Atomic bool cancelled;          /* any thread may set it; see sched_look */
     bool starved;                    /* FINISHED because it does not fit the cache, even alone */
     bool started, over;              /* scheduler's */
     uint64_t turn, arrival;          /* scheduler's: its client's turn; who came first */
+    int level;                       /* scheduler's: the priority, or what age has made of it */
+    uint64_t since, waited;          /* scheduler's, in steps: in the queue since; before that */
     struct cache_seq seq;            /* its salt is the caller's choice until sched_add */
     struct request *next;            /* scheduler's lists */
 };
@@ -50,6 +52,7 @@ struct sched_options {
     int waiting_max;                 /* the bound of the queue */
     int logits_max;                  /* logits of one batch; 0: rows_max */
     int restart_at;                  /* spec's: 0 never */
+    int patience;                    /* steps that anyone waits for higher priorities; 0: any */
     const struct budget *budget;     /* of prompts' rows beside decoding; NULL: none. Borrowed */
 };
 
@@ -68,6 +71,9 @@ void sched_close(struct sched *);
 bool sched_add(struct sched *, struct request *);
 /* Marks it, wherever it is; it comes out of sched_done at the next sched_next. */
 void sched_cancel(struct sched *, uint64_t id);
+/* Somebody set `cancelled` of a request, maybe of one that waits: those are looked at only then,
+ * so that a long queue costs a step nothing. */
+void sched_look(struct sched *);
 
 /* Takes a running request's pages as if they were needed: it waits and resumes. Between a
  * commit and the next batch. False: it does not run. For selftest, and for sharing memory. */
@@ -76,8 +82,10 @@ bool sched_preempt(struct sched *, uint64_t id);
 /* The next batch: a row for every request that decodes, then prefill chunks while rows and the
  * budget are left; when pages run out the least worthy running request gives up its pages and
  * waits again, in its old place in the queue. One that waits takes place and pages of those that
- * run with a lower priority. A request whose prompt another one is computing right now waits
- * for those pages. False: nothing to run. Valid until the next call. */
+ * run with a lower priority; one that waited `patience` steps, all its waits together, counts as
+ * if it had the highest priority around, so no flood of urgent requests starves it. A request
+ * whose prompt another one is computing right now waits for those pages. False: nothing to run.
+ * Valid until the next call. */
 bool sched_next(struct sched *, struct batch *);
 
 /* The batch was computed. token[i] is what sampling gave for logit i, or -1 for none (logits of
@@ -89,6 +97,6 @@ void sched_finish(struct sched *, struct request *);
 /* A finished, cancelled or starved request, given back to its owner; NULL: none. */
 struct request *sched_done(struct sched *);
 
-struct sched_stats { int waiting, running; uint64_t preempted, restarted; };
+struct sched_stats { int waiting, running; uint64_t preempted, restarted, aged; };
 /* Counts of now, and since open. */
 struct sched_stats sched_stats(const struct sched *);

@@ -1,17 +1,20 @@
 /* sched.c - who runs, with how many rows, and who gives up its pages.
  *
- * Requests have an order of worth: priority, the turn of their client, arrival. Everything
+ * Requests have an order of worth: level, the turn of their client, arrival. Everything
  * follows it: who starts, who gets rows, who is preempted (from the other end). The most worthy
  * request always moves, so every request ends. Of the rows for prompts a half goes another
  * way, to the shortest one, so that nobody waits long behind a long prompt. Nothing that a request
- * generates depends on these choices. */
+ * generates depends on these choices. Those who wait cost a step nothing: they are looked at when
+ * one of them may leave, and now and then for their age. */
 #include "batch/batch.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { CLIENTS = 1024, ANSWER_USUAL = 256 };
+enum { CLIENTS = 1024, ANSWER_USUAL = 256, AGE_CHECKS = 8,   /* checks per patience */
+       STUCK_STEPS = 8 };
 
 struct turn { uint64_t client, end; };           /* end 0: nobody's */
 
@@ -22,7 +25,11 @@ struct sched {
     int n_running, n_waiting;
     struct request *waiting;         /* by worth */
     struct request *done, *done_last;
-    uint64_t arrivals, preempted, restarted;
+    uint64_t arrivals, preempted, restarted, aged;
+    uint64_t steps, age_check;       /* that had rows; the step of the next look at ages */
+    bool look;                       /* one of those who wait may leave */
+    const struct request *stuck;     /* found no room, and nobody has left since: looking again */
+    uint64_t stuck_until;            /*   costs a hash of its prompt, so not before this step */
     uint64_t now;                    /* the turn of the last request that started */
     struct turn turn[CLIENTS];       /* a hash table of those whose end is still ahead of now */
     bool reuse;
@@ -75,7 +82,7 @@ void sched_close(struct sched *s) {
 }
 
 static bool worthier(const struct request *a, const struct request *b) {
-    if (a->priority != b->priority) return a->priority > b->priority;
+    if (a->level != b->level) return a->level > b->level;
     if (a->turn != b->turn) return a->turn < b->turn;
     return a->arrival < b->arrival;
 }
@@ -108,13 +115,22 @@ static void queue(struct sched *s, struct request *r) {
     r->next = *at;
     *at = r;
     r->phase = WAITING;
+    r->since = s->steps;
     s->n_waiting++;
+    s->look |= r->cancelled || r->over || r->ids.len > s->tokens_max;
+}
+
+/* The caller unlinks it. */
+static void leave_queue(struct sched *s, struct request *r) {
+    s->n_waiting--;
+    r->waited += s->steps - r->since;
 }
 
 bool sched_add(struct sched *s, struct request *r) {
     assert(r->ids.len > 0 && !r->seq.open);
     if (s->n_waiting >= s->options.waiting_max) return false;
     r->arrival = ++s->arrivals;
+    r->level = r->priority;
     take_turn(s, r);
     /* The last id's logits are the point of it all. */
     r->logits_from = MAX(MIN(r->logits_from, r->ids.len - 1), 0);
@@ -123,15 +139,20 @@ bool sched_add(struct sched *s, struct request *r) {
 }
 
 void sched_cancel(struct sched *s, uint64_t id) {
+    sched_look(s);
     for (struct request *r = s->waiting; r; r = r->next)
         if (r->id == id) r->cancelled = true;
     for (int i = 0; i < s->n_running; i++)
         if (s->running[i]->id == id) s->running[i]->cancelled = true;
 }
 
+void sched_look(struct sched *s) {
+    s->look = true;
+}
+
 void sched_finish(struct sched *s, struct request *r) {
-    (void)s;
     r->over = true;
+    s->look |= r->phase == WAITING;
 }
 
 static void run(struct sched *s, struct request *r) {
@@ -148,6 +169,7 @@ static void stop(struct sched *s, struct request *r) {
     memmove(&s->running[i], &s->running[i + 1],
             (size_t)(--s->n_running - i) * sizeof(struct request *));
     cache_release(s->cache, &r->seq);
+    s->stuck = NULL;
     r->n_done = r->n_now = 0;
 }
 
@@ -205,18 +227,52 @@ static bool leaves(const struct sched *s, struct request *r) {
     return r->starved;
 }
 
-/* Those that are over leave; those that grew past restart_at begin anew. */
-static void sweep(struct sched *s) {
-    for (struct request **at = &s->waiting; *at;) {
+static void sweep_waiting(struct sched *s) {
+    for (struct request **at = &s->waiting; s->look && *at;) {
         struct request *r = *at;
         if (!leaves(s, r)) {
             at = &r->next;
             continue;
         }
         *at = r->next;
-        s->n_waiting--;
+        leave_queue(s, r);
         finish(s, r);
     }
+    s->look = false;
+}
+
+/* Those that waited for too long rise to the level of the most worthy. They stay there, or
+ * the next urgent request would send them back. */
+static void raise_aged(struct sched *s) {
+    uint64_t patience = (uint64_t)s->options.patience;
+    if (!patience || s->steps < s->age_check) return;
+    s->age_check = s->steps + MAX(patience / AGE_CHECKS, 1);
+    int top = s->waiting ? s->waiting->level : INT_MIN;
+    if (s->n_running) top = MAX(top, s->running[0]->level);
+    struct request *aged = NULL;
+    for (struct request **at = &s->waiting; *at;) {
+        struct request *r = *at;
+        if (r->level == top || r->waited + s->steps - r->since < patience) {
+            at = &r->next;
+            continue;
+        }
+        *at = r->next;
+        leave_queue(s, r);
+        r->next = aged;
+        aged = r;
+    }
+    for (struct request *r = aged, *next; r; r = next) {
+        next = r->next;
+        r->level = top;
+        s->stuck = NULL;
+        s->aged++;
+        queue(s, r);
+    }
+}
+
+/* Those that are over leave; those that grew past restart_at begin anew. */
+static void sweep(struct sched *s) {
+    sweep_waiting(s);
     for (int i = 0; i < s->n_running;) {
         struct request *r = s->running[i];
         r->n_now = 0;
@@ -340,10 +396,10 @@ static enum verdict try_start(struct sched *s, struct request *r) {
     return STARTED;
 }
 
-/* The least worthy running request makes way, if its priority is lower than that of r. */
+/* The least worthy running request makes way, if its level is lower than that of r. */
 static bool make_way(struct sched *s, const struct request *r, struct room *room) {
     struct request *victim = s->n_running ? s->running[s->n_running - 1] : NULL;
-    if (!victim || victim->priority >= r->priority) return false;
+    if (!victim || victim->level >= r->level) return false;
     give_back(victim, room);
     preempt(s, victim);
     return true;
@@ -357,16 +413,21 @@ static void start_waiting(struct sched *s, struct room *room) {
         struct request *r = *at;
         if (room->rows < 1) return;
         if (s->n_running + n_later >= s->options.requests_max && !make_way(s, r, room)) return;
+        if (r == s->stuck && s->steps < s->stuck_until) return;
         enum verdict verdict = try_start(s, r);
         if (verdict == NO_ROOM && make_way(s, r, room)) continue;
-        if (verdict == NO_ROOM) return;
+        if (verdict == NO_ROOM) {
+            s->stuck = r;
+            s->stuck_until = s->steps + STUCK_STEPS;
+            return;
+        }
         if (verdict == LATER) {
             n_later++;
             at = &r->next;
             continue;
         }
         *at = r->next;
-        s->n_waiting--;
+        leave_queue(s, r);
         s->now = MAX(s->now, r->turn);
         run(s, r);
         give_rows(s, r, room);
@@ -434,6 +495,7 @@ bool sched_next(struct sched *s, struct batch *b) {
     *b = (struct batch){ .req = s->req, .ids = s->ids, .logit_row = s->logit_row,
                          .logit_req = s->logit_req, .variant = s->variant };
     sweep(s);
+    raise_aged(s);
     feed_running(s, true, &room);
     int reserve = limit_prompts(s, &room);
     room.rows -= reserve;
@@ -447,6 +509,7 @@ bool sched_next(struct sched *s, struct batch *b) {
                              .seq = s->seq, .first = s->first };
     assert(b->n_rows <= s->options.rows_max && b->n_logits <= s->options.logits_max);
     if (!b->n_rows) return false;
+    s->steps++;
     cache_bind(s->cache, s->seqs, b->n_req);
     return true;
 }
@@ -470,5 +533,6 @@ void sched_commit(struct sched *s, const struct batch *b, const int *token) {
 
 struct sched_stats sched_stats(const struct sched *s) {
     return (struct sched_stats){ .waiting = s->n_waiting, .running = s->n_running,
-                                 .preempted = s->preempted, .restarted = s->restarted };
+                                 .preempted = s->preempted, .restarted = s->restarted,
+                                 .aged = s->aged };
 }

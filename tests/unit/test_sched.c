@@ -171,6 +171,7 @@ static void random_run(const struct random_case *c, uint64_t seed, struct tally 
                                 .restart_at = c->restart_at };
     struct budget budget = { .slowdown = 2 };
     if (c->chunk) so.budget = &budget;
+    so.patience = c->chunk;
     if (c->pages) co.bytes = ledger_bytes(c->model->layer, c->model->n_layers, co, c->pages);
     struct rig r;
     struct batch b;
@@ -461,6 +462,63 @@ static void test_clients_take_turns(void **state) {
     for (int i = 0; i < MANY + 2; i++) request_free(q[i]);
 }
 
+/* Urgent requests come without end, yet one that nobody hurries has its turn, keeps its place once
+ * it has it, and still answers as if alone. */
+static void test_patience(void **state) {
+    (void)state;
+    enum { URGENT = 30, PATIENCE = 40 };
+    struct rig r;
+    struct batch b;
+    struct request *q[URGENT + 1];
+    uint64_t left[URGENT + 1];
+    struct sched_options so = usual;
+    so.requests_max = 1;
+    so.waiting_max = URGENT + 1;
+    for (int patience = 0; patience <= PATIENCE; patience += PATIENCE) {
+        so.patience = patience;
+        rig_open(&r, &full, &roomy, &so);
+        assert_true(rig_add(&r, q[0] = prompt(1, 40, 0, 25)));
+        for (int i = 0; i < 5; i++) assert_true(rig_step(&r, &b));
+        for (int i = 1; i <= URGENT; i++) {
+            q[i] = prompt(1 + (uint64_t)i, 40, 0, 10);
+            q[i]->priority = 5;
+            assert_true(rig_add(&r, q[i]));
+        }
+        assert_int_equal(finish_all(&r, left), URGENT + 1);
+        int place = 0;
+        while (left[place] != 1) place++;
+        assert_int_equal(place, patience ? 4 : URGENT);      /* of 10 steps each */
+        assert_int_equal(sched_stats(r.sched).aged, patience > 0);
+        assert_int_equal(q[0]->n_preempted, 1);
+        check_outcome(&r, q[0], 0);
+        rig_close(&r);
+        for (int i = 0; i <= URGENT; i++) request_free(q[i]);
+    }
+}
+
+/* Cancelled from outside while it waits: one look finds it. */
+static void test_look(void **state) {
+    (void)state;
+    struct rig r;
+    struct batch b;
+    uint64_t left[2];
+    struct sched_options so = usual;
+    so.requests_max = 1;
+    rig_open(&r, &full, &roomy, &so);
+    struct request *runs = prompt(1, 40, 0, 20), *waits = prompt(2, 40, 0, 20);
+    assert_true(rig_add(&r, runs) && rig_add(&r, waits));
+    assert_true(rig_step(&r, &b));
+    waits->cancelled = true;
+    sched_look(r.sched);
+    assert_true(rig_step(&r, &b));
+    assert_ptr_equal(sched_done(r.sched), waits);
+    assert_int_equal(sched_stats(r.sched).waiting, 0);
+    assert_int_equal(finish_all(&r, left), 1);
+    rig_close(&r);
+    request_free(runs);
+    request_free(waits);
+}
+
 /* Without anyone decoding a prompt has all rows; beside somebody, what the budget allows. */
 static void test_budget(void **state) {
     (void)state;
@@ -711,6 +769,8 @@ int main(void) {
         cmocka_unit_test(test_priority_and_order),
         cmocka_unit_test(test_urgent_takes_pages),
         cmocka_unit_test(test_clients_take_turns),
+        cmocka_unit_test(test_patience),
+        cmocka_unit_test(test_look),
         cmocka_unit_test(test_budget),
         cmocka_unit_test(test_budget_learns),
         cmocka_unit_test(test_preemption),
