@@ -408,6 +408,36 @@ static void run(struct load *l) {
     buf_free(&many.ids);
 }
 
+/* ---- what the server says of itself afterwards ---- */
+
+/* A number of /metrics; -1: it is not there. */
+static double metric(const struct load *l, const char *name) {
+    static const char request[] = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    struct reply r = { 0 };
+    char bytes[16384], line[128];
+    int fd = dial(l, false);
+    if (fd < 0) return -1;
+    fcntl(fd, F_SETFL, 0);
+    ssize_t n = send(fd, request, sizeof request - 1, MSG_NOSIGNAL);
+    while (n > 0 && r.part != PART_OVER && !r.broken)
+        if ((n = recv(fd, bytes, sizeof bytes, 0)) > 0) reply_take(&r, bytes, (size_t)n);
+    close(fd);
+    snprintf(line, sizeof line, "\n%s ", name);
+    const char *at = r.status == 200 ? strstr(buf_c(&r.body), line) : NULL;
+    double value = at ? reply_number(at, line) : -1;
+    reply_free(&r);
+    return value;
+}
+
+/* Those whose clients left are forgotten soon, but not at once. */
+static void put_rest(const struct load *l) {
+    static const char *const name[] = { "mlxcel_requests_running", "mlxcel_requests_waiting",
+                                        "mlxcel_kv_cache_pages_used", "mlxcel_preemptions_total" };
+    for (int i = 0; i < 100 && metric(l, name[0]) + metric(l, name[1]) > 0; i++) usleep(100000);
+    for (size_t i = 0; i < COUNT(name); i++)
+        printf(",\"%s\":%.0f", strchr(name[i], '_') + 1, metric(l, name[i]));
+}
+
 /* ---- the report ---- */
 
 static int by_value(const void *a, const void *b) {
@@ -466,6 +496,7 @@ static void report(struct load *l, double rss_before, double rss_peak, double cp
     put_times("gap", &l->gap);
     put_times("whole", &l->whole);
     put_times("long_first", &l->long_first);
+    put_rest(l);
     if (pid) printf(",\"rss_kib\":{\"before\":%.0f,\"peak\":%.0f,\"after\":%.0f},\"cpu_s\":%.3f",
                     rss_before, rss_peak, rss_kib(pid), cpu_s(pid) - cpu_before);
     printf(",\"own_cpu_s\":%.3f}\n", (double)(own.ru_utime.tv_sec + own.ru_stime.tv_sec) +

@@ -35,6 +35,15 @@ at_least() { # KEY N
     n=$(grep -o "\"$1\":[0-9]*" "$work/json" | cut -d : -f 2)
     [ "$n" -ge "$2" ] || { echo "only $n $1" >&2; cat "$work/json" >&2; exit 1; }
 }
+is() { # KEY N
+    grep -q "\"$1\":$2[,}]" "$work/json" || { echo "not $2: $1" >&2; cat "$work/json" >&2; exit 1; }
+}
+# Whoever left is forgotten: nothing runs or waits, and no page is held.
+idle() {
+    is requests_running 0
+    is requests_waiting 0
+    is kv_cache_pages_used 0
+}
 
 serve --parallel 8
 load --clients 32 --requests 200 --kinds 12 --prompt 70 --shared 40 --tokens 24 \
@@ -43,6 +52,16 @@ at_least completed 100
 at_least cut 20
 load --clients 8 --rate 100 --requests 60 --kinds 6 --tokens 8 --idle 200
 at_least completed 60
+idle
+end
+
+# Four long answers side by side need more pages than there are.
+serve --parallel 8 -c 512 --cache-bytes 3M
+load --clients 12 --requests 36 --kinds 12 --prompt 90 --shared 0 --tokens 180 --cancel 10 \
+    --reset 10 --slow 5
+at_least completed 18
+at_least preemptions_total 1
+idle
 end
 
 echo "load: ok"
