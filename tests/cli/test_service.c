@@ -213,14 +213,14 @@ static void stream_free(struct stream *t) {
 
 /* One SIGTERM: streams go on to their end, nobody new gets in, the exit code is 0. */
 static void test_drain(void **state) {
-    struct served s = start_ready("", NULL);
+    struct served s = start_ready("--drain-timeout 120", NULL);
     struct client kept = { .fd = client_connect(s.port, NULL) };
     struct stream t[2];
     struct reply r;
     (void)state;
     ask(&kept, "GET /health", "", "", &r);
     reply_free(&r);
-    for (size_t i = 0; i < COUNT(t); i++) stream_start(&t[i], s.port, 300);
+    for (size_t i = 0; i < COUNT(t); i++) stream_start(&t[i], s.port, 250);
     kill(s.pid, SIGTERM);
     /* A connection from before is told; a new one finds nobody. */
     ask(&kept, "GET /v1/models", "", "", &r);
@@ -238,7 +238,7 @@ static void test_drain(void **state) {
     }
     assert_true(client_connect(s.port, NULL) < 0);
     for (size_t i = 0; i < COUNT(t); i++) {
-        if (!client_reply(&t[i].c, &t[i].r, 30)) fail_msg("stream: %s", t[i].r.bad);
+        if (!client_reply(&t[i].c, &t[i].r, 120)) fail_msg("stream: %s", t[i].r.bad);
         assert_non_null(strstr(buf_c(&t[i].r.body), "\"finish_reason\":\"length\""));
         assert_true(str_ends(buf_view(&t[i].r.body), "data: [DONE]\n\n"));
         stream_free(&t[i]);
