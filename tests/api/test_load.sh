@@ -1,4 +1,5 @@
 #!/bin/sh
+# Rows CC-01, CC-04 and CC-06 of the catalogue.
 # Many clients at once, who stream, wait, cancel, reset, vanish or read slowly: every whole answer
 # is the one that the same request gets alone, and at the end nothing is running, nothing waits and
 # no page is held. Then the same with so little memory for the cache that requests are preempted.

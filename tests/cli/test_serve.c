@@ -16,6 +16,7 @@ static void test_refused(void **state) {
         { "serve --prot 1", 2, "did you mean --port" },
         { "serve --port 70000", 2, "from 0 to 65535" },
         { "serve -m @H/nowhere", 3, "no folder" },
+        /* Row SE-09. */
         { "serve --host 0.0.0.0 --port 0", 2, "can be reached from other machines" },
         { "serve --api-key-file @H/open", 2, "everyone may read the key file" },
         { "serve --api-key-file @H/empty", 2, "holds no key" },

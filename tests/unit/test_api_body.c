@@ -1,5 +1,5 @@
 /* test_api_body.c - which bodies are taken, which are refused and with what words, and the typed
- * readers of fields. */
+ * readers of fields. Rows JS-01 to JS-08 of the catalogue. */
 #include "api/body.h"
 #include "base/buf.h"
 
