@@ -88,10 +88,59 @@ static struct value call_cycler(struct vm *vm, struct value v, struct args *args
     return joiner->next++ ? joiner->items->at[0] : v_text(text_literal(&vm->box, ""));
 }
 
+struct value vm_markup(struct vm *vm, struct value v, bool markup) {
+    if (v.kind == V_LIST && markup) {
+        struct list *list = list_new(&vm->box, v.u.list->kind, v.u.list->n);
+        for (size_t i = 0; i < v.u.list->n; i++)
+            list_put(&vm->box, list, vm_markup(vm, v.u.list->at[i], true));
+        return v_list(list);
+    }
+    if (v.kind != V_TEXT || v.u.text->markup == markup) return v;
+    struct text *t = text_cut(&vm->box, v.u.text, 0, v.u.text->len);
+    t->markup = markup;
+    return v_text(t);
+}
+
+static struct value escaped(struct vm *vm, struct value v) {
+    bool plain = v.kind == V_TEXT && !v.u.text->markup;
+    return plain ? v_text(text_escaped(&vm->box, v.u.text)) : v;
+}
+
+/* A method of a string that was marked safe: what it makes is safe too, and so what goes into that
+ * is escaped. */
+static struct value call_markup(struct vm *vm, const struct bound *f, struct args *args) {
+    static const struct { const char *name; size_t first; } inserts[] = {
+        { "join", 0 }, { "format", 0 }, { "replace", 1 }, { "center", 1 }, { "ljust", 1 },
+        { "rjust", 1 },
+    };
+    struct list *given = list_new(&vm->box, L_LIST, args->at.n);
+    size_t from = SIZE_MAX;
+    for (size_t i = 0; i < COUNT(inserts); i++)
+        if (!strcmp(f->builtin->name, inserts[i].name)) from = inserts[i].first;
+    for (size_t i = 0; i < args->at.n; i++) {
+        struct value v = args->at.at[i];
+        if (i == 0 && !strcmp(f->builtin->name, "join")) {
+            struct list *items = v_items(&vm->box, v);
+            struct list *texts = list_new(&vm->box, L_LIST, items->n);
+            for (size_t k = 0; k < items->n; k++)
+                list_put(&vm->box, texts, escaped(vm, v_text(v_str(&vm->box, items->at[k]))));
+            v = v_list(texts);
+        }
+        list_put(&vm->box, given, i >= from ? escaped(vm, v) : v);
+    }
+    args->at = *given;
+    for (size_t i = 0; from != SIZE_MAX && i < args->n_named; i++)
+        args->named[i].value = escaped(vm, args->named[i].value);
+    return vm_markup(vm, vm_builtin(vm, f->builtin, f->self, args), true);
+}
+
 struct value vm_call(struct vm *vm, struct value callee, struct args *args) {
     switch (callee.kind) {
     case V_MACRO: return vm_macro(vm, callee.u.macro, args);
-    case V_BUILTIN: return vm_builtin(vm, callee.u.bound->builtin, callee.u.bound->self, args);
+    case V_BUILTIN:
+        if (callee.u.bound->self.kind == V_TEXT && callee.u.bound->self.u.text->markup)
+            return call_markup(vm, callee.u.bound, args);
+        return vm_builtin(vm, callee.u.bound->builtin, callee.u.bound->self, args);
     case V_LOOP: return vm_loop_call(vm, callee.u.loop, args);
     case V_JOINER: return call_cycler(vm, callee, args);
     case V_UNDEFINED: vm_undefined(vm, callee);

@@ -33,7 +33,8 @@ BUILTIN(filter_list) {
 }
 
 BUILTIN(filter_first) {
-    if (self.kind == V_TEXT && self.u.text->len) return vm_item(vm, self, v_int(0));
+    if (self.kind == V_TEXT && self.u.text->len)
+        return vm_markup(vm, vm_item(vm, self, v_int(0)), false);
     struct list *items = v_items(&vm->box, self);
     if (self.kind == V_LIST && self.u.list->kind == L_GENERATOR && items->n) {
         *self.u.list = *items;           /* takes one and leaves the others */
@@ -48,7 +49,8 @@ BUILTIN(filter_first) {
 BUILTIN(filter_last) {
     if (self.kind == V_LIST && self.u.list->kind == L_GENERATOR)
         box_fail(&vm->box, "last needs a list, not a generator");
-    if (self.kind == V_TEXT && self.u.text->len) return vm_item(vm, self, v_int(-1));
+    if (self.kind == V_TEXT && self.u.text->len)
+        return vm_markup(vm, vm_item(vm, self, v_int(-1)), false);
     struct list *items = v_items(&vm->box, self);
     return items->n ? items->at[items->n - 1]
                     : v_missing(&vm->box, "no last item, the sequence is empty");

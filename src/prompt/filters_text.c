@@ -13,16 +13,21 @@ BUILTIN(filter_string) {
     return v_text(soft(vm, self));
 }
 
+static struct value cased(struct vm *vm, struct value v, enum string_case how) {
+    struct text *t = soft(vm, v);
+    return vm_markup(vm, v_text(string_case(vm, t, how)), t->markup);
+}
+
 BUILTIN(filter_upper) {
-    return v_text(string_case(vm, soft(vm, self), CASE_UPPER));
+    return cased(vm, self, CASE_UPPER);
 }
 
 BUILTIN(filter_lower) {
-    return v_text(string_case(vm, soft(vm, self), CASE_LOWER));
+    return cased(vm, self, CASE_LOWER);
 }
 
 BUILTIN(filter_capitalize) {
-    return v_text(string_case(vm, soft(vm, self), CASE_CAPITAL));
+    return cased(vm, self, CASE_CAPITAL);
 }
 
 static bool splits_words(uint32_t cp) {

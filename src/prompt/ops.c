@@ -38,7 +38,7 @@ static struct value repeat(struct vm *vm, struct value v, int64_t times) {
     if (v.kind == V_TEXT) {
         struct builder b = { .box = &vm->box };
         put_fill(&b, v.u.text, (size_t)times);
-        return v_text(built(&b));
+        return vm_markup(vm, v_text(built(&b)), v.u.text->markup);
     }
     const struct list *list = v.u.list;
     size_t n;
@@ -341,7 +341,7 @@ static struct value slice_text(struct vm *vm, struct text *t, int64_t begin, siz
         size_t at = (size_t)(begin + (int64_t)i * step);
         put_cut(&b, t, offset[at], offset[at + 1]);
     }
-    return v_text(built(&b));
+    return vm_markup(vm, v_text(built(&b)), t->markup);
 }
 
 struct value vm_slice(struct vm *vm, struct value v, struct value from, struct value to,

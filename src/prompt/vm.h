@@ -70,6 +70,9 @@ struct value vm_binary(struct vm *, int op, struct value, struct value);
 struct value vm_negate(struct vm *, struct value);
 bool vm_test(struct vm *, const struct builtin *, struct value, struct args *);
 
+/* The value with its text, or the texts in its list, marked as safe or not. */
+struct value vm_markup(struct vm *, struct value, bool markup);
+
 /* Typed arguments: fail with a sentence when the value is of another type. */
 int64_t vm_int(struct vm *, struct value, int64_t when_absent);
 struct text *vm_text(struct vm *, struct value, const char *what);
