@@ -64,6 +64,8 @@ static enum reading name(struct reader *r, const struct said *s) {
     if (text.len > CALL_NAME_MAX || !is_name(text)) return READ_BROKEN;
     if (key != MATCH_YES && close != MATCH_YES)
         return key == MATCH_MORE || close == MATCH_MORE ? READ_MORE : READ_BROKEN;
+    /* Just a word between tags is a call only if there is such a tool. */
+    if (key != MATCH_YES && !schema_tool(r->tools, text)) return READ_BROKEN;
     buf_clear(&r->name);
     buf_str(&r->name, text);
     r->at = end;

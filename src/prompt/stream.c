@@ -79,14 +79,24 @@ static struct str without_blanks_before(struct str s) {
     return s;
 }
 
+static bool is_token(const struct tags *tags, const char *mark) {
+    for (int i = 0; mark && i < tags->n; i++)
+        if (str_is(tags->at[i].text, mark)) return true;
+    return false;
+}
+
+/* The template says how its model marks things, and so does a token that is such a mark. */
 static void choose(struct chat_stream *s, const struct chat *chat) {
-    for (const struct think *t = think_kinds; t->open; t++)
-        if ((t == think_kinds || mentions(chat, t->sign ? t->sign : t->close)) &&
-            s->n_thinks < THINKS_MAX)
-            s->think[s->n_thinks++] = t;
-    for (const struct call_format *f = call_formats; f->sign; f++)
-        if ((s->tools || f->aloud) && s->n_formats < FORMATS_MAX && mentions(chat, f->sign))
-            s->format[s->n_formats++] = f;
+    for (const struct think *t = think_kinds; t->open; t++) {
+        bool chosen = t == think_kinds || mentions(chat, t->sign ? t->sign : t->close) ||
+                      (!t->sign && said_by_token(s->tags, t->open));
+        if (chosen && s->n_thinks < THINKS_MAX) s->think[s->n_thinks++] = t;
+    }
+    for (const struct call_format *f = call_formats; f->sign; f++) {
+        bool chosen = (s->tools || f->aloud) && (mentions(chat, f->sign) ||
+                                                 is_token(s->tags, f->open));
+        if (chosen && s->n_formats < FORMATS_MAX) s->format[s->n_formats++] = f;
+    }
 }
 
 static void append(struct chat_stream *s, struct str text, bool control) {
