@@ -28,6 +28,7 @@ struct server_options {              /* everything is copied by server_open */
     double header_s, body_s, idle_s, stall_s;    /* deadlines; 0: the defaults */
     double request_s;                /* of a whole generation; 0: none */
     double ping_s;                   /* between keep-alive comments; 0: 15 */
+    double stuck_s;                  /* a step that takes longer is told of by /livez; 0: 60 */
     double drain_s;                  /* for running requests after SIGTERM; 0: 30 */
     bool log_json;                   /* log lines as JSON objects */
     bool quiet;                      /* no line for each request */

@@ -4,17 +4,13 @@
 #include "api/routes.h"
 #include "api/server.h"
 
-/* A step is a chunk of a prompt or a token of each sequence: this is far more than either takes,
- * on any machine that is of use. */
-#define STUCK_S 60.0
-
 /* Seconds for which the engine has been inside of one step, or 0. */
 static double stuck_for(const struct server *s) {
     int state = atomic_load(&s->state);
     if (!metrics_has_engine(s->metrics) || state == SERVER_FAILED) return 0;
     struct engine_stats e = engine_stats(s->engine);
     double age = clock_s() - e.heartbeat_s;
-    return e.stepping && age > STUCK_S ? age : 0;
+    return e.stepping && age > s->options.stuck_s ? age : 0;
 }
 
 bool server_stuck(const struct server *s) {

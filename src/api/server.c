@@ -48,6 +48,9 @@ static void copy_options(struct server *s, const struct server_options *o) {
     if (c->stall_s <= 0) c->stall_s = 30;
     if (c->ping_s <= 0) c->ping_s = 15;
     if (c->drain_s <= 0) c->drain_s = 30;
+    /* A step is a chunk of a prompt or a token of each sequence: this is far more than either
+     * takes, on any machine that is of use. */
+    if (c->stuck_s <= 0) c->stuck_s = 60;
 }
 
 /* The first alias, or the last part of the path, as a name for clients. */

@@ -73,5 +73,5 @@ void calls_cancel(struct server *);
 void request_log(struct server *, const struct exchange *, int status);
 /* To whoever started us, when options.notify names its socket: "READY=1", ... */
 void server_notify(const struct server *, const char *state);
-/* The engine has been inside of one step for a minute: for /livez and the service manager. */
+/* The engine has been inside of one step for options.stuck_s: for /livez and the watchdog. */
 bool server_stuck(const struct server *);
