@@ -5,10 +5,13 @@
 #include "base/log.h"
 #include "base/utf8.h"
 
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum log_level log_level = LOG_WARN;
 enum log_form log_form = LOG_PLAIN;
@@ -85,9 +88,31 @@ static void put_head(struct buf *to, enum log_level level) {
     }
 }
 
+/* Whether a line can be written without waiting. A pipe that is ready takes 4,096 bytes, which is
+ * more than a line has. */
+static bool ready(void) {
+    struct pollfd p = { .fd = STDERR_FILENO, .events = POLLOUT };
+    return log_form == LOG_PLAIN || poll(&p, 1, 0) == 1;
+}
+
+/* A server must not stand still because nobody reads its log: then lines are lost, and told of. */
 static void write_line(struct buf *line) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static uint64_t n_lost;
     buf_str(line, log_form == LOG_JSON ? S("}\n") : S("\n"));
-    fwrite(line->at, 1, line->len, stderr);
+    pthread_mutex_lock(&lock);
+    if (n_lost && ready()) {
+        struct buf lost = { 0 };
+        put_head(&lost, LOG_WARN);
+        buf_format(&lost, log_form == LOG_JSON ? "\"%llu log lines were lost\"}\n"
+                   : "%llu log lines were lost\n", (unsigned long long)n_lost);
+        fwrite(lost.at, 1, lost.len, stderr);
+        buf_free(&lost);
+        n_lost = 0;
+    }
+    if (ready()) fwrite(line->at, 1, line->len, stderr);
+    else n_lost++;
+    pthread_mutex_unlock(&lock);
     buf_free(line);
 }
 

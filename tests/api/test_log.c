@@ -205,6 +205,63 @@ static void test_level(void **state) {
     buf_free(&log);
 }
 
+/* Reads what is there now. */
+static void drain(int fd, struct buf *to) {
+    struct pollfd p = { .fd = fd, .events = POLLIN };
+    while (poll(&p, 1, 200) == 1 && program_drain(fd, to)) continue;
+}
+
+/* Nobody reads the log: the server goes on, and says later what was lost. */
+static void test_full_pipe(void **state) {
+    static char line[] = "serve -m models/demo --port 0 --log-format json";
+    char *copy = program_line(line, home), *word[PROGRAM_WORDS_MAX + 1];
+    struct served s = { 0 };
+    struct buf log = { 0 };
+    int end[2];
+    (void)state;
+    program_words(copy, word);
+    if (pipe(end)) fail_msg("no pipe");
+    s.pid = fork();
+    if (!s.pid) {
+        dup2(end[1], 2);
+        close(end[0]), close(end[1]);
+        program_setting(home, NULL);
+        execv(word[0], word);
+        _exit(127);
+    }
+    close(end[1]);
+    for (const char *at = NULL; !at; at = strstr(buf_c(&log), "http://127.0.0.1:")) {
+        if (!program_drain(end[0], &log)) fail_msg("it ended: %s", buf_c(&log));
+    }
+    for (const char *at = strstr(log.at, "http://127.0.0.1:") + 17; isdigit((unsigned char)*at);)
+        s.port = s.port * 10 + *at++ - '0';
+    struct client c = { .fd = client_connect(s.port, NULL) };
+    for (int i = 0; i < 600; i++) {
+        struct reply r = { 0 };
+        client_send(&c, S("GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"), 10);
+        if (!client_reply(&c, &r, 20)) fail_msg("request %d: %s", i, r.bad);
+        reply_free(&r);
+    }
+    buf_clear(&log);
+    drain(end[0], &log);
+    int n = 0;
+    for (const char *at = buf_c(&log); (at = strstr(at, "\"message\":\"request\"")); at++) n++;
+    assert_in_range(n, 100, 599);      /* a pipe has 64 KiB */
+    struct reply r;
+    ask(&s, 5, &r);                    /* /health is not logged, */
+    reply_free(&r);
+    ask(&s, 4, &r);                    /* this is */
+    reply_free(&r);
+    drain(end[0], &log);
+    assert_non_null(strstr(buf_c(&log), " log lines were lost\"}\n"));
+    assert_int_equal(log.at[log.len - 1], '\n');
+    client_close(&c);
+    assert_int_equal(served_stop(&s, SIGTERM, 20), 0);
+    close(end[0]);
+    buf_free(&log);
+    free(copy);
+}
+
 static int begin(void **state) {
     (void)state;
     home = temp_dir();
@@ -220,7 +277,7 @@ static int end(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_json), cmocka_unit_test(test_text), cmocka_unit_test(test_file),
-        cmocka_unit_test(test_level),
+        cmocka_unit_test(test_level), cmocka_unit_test(test_full_pipe),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }
