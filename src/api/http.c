@@ -76,8 +76,11 @@ void http_event(struct server *s, uint64_t key, enum watch_event event) {
     uint32_t i = (uint32_t)key;
     struct exchange *x = NULL;
     pthread_mutex_lock(&t->lock);
-    if (i < (uint32_t)t->n_slots && t->slot[i] && t->slot[i]->key == key && t->slot[i]->x)
-        x = exchange_hold(t->slot[i]->x);
+    struct conn *c = i < (uint32_t)t->n_slots ? t->slot[i] : NULL;
+    if (c && c->key != key) c = NULL;
+    if (c && c->x) x = exchange_hold(c->x);
+    /* libmicrohttpd may have missed it while it looked at other things. */
+    else if (c && event == WATCH_GONE) shutdown(c->fd, SHUT_RDWR);
     pthread_mutex_unlock(&t->lock);
     if (!x) return;
     if (event == WATCH_GONE) exchange_lost(x);
@@ -149,6 +152,7 @@ static void on_connection(void *to, struct MHD_Connection *connection, void **co
     }
     struct conn *c = *context;
     if (!c) return;
+    watch_remove(s->watch, c->fd);
     table_remove(s->http, c);
     atomic_fetch_sub(&s->n_connections, 1);
     free(c->uri);
@@ -169,6 +173,7 @@ static void *on_uri(void *to, const char *uri, struct MHD_Connection *connection
     free(c->uri);
     c->uri = mem_str(str_of(uri));
     set_deadline(c, c->server->options.header_s, true);
+    MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
     return NULL;
 }
 
@@ -332,11 +337,9 @@ static void on_completed(void *to, struct MHD_Connection *connection, void **con
                          enum MHD_RequestTerminationCode code) {
     struct exchange *x = *context;
     (void)to;
-    (void)connection;
     if (!x) return;
     struct inside *in = x->inside;
     struct conn *c = in->conn;
-    watch_remove(x->server->watch, c->fd);
     set_current(c, NULL);
     pthread_mutex_lock(&in->lock);
     in->phase = PHASE_OVER;
@@ -352,6 +355,9 @@ static void on_completed(void *to, struct MHD_Connection *connection, void **con
     metrics_reply(x->server->metrics, x->route, status, clock_s() - x->begun_s);
     request_log(x->server, x, status);
     set_deadline(c, x->server->options.idle_s, false);
+    /* A connection that is dead already gives no sign of it any more. */
+    MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT,
+                              whole ? (unsigned)x->server->options.idle_s + 1 : 1u);
     *context = NULL;
     exchange_release(x);
 }

@@ -101,7 +101,8 @@ void watch_close(struct watch *w) {
 
 void watch_add(struct watch *w, int fd, uint64_t key) {
     struct epoll_event e = { .events = EPOLLRDHUP | EPOLLET, .data.u64 = key };
-    epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &e);
+    /* Either way what has happened already is told, once more if need be. */
+    if (epoll_ctl(w->epoll, EPOLL_CTL_MOD, fd, &e)) epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &e);
 }
 
 void watch_remove(struct watch *w, int fd) {
