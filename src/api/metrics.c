@@ -103,13 +103,11 @@ void metrics_reply(struct metrics *m, const struct route *route, int status, dou
     add_seconds(&r->seconds, seconds);
 }
 
-static int reason_of(const struct choice *o) {
-    if (o->finish == FINISH_CANCELLED) return 3;
-    if (o->finish == FINISH_ERROR) return 4;
-    const char *name = choice_finish(o);
-    for (int i = 0; i < REASONS; i++)
-        if (!strcmp(name, reason_names[i])) return i;
-    return 0;
+static enum reason reason_of(const struct choice *o) {
+    if (o->finish == FINISH_CANCELLED) return REASON_CANCELLED;
+    if (o->finish == FINISH_ERROR) return REASON_ERROR;
+    if (o->finish == FINISH_LENGTH) return REASON_LENGTH;
+    return o->n_tools ? REASON_TOOLS : REASON_STOP;
 }
 
 void metrics_choice(struct metrics *m, const struct choice *o) {

@@ -25,7 +25,8 @@ void metrics_write(struct metrics *, struct server *, struct buf *);
 
 /* ---- for metrics_write.c and docs ---- */
 
-enum { BOUNDS_MAX = 48, STATUSES = 24, REASONS = 5, STAGES = 3 };
+enum { BOUNDS_MAX = 48, STATUSES = 24, STAGES = 3 };
+enum reason { REASON_STOP, REASON_LENGTH, REASON_TOOLS, REASON_CANCELLED, REASON_ERROR, REASONS };
 enum unit { UNIT_SECONDS, UNIT_TOKENS };
 
 /* One scale of bounds serves all histograms of a unit; each name shows some of them. `shown` are

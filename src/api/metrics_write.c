@@ -181,14 +181,18 @@ static void lengths(struct metric_writer *w, const struct metric *r) {
 }
 
 static void finished(struct metric_writer *w, const struct metric *r) {
+    const _Atomic uint64_t *n = w->m->finished;
     for (int i = 0; i < REASONS; i++) {
         char label[64];
-        /* vLLM calls a request that nobody waits for aborted. */
-        const char *name = is_theirs(r) && !strcmp(reason_names[i], "cancelled") ? "abort"
-                           : reason_names[i];
+        const char *name = reason_names[i];
+        uint64_t count = atomic_load(&n[i]);
+        /* vLLM calls a request that nobody waits for aborted, and a call of tools a stop. */
+        if (is_theirs(r) && i == REASON_TOOLS) continue;
+        if (is_theirs(r) && i == REASON_STOP) count += atomic_load(&n[REASON_TOOLS]);
+        if (is_theirs(r) && i == REASON_CANCELLED) name = "abort";
         snprintf(label, sizeof label, "%s=\"%s\"", is_theirs(r) ? "finished_reason" : "reason",
                  name);
-        put_line(w, r, "", label, (double)atomic_load(&w->m->finished[i]));
+        put_line(w, r, "", label, (double)count);
     }
 }
 
