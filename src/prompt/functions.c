@@ -17,6 +17,7 @@ static BUILTIN(function_range) {
     if (n > RANGE_MAX) box_limit(&vm->box, "a range of more than %d numbers", RANGE_MAX);
     box_work(&vm->box, n);
     struct list *list = list_new(&vm->box, L_RANGE, n);
+    list->start = first, list->step = step, list->stop = stop;
     for (uint64_t i = 0; i < n; i++)
         list_put(&vm->box, list, v_int((int64_t)((uint64_t)first + i * (uint64_t)step)));
     return v_list(list);

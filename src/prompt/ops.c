@@ -301,11 +301,12 @@ struct value vm_path(struct vm *vm, struct value v, struct value path) {
     return v;
 }
 
-/* Python's slice.indices: where to begin, and how many items at `step`. */
+/* Python's slice.indices: where to begin and to end, and how many items at `step`. */
 static size_t slice_span(struct vm *vm, size_t n, struct value from, struct value to, int64_t step,
-                         int64_t *begin) {
+                         int64_t ends[2]) {
     int64_t len = (int64_t)n, low = step > 0 ? 0 : -1, high = step > 0 ? len : len - 1;
-    int64_t ends[2] = { step > 0 ? low : high, step > 0 ? high : low };
+    ends[0] = step > 0 ? low : high;
+    ends[1] = step > 0 ? high : low;
     struct value given[2] = { from, to };
     for (int i = 0; i < 2; i++) {
         if (given[i].kind == V_NONE) continue;
@@ -315,7 +316,6 @@ static size_t slice_span(struct vm *vm, size_t n, struct value from, struct valu
         if (at < 0) at += len;
         ends[i] = at < low ? low : at > high ? high : at;
     }
-    *begin = ends[0];
     uint64_t span = step > 0 ? (uint64_t)MAX(ends[1] - ends[0], 0)
         : (uint64_t)MAX(ends[0] - ends[1], 0);
     uint64_t stride = step > 0 ? (uint64_t)step : -(uint64_t)step;
@@ -349,16 +349,21 @@ struct value vm_slice(struct vm *vm, struct value v, struct value from, struct v
     if (v.kind == V_UNDEFINED) vm_undefined(vm, v);
     if (step_value.kind != V_NONE && !v_is_int(step_value))
         box_fail(&vm->box, "a slice needs integers, not %s", v_type(step_value));
-    int64_t step = step_value.kind == V_NONE ? 1 : v_as_int(step_value), begin;
+    int64_t step = step_value.kind == V_NONE ? 1 : v_as_int(step_value), ends[2];
     bool sliceable = indexable(v) || v.kind == V_TEXT;
     if (!sliceable) box_fail(&vm->box, "a value of type %s cannot be sliced", v_type(v));
     if (!step) box_fail(&vm->box, "a slice's step cannot be zero");
     size_t len = v.kind == V_TEXT ? text_points(&vm->box, v.u.text) : v.u.list->n;
-    size_t n = slice_span(vm, len, from, to, step, &begin);
-    if (v.kind == V_TEXT) return slice_text(vm, v.u.text, begin, n, step);
+    size_t n = slice_span(vm, len, from, to, step, ends);
+    if (v.kind == V_TEXT) return slice_text(vm, v.u.text, ends[0], n, step);
     box_work(&vm->box, n);
     struct list *list = list_new(&vm->box, v.u.list->kind, n);
     for (size_t i = 0; i < n; i++)
-        list_put(&vm->box, list, v.u.list->at[begin + (int64_t)i * step]);
+        list_put(&vm->box, list, v.u.list->at[ends[0] + (int64_t)i * step]);
+    /* Of a range; unsigned, as what lies behind its last item may be beyond 64 bits. */
+    uint64_t start = (uint64_t)v.u.list->start, stride = (uint64_t)v.u.list->step;
+    list->start = (int64_t)(start + (uint64_t)ends[0] * stride);
+    list->stop = (int64_t)(start + (uint64_t)ends[1] * stride);
+    list->step = (int64_t)(stride * (uint64_t)step);
     return v_list(list);
 }

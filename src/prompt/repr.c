@@ -105,11 +105,8 @@ static void put_list(struct builder *b, const struct list *list) {
         return;
     }
     if (list->kind == L_RANGE) {
-        int64_t first = list->n ? list->at[0].u.i : 0;
-        int64_t step = list->n > 1 ? list->at[1].u.i - first : 1;
-        int64_t stop = first + step * (int64_t)list->n;
-        put_format(b, "range(%lld, %lld", (long long)first, (long long)stop);
-        if (step != 1) put_format(b, ", %lld", (long long)step);
+        put_format(b, "range(%lld, %lld", (long long)list->start, (long long)list->stop);
+        if (list->step != 1) put_format(b, ", %lld", (long long)list->step);
         put_c(b, ")");
         return;
     }

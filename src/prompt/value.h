@@ -39,6 +39,7 @@ struct list {
     struct value *at;
     size_t n, cap;
     enum list_kind kind;
+    int64_t start, stop, step;       /* of a range */
     bool group;                      /* of groupby: its two items are .grouper and .list */
 };
 struct pair { struct value key, value; };
