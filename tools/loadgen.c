@@ -571,6 +571,7 @@ int main(int argc, char **argv) {
         n_closed += idle[i] >= 0 && recv(idle[i], &byte, 1, MSG_DONTWAIT) == 0;
     }
     report(&l, rss_before, rss_kib(pid), cpu_before);
+    free(idle);
     if (n_closed) fprintf(stderr, "loadgen: %d idle connections were closed\n", n_closed);
     return l.n_wrong || l.n_failed ? 1 : 0;
 }

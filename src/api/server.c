@@ -149,9 +149,10 @@ void server_close(struct server *s) {
     if (!s) return;
     atomic_store(&s->state, SERVER_DRAINING);
     workers_close(s->workers);
-    watch_close(s->watch);
+    watch_stop(s->watch);
     exchanges_flush(s);
     http_close(s);
+    watch_close(s->watch);
     listen_close(s);
     access_close(s->access);
     metrics_close(s->metrics);

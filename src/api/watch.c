@@ -88,11 +88,15 @@ void watch_soon(struct watch *w) {
     if (!atomic_exchange(&w->armed, true)) timerfd_settime(w->timer, 0, &once, NULL);
 }
 
-void watch_close(struct watch *w) {
+void watch_stop(struct watch *w) {
     if (!w) return;
     atomic_store(&w->closing, true);
     watch_wake(w);
     pthread_join(w->thread, NULL);
+}
+
+void watch_close(struct watch *w) {
+    if (!w) return;
     close(w->epoll);
     close(w->wake);
     close(w->timer);

@@ -17,7 +17,8 @@ enum { WATCH_SOON_MS = 8 };
 
 /* Keys of events are above UINT32_MAX. */
 struct watch *watch_open(const struct watch_calls *, void *to, struct err *);
-void watch_close(struct watch *);
+void watch_stop(struct watch *);     /* no more calls; watch_remove still may come. NULL: nothing */
+void watch_close(struct watch *);    /* after watch_stop */
 void watch_add(struct watch *, int fd, uint64_t key);
 void watch_remove(struct watch *, int fd);     /* before the fd is closed */
 void watch_wake(struct watch *);               /* tick now; may be called in a signal handler */
