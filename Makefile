@@ -119,10 +119,11 @@ test: all $(TESTS) ## build and run every test; T=word only those with the word 
 	    $(if $(T),$(foreach t,$(TESTS) $(TEST_SCRIPTS),$(if $(findstring $(T),$(t)),$(t))),$(TESTS) \
 	    $(TEST_SCRIPTS))
 
+TSAN_TESTS := build/tsan/tests/unit/test_threads build/tsan/tests/families/test_storm
 tsan: ## the server's load test and the threads' tests under the thread sanitizer
-	$(MAKE) SAN=thread BUILD=build/tsan all build/tsan/tests/unit/test_threads
+	$(MAKE) SAN=thread BUILD=build/tsan all $(TSAN_TESTS)
 	MLXCEL=build/tsan/mlxcel MLXCEL_BUILD=build/tsan scripts/run-tests \
-	    build/tsan/tests/unit/test_threads tests/api/test_load.sh
+	    $(TSAN_TESTS) tests/api/test_load.sh
 
 bench: all ## measure with checkpoints of recipe weights; writes bench/RESULTS.md
 	bench/run

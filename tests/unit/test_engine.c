@@ -232,6 +232,7 @@ static void test_stats(void **state) {
     assert_int_equal(s.running + s.waiting + s.pages_used, 0);
     assert_int_equal(s.tokens_prompt, 300);
     assert_int_equal(s.tokens_cached, 2 * 96);
+    for (int i = 0; i < 3; i++) assert_int_equal(c[i].n_cached, i ? 96 : 0);
     assert_int_equal(s.tokens_generated, 30);
     /* The last token of an answer is not computed any more. */
     assert_int_equal(s.rows, 100 + 2 * 4 + 3 * 9);
