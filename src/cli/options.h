@@ -72,7 +72,7 @@ struct args {
     int port, parallel, queue, key_limit, connections;
     size_t body_max;
     float slowdown;
-    double timeout_s, drain_s, ping_s;
+    double timeout_s, drain_s, ping_s, header_s, body_s, idle_s, stall_s;
     bool strict_model, no_api_key, no_slots, no_props, no_metrics, no_warmup, no_perf, always;
     /* settings */
     const char *config;

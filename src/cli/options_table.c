@@ -161,6 +161,15 @@ const struct option options[] = {
           "between comments that keep a silent stream open, 15 without it; -1 sends none")
     SERVE("--body-limit", "BYTES", V_BYTES, "Server", body_max, NULL,
           "of one request, with K, M or G")
+    SERVE("--header-timeout", "SECONDS", V_SECONDS, "Server", header_s, NULL,
+          "for a request's head to arrive whole, 10 without it")
+    SERVE("--body-timeout", "SECONDS", V_SECONDS, "Server", body_s, NULL,
+          "for its body to arrive whole, 30 without it")
+    SERVE("--idle-timeout --keep-alive-timeout --timeout-keep-alive", "SECONDS", V_SECONDS,
+          "Server", idle_s, NULL, "between requests of one connection, 75 without it")
+    SERVE("--stall-timeout --write-timeout", "SECONDS", V_SECONDS, "Server", stall_s, NULL,
+          "for a client that reads nothing of its stream, 30 without it; twice as long for a whole "
+          "reply to be read")
     OFF("--slots", "Server", CMD_SERVE, no_slots, ENV("ENDPOINT_SLOTS"),
         "offer /slots, as without any option")
     FLAG("--no-slots", "Server", CMD_SERVE, no_slots, NULL, "leave /slots out")
@@ -248,5 +257,5 @@ void args_init(struct args *a) {
     *a = (struct args){ .n_max = -1, .compute = "auto", .color = "auto",
                         .bench_prompt = 512, .bench_generate = 128, .repeats = 3, .batches = "1",
                         .port = 8080, .log_format = "text", .timeout_s = 0, .drain_s = 30,
-                        .ping_s = 15 };
+                        .ping_s = 15, .header_s = 10, .body_s = 30, .idle_s = 75, .stall_s = 30 };
 }

@@ -157,6 +157,7 @@ static struct server_options server_options_of(struct serving *s) {
         .connections_max = a->connections, .queue_max = a->queue, .key_max = a->key_limit,
         .body_max = a->body_max, .request_s = MAX(a->timeout_s, 0),
         .ping_s = a->ping_s < 0 ? 1e9 : a->ping_s, .drain_s = a->drain_s > 0 ? a->drain_s : 1e-3,
+        .header_s = a->header_s, .body_s = a->body_s, .idle_s = a->idle_s, .stall_s = a->stall_s,
         .log_json = !strcmp(a->log_format, "json"), .quiet = a->quiet,
         .notify = getenv("NOTIFY_SOCKET"), .watchdog_s = watchdog_seconds(),
     };
@@ -309,6 +310,18 @@ static bool read_slowdown(struct serving *s, struct err *err) {
     return true;
 }
 
+/* None of these can be left out: a client that never ends a request would hold its place. */
+static bool check_times(const struct args *a, struct err *err) {
+    const struct { const char *name; double seconds; } limit[] = {
+        { "--header-timeout", a->header_s }, { "--body-timeout", a->body_s },
+        { "--idle-timeout", a->idle_s }, { "--stall-timeout", a->stall_s },
+    };
+    for (size_t i = 0; i < COUNT(limit); i++)
+        if (!(limit[i].seconds > 0))
+            return err_code(err, ERR_USAGE, "%s: more than 0 seconds", limit[i].name);
+    return true;
+}
+
 /* What would only be seen once the model is loaded, or never. */
 static bool check_paths(const struct args *a, struct err *err) {
     struct str prefix = str_of(a->api_prefix);
@@ -327,8 +340,8 @@ static bool serve(struct serving *s, struct err *err) {
     pthread_t watcher;
     sigset_t set;
     /* A model that is not there is told of before any port is taken. */
-    bool ok = check_paths(s->a, err) && read_slowdown(s, err) && read_lists(s, err) &&
-              read_vars(s, err) && model_find(s->a->model, &dir, err);
+    bool ok = check_paths(s->a, err) && check_times(s->a, err) && read_slowdown(s, err) &&
+              read_lists(s, err) && read_vars(s, err) && model_find(s->a->model, &dir, err);
     buf_free(&dir);
     if (!ok) return false;
     stop_signals(&set);

@@ -31,6 +31,8 @@ static void test_refused(void **state) {
         { "serve --log-file @H", 1, "cannot open the log file" },
         { "serve --api-prefix llm", 2, "--api-prefix begins with a slash" },
         { "serve --api-prefix /llm/", 2, "--api-prefix begins with a slash" },
+        { "serve --header-timeout 0", 2, "--header-timeout: more than 0 seconds" },
+        { "serve --stall-timeout -1", 2, "--stall-timeout: more than 0 seconds" },
         { "serve --log-level loud", 2, "error|warning|info|debug" },
         { "serve --chat-template-kwargs [1]", 2, "takes a JSON object" },
         { "serve --var x", 2, "takes NAME=JSON" },
