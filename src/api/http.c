@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { POOL_BYTES = 32 << 10, DRAIN_BYTES = 64 << 10, REQUESTS_PER_CONNECTION = 100000 };
+enum { POOL_BYTES = 32 << 10, DRAIN_BYTES = 64 << 10, LAST_BYTES_S = 1 };
 
 struct table {
     pthread_mutex_t lock;
@@ -54,11 +54,22 @@ static void table_remove(struct table *t, struct conn *c) {
     pthread_mutex_unlock(&t->lock);
 }
 
-static void set_deadline(struct conn *c, double seconds, bool reading) {
+static void set_deadline(struct conn *c, double seconds) {
     struct table *t = c->server->http;
     pthread_mutex_lock(&t->lock);
     c->deadline_s = seconds > 0 ? clock_s() + seconds : 0;
+    c->reading = c->more = false;
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* For more of a request. libmicrohttpd takes a short read for the last one, so it misses an end
+ * that was there already; who has closed that direction has sent what it had. */
+static void expect_more(struct conn *c, double seconds, bool reading) {
+    struct table *t = c->server->http;
+    pthread_mutex_lock(&t->lock);
+    c->deadline_s = clock_s() + (c->half ? MIN(seconds, LAST_BYTES_S) : seconds);
     c->reading = reading;
+    c->more = true;
     pthread_mutex_unlock(&t->lock);
 }
 
@@ -79,8 +90,12 @@ void http_event(struct server *s, uint64_t key, enum watch_event event) {
     struct conn *c = i < (uint32_t)t->n_slots ? t->slot[i] : NULL;
     if (c && c->key != key) c = NULL;
     if (c && c->x) x = exchange_hold(c->x);
-    /* libmicrohttpd may have missed it while it looked at other things. */
-    else if (c && event == WATCH_GONE) shutdown(c->fd, SHUT_RDWR);
+    /* libmicrohttpd may have missed it while it looked at other things: this wakes it. What a
+     * client sent before it closed one direction may not have been read yet. */
+    if (c && event == WATCH_GONE) shutdown(c->fd, SHUT_RDWR);
+    if (c) c->half = true;
+    if (c && c->more && c->deadline_s > 0)
+        c->deadline_s = MIN(c->deadline_s, clock_s() + LAST_BYTES_S);
     pthread_mutex_unlock(&t->lock);
     if (!x) return;
     if (event == WATCH_GONE) exchange_lost(x);
@@ -145,8 +160,9 @@ static void on_connection(void *to, struct MHD_Connection *connection, void **co
         *c = (struct conn){ .server = s, .listener = l, .fd = i->connect_fd };
         peer_name(connection, c);
         table_add(s->http, c);
-        set_deadline(c, s->options.header_s, true);
+        expect_more(c, s->options.header_s, true);
         atomic_fetch_add(&s->n_connections, 1);
+        watch_add(s->watch, c->fd, c->key);
         *context = c;
         return;
     }
@@ -172,7 +188,7 @@ static void *on_uri(void *to, const char *uri, struct MHD_Connection *connection
     (void)to;
     free(c->uri);
     c->uri = mem_str(str_of(uri));
-    set_deadline(c, c->server->options.header_s, true);
+    expect_more(c, c->server->options.header_s, true);
     MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
     return NULL;
 }
@@ -221,7 +237,7 @@ static void begin(struct exchange *x, const char *method, const char *version) {
         check_request(x, version);
     }
     in->conn->n_requests++;
-    set_deadline(in->conn, x->server->options.body_s, true);
+    expect_more(in->conn, x->server->options.body_s, true);
 }
 
 /* A refusal goes out at once when the body would be long, and else after it: a client that is
@@ -240,7 +256,7 @@ static bool refuse_now(const struct exchange *x) {
 /* A whole reply has a deadline; a stream is watched by exchange_tick. */
 static enum MHD_Result send_reply(struct exchange *x) {
     bool streaming = x->inside->streaming;
-    set_deadline(x->inside->conn, streaming ? 0 : 2 * x->server->options.stall_s, false);
+    set_deadline(x->inside->conn, streaming ? 0 : 2 * x->server->options.stall_s);
     return exchange_queue(x);
 }
 
@@ -285,7 +301,7 @@ static void work(void *to) {
 /* The request is complete: it is answered now, or the connection sleeps until it is. */
 static enum MHD_Result handle(struct exchange *x) {
     struct inside *in = x->inside;
-    set_deadline(in->conn, 0, false);
+    set_deadline(in->conn, 0);
     if (x->method == METHOD_OPTIONS) preflight(x);
     else if (!(x->route->flags & ROUTE_WORK)) x->route->handle(x);
     pthread_mutex_lock(&in->lock);
@@ -354,7 +370,7 @@ static void on_completed(void *to, struct MHD_Connection *connection, void **con
     if (!whole) status = 499;
     metrics_reply(x->server->metrics, x->route, status, clock_s() - x->begun_s);
     request_log(x->server, x, status);
-    set_deadline(c, x->server->options.idle_s, false);
+    expect_more(c, x->server->options.idle_s, false);
     /* A connection that is dead already gives no sign of it any more. */
     MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT,
                               whole ? (unsigned)x->server->options.idle_s + 1 : 1u);

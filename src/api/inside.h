@@ -13,7 +13,8 @@ struct conn {
     char *uri;                       /* of the current request line, as it came */
     struct exchange *x;              /* the current one; under the table's lock */
     double deadline_s;               /* it is closed then; 0: no deadline; under the lock */
-    bool reading;                    /* a deadline now is a 408 */
+    bool reading;                    /* a deadline now is a 408; under the lock, as the next two */
+    bool more, half;                 /* it is for bytes to come; the peer will send no more */
     int n_requests;
     char peer[64];
 };

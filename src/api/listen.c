@@ -56,6 +56,20 @@ static bool may_bind(const struct server *s, const struct sockaddr *a, const cha
                     "(--api-key-file), or say --no-api-key", host);
 }
 
+/* Inherited by connections. A peer that vanished says nothing: when it owes an acknowledgement the
+ * kernel gives up after the time for stalled clients, and when it owes nothing it is asked. */
+static void set_limits(const struct server *s, int fd) {
+    int one = 1, idle = 30, every = 10, times = 3;
+    double ms = s->options.stall_s * 1e3;
+    unsigned stall = ms < 1e9 ? (unsigned)ms : 1000000000;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof times);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &stall, sizeof stall);
+}
+
 /* The descriptor listens: takes its place among the listeners. */
 static bool adopt(struct server *s, int fd, struct err *err) {
     struct sockaddr_storage at;
@@ -72,6 +86,7 @@ static bool adopt(struct server *s, int fd, struct err *err) {
     *l = (struct listener){ .fd = fd, .port = port_of((struct sockaddr *)&at),
                             .local = at.ss_family == AF_UNIX };
     const char *path = ((const struct sockaddr_un *)(const void *)&at)->sun_path;
+    if (!l->local) set_limits(s, fd);
     if (l->local) snprintf(l->address, sizeof l->address, "unix:%.100s", path);
     else snprintf(l->address, sizeof l->address, "http://%s", text);
     s->n_listeners++;
@@ -124,8 +139,6 @@ static bool listen_address(struct server *s, const struct addrinfo *a, const cha
     int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) return err_set(err, "%s: %s", host, strerror(errno));
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);    /* inherited by connections */
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);    /* finds peers that vanished */
     if (a->ai_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
     if (bind(fd, a->ai_addr, a->ai_addrlen) || listen(fd, BACKLOG)) {
         int why = errno;

@@ -1,0 +1,166 @@
+/* test_leaving.c - clients that leave, in every state of their request and in every way: the
+ * request is over before the next step of the engine, and nobody else notices.
+ *
+ * Rows CC-03, HT-12 and HT-13 of the catalogue. The engine stands still while a client leaves, so
+ * steps are counted and no time is. */
+#include "held.h"
+
+enum way { CLOSES, RESETS, VANISHES };
+enum where { IN_QUEUE, IN_PREFILL, IN_DECODE };
+
+enum { CHUNK = 16, LONG_PROMPT = 20 * CHUNK };
+
+static void see_left(void *to, struct call *c) {
+    *(int *)to += atomic_load(&c->cancelled);
+}
+
+static int n_left(const struct held *h) {
+    int n = 0;
+    calls_each(h->server, see_left, &n);
+    return n;
+}
+
+static int n_running(const struct held *h) { return atomic_load(&h->server->n_running); }
+
+/* As when its machine stops: no packet says so. What is sent to it then is answered with a
+ * reset. Wants a capability; without it the client closes. */
+static void vanish(struct client *c) {
+    int on = 1;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_REPAIR, &on, sizeof on);
+    client_close(c);
+}
+
+/* Lets the engine go on until it is about to begin one more step. */
+static void step_on(int n) {
+    int before = atomic_load(&held_steps);
+    atomic_fetch_add(&held_permits, n);
+    AWAIT(atomic_load(&held_steps) == before + n && atomic_load(&held_waits));
+}
+
+static void leave(const struct held *h, struct client *c, enum way way, bool stream) {
+    if (way == RESETS) client_reset(c);
+    /* Whoever vanishes is only noticed when something is sent, which for a reply that is not a
+     * stream are the kernel's probes. */
+    else if (way == VANISHES && stream) vanish(c);
+    else client_close(c);
+    (void)h;
+}
+
+static void leaves(enum where where, enum way way, bool stream) {
+    static const char *const stage[] = { "queue", "prefill", "decode" };
+    struct engine_options e = { .requests_max = 1, .chunk_max = CHUNK, .rows_max = CHUNK };
+    struct server_options o = { .ping_s = 0.3 };
+    struct held h;
+    struct client other = { .fd = -1 };
+    char line[96];
+    snprintf(line, sizeof line, "mlxcel_requests_cancelled_total{stage=\"%s\"} ", stage[where]);
+    held_open(&h, &e, &o);
+    atomic_store(&held_permits, 0);
+    if (where == IN_QUEUE) {
+        other = held_ask(&h, 4, 40, true);
+        AWAIT(n_running(&h) == 1);
+        AWAIT(atomic_load(&held_waits));
+    }
+    struct client c = held_ask(&h, where == IN_PREFILL ? LONG_PROMPT : 4, 1000, stream);
+    AWAIT(n_running(&h) == 1 + (where == IN_QUEUE));
+    AWAIT(atomic_load(&held_waits));
+    step_on(where == IN_QUEUE ? 2 : 5);
+    assert_int_equal(n_left(&h), 0);
+    leave(&h, &c, way, stream);
+    AWAIT(n_left(&h) == 1);            /* while the engine stands still inside of a step */
+    int before = atomic_load(&held_steps);
+    if (where == IN_QUEUE) {
+        step_on(1);
+        assert_int_equal(n_running(&h), 1);
+        struct reply r = { 0 };
+        atomic_store(&held_permits, HELD_FREE);
+        if (!client_reply(&other, &r, HELD_SECONDS)) fail_msg("%s", r.bad);
+        assert_non_null(strstr(buf_c(&r.body), "\"finish_reason\":\"length\""));
+        reply_free(&r);
+        client_close(&other);
+    } else {
+        /* The step that it stood in ends, and is the last one. */
+        atomic_store(&held_permits, HELD_FREE);
+        AWAIT(n_running(&h) == 0);
+        assert_in_range(atomic_load(&held_steps), before, before + 1);
+    }
+    AWAIT(atomic_load(&h.server->n_exchanges) == 0);
+    assert_int_equal(held_number(&h, line), 1);
+    AWAIT(held_number(&h, "mlxcel_kv_cache_pages_used ") == 0);
+    held_close(&h);
+}
+
+static void test_leaves(void **state) {
+    (void)state;
+    for (int where = IN_QUEUE; where <= IN_DECODE; where++)
+        for (int way = CLOSES; way <= VANISHES; way++)
+            for (int stream = 0; stream < 2; stream++)
+                leaves((enum where)where, (enum way)way, stream);
+}
+
+/* Before its request is whole: nothing was begun, nothing is kept. */
+static void test_unfinished(void **state) {
+    static const char *const sent[] = {
+        "", "POST /v1/comp", "POST /v1/completions HTTP/1.1\r\nHost: loc",
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        "Content-Length: 100\r\n\r\n",
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        "Content-Length: 100\r\n\r\n{\"prompt\":",
+    };
+    struct engine_options e = { .requests_max = 1 };
+    struct server_options o = { 0 };
+    struct held h;
+    (void)state;
+    held_open(&h, &e, &o);
+    int before = atomic_load(&held_steps);
+    for (size_t i = 0; i < COUNT(sent); i++)
+        for (int way = CLOSES; way <= RESETS; way++) {
+            struct client c = { .fd = client_connect(h.port, NULL) };
+            client_send(&c, str_of(sent[i]), HELD_SECONDS);
+            if (way == RESETS) client_reset(&c);
+            else client_close(&c);
+        }
+    AWAIT(atomic_load(&h.server->n_connections) == 0);
+    AWAIT(atomic_load(&h.server->n_exchanges) == 0);
+    assert_int_equal(atomic_load(&held_steps), before);
+    held_close(&h);
+}
+
+/* Peers that neither read nor acknowledge: the kernel gives up after the time for stalled clients,
+ * and asks those who are silent. */
+static void test_kernel_limits(void **state) {
+    struct engine_options e = { .requests_max = 1 };
+    struct server_options o = { .stall_s = 7 };
+    struct held h;
+    int n = 0;
+    (void)state;
+    held_open(&h, &e, &o);
+    struct client c = { .fd = client_connect(h.port, NULL) };
+    AWAIT(atomic_load(&h.server->n_connections) == 1);
+    for (int fd = 3; fd < 1024; fd++) {
+        struct sockaddr_in at = { 0 }, peer;
+        socklen_t size = sizeof at, peer_size = sizeof peer, word = sizeof(int);
+        int alive = 0, idle = 0, limit = 0;
+        if (getsockname(fd, (void *)&at, &size) || at.sin_family != AF_INET ||
+            ntohs(at.sin_port) != h.port || getpeername(fd, (void *)&peer, &peer_size))
+            continue;
+        getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &alive, &word);
+        getsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, &word);
+        getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, &word);
+        assert_int_equal(alive, 1);
+        assert_in_range(idle, 1, 60);
+        assert_int_equal(limit, 7000);
+        n++;
+    }
+    assert_int_equal(n, 1);
+    client_close(&c);
+    held_close(&h);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_leaves), cmocka_unit_test(test_unfinished),
+        cmocka_unit_test(test_kernel_limits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
