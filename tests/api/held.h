@@ -111,10 +111,11 @@ static int held_get(const struct held *h, const char *path, struct buf *page) {
 /* A number of /metrics, by the beginning of its line. */
 static long held_number(const struct held *h, const char *line) {
     struct buf page = { 0 };
-    long n = -1;
+    long n = 0;
     assert_int_equal(held_get(h, "/metrics", &page), 200);
     const char *at = strstr(buf_c(&page), line);
-    if (at) n = (long)strtod(at + strlen(line), NULL);
+    if (!at) fail_msg("no %s in %s", line, page.at);
+    for (at += strlen(line); isdigit((unsigned char)*at); at++) n = n * 10 + *at - '0';
     buf_free(&page);
     return n;
 }
