@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-enum { HELD_FREE = 1 << 30, HELD_SECONDS = 40 };
+enum { HELD_FREE = 1 << 30, HELD_SECONDS = 100 };
 
 static _Atomic int held_permits = HELD_FREE;         /* steps that may still begin */
 static _Atomic int held_steps;                       /* that have begun */
@@ -113,9 +113,17 @@ static long held_number(const struct held *h, const char *line) {
     struct buf page = { 0 };
     long n = 0;
     assert_int_equal(held_get(h, "/metrics", &page), 200);
-    const char *at = strstr(buf_c(&page), line);
+    const char *at = buf_c(&page);
+    while (at && strncmp(at, line, strlen(line))) at = strchr(at, '\n') ? strchr(at, '\n') + 1 : 0;
     if (!at) fail_msg("no %s in %s", line, page.at);
     for (at += strlen(line); isdigit((unsigned char)*at); at++) n = n * 10 + *at - '0';
     buf_free(&page);
     return n;
+}
+
+/* Lets the engine go on until it is about to begin one more step. */
+static void held_step_on(int n) {
+    int before = atomic_load(&held_steps);
+    atomic_fetch_add(&held_permits, n);
+    AWAIT(atomic_load(&held_steps) == before + n && atomic_load(&held_waits));
 }

@@ -30,13 +30,6 @@ static void vanish(struct client *c) {
     client_close(c);
 }
 
-/* Lets the engine go on until it is about to begin one more step. */
-static void step_on(int n) {
-    int before = atomic_load(&held_steps);
-    atomic_fetch_add(&held_permits, n);
-    AWAIT(atomic_load(&held_steps) == before + n && atomic_load(&held_waits));
-}
-
 static void leave(const struct held *h, struct client *c, enum way way, bool stream) {
     if (way == RESETS) client_reset(c);
     /* Whoever vanishes is only noticed when something is sent, which for a reply that is not a
@@ -64,13 +57,13 @@ static void leaves(enum where where, enum way way, bool stream) {
     struct client c = held_ask(&h, where == IN_PREFILL ? LONG_PROMPT : 4, 1000, stream);
     AWAIT(n_running(&h) == 1 + (where == IN_QUEUE));
     AWAIT(atomic_load(&held_waits));
-    step_on(where == IN_QUEUE ? 2 : 5);
+    held_step_on(where == IN_QUEUE ? 2 : 5);
     assert_int_equal(n_left(&h), 0);
     leave(&h, &c, way, stream);
     AWAIT(n_left(&h) == 1);            /* while the engine stands still inside of a step */
     int before = atomic_load(&held_steps);
     if (where == IN_QUEUE) {
-        step_on(1);
+        held_step_on(1);
         assert_int_equal(n_running(&h), 1);
         struct reply r = { 0 };
         atomic_store(&held_permits, HELD_FREE);
