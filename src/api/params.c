@@ -337,6 +337,6 @@ void params_read(struct call *c, struct fields *f) {
         fault_unsupported(f->fault, "best_of",
                           "'best_of' is not supported, unless it equals 'n'.");
     if (field_bool(f, "use_beam_search", false))
-        fault_unsupported(f->fault, "use_beam_search", "Beam search is not supported.");
+        fault_unsupported(f->fault, "use_beam_search", "'use_beam_search' is not supported.");
     if (!sample_check(p, &err)) fault_set(f->fault, 400, NULL, "%s.", err.text);
 }
