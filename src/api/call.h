@@ -10,7 +10,7 @@
 
 #include <stdatomic.h>
 
-enum { CHOICES_MAX = 128, STOPS_MAX = 16, CALL_ID_MAX = 48, PRIORITY_MAX = 10 };
+enum { CHOICES_MAX = 128, STOPS_MAX = 64, CALL_ID_MAX = 48, PRIORITY_MAX = 10 };
 
 struct call;
 struct choice;

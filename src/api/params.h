@@ -8,7 +8,7 @@
  *     dry_sequence_breakers: at most 16 texts, of each the last token counts
  *     xtc_probability, xtc_threshold 0 to 1   samplers: names as a list or "a;b"
  *     seed: 64 bits with sign; -1 and none draw one
- *     stop: a string or at most 16, each of 1 to 256 bytes
+ *     stop: a string or at most 64, each of 1 to 256 bytes
  *     logit_bias: {"id": bias} or [[id or text, bias or false]], -100 to 100, at most 1,024 tokens
  *     max_completion_tokens, else max_tokens, else n_predict: 0 only reads the prompt; -1, null and
  *     none go on until the end of the text or of the context, as what is beyond it does
