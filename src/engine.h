@@ -86,6 +86,8 @@ uint64_t engine_submit(struct engine *, const int *ids, int n_ids, const struct 
 /* Any thread. The request ends with FINISH_CANCELLED before the next step, wherever it is;
  * nothing happens when it is over, or never was. */
 void engine_cancel(struct engine *, uint64_t id);
+/* Any thread. It was let in and not sent back to wait; false too when it is over. */
+bool engine_runs(struct engine *, uint64_t id);
 /* Runs one batch. Rows that ran; 0 when idle; -1: the device failed, err says how. */
 int  engine_step(struct engine *, struct err *);
 /* Waits until there is work, engine_stop was called, or so many seconds passed. */

@@ -153,6 +153,14 @@ void engine_cancel(struct engine *e, uint64_t id) {
     pthread_mutex_unlock(&e->lock);
 }
 
+bool engine_runs(struct engine *e, uint64_t id) {
+    pthread_mutex_lock(&e->lock);
+    const struct job *j = jobs_find(&e->jobs, id);
+    bool runs = j && j->request.phase == RUNNING;
+    pthread_mutex_unlock(&e->lock);
+    return runs;
+}
+
 /* ---- the loop, seen from outside ---- */
 
 void engine_wait(struct engine *e, double seconds) {

@@ -4,14 +4,12 @@
 #include "api/routes.h"
 #include "api/server.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- /slots ---- */
 
-/* A sequence that has a slot, as the list shows it. */
-struct line { bool generating; double begun_s; struct buf json; };
-struct lines { struct line *at; int n, max; };
+/* Lines of the sequences that run. */
+struct lines { struct buf json; int n, max; };
 
 static void put_slot(struct buf *b, const struct server *s, const struct choice *o, uint64_t id) {
     const struct call *c = o ? o->call : NULL;
@@ -26,32 +24,20 @@ static void put_slot(struct buf *b, const struct server *s, const struct choice 
                n_max < 0 ? -1 : MAX(n_max - done, 0), done);
 }
 
-static bool before(const struct line *a, const struct line *b) {
-    return a->generating != b->generating ? a->generating : a->begun_s < b->begun_s;
-}
-
-/* Those that generate have a slot; of the others, whoever has waited longest. */
+/* One may begin while the list is walked, after another ended: there are never more than slots. */
 static void see_choice(struct lines *l, const struct choice *o) {
-    struct line line = { .generating = o->n_generated > 0, .begun_s = o->call->x->begun_s };
-    if (l->n == l->max && (!l->n || !before(&line, &l->at[l->n - 1]))) return;
-    put_slot(&line.json, o->call->x->server, o, atomic_load(&o->id));
-    if (l->n == l->max) buf_free(&l->at[--l->n].json);
-    int i = l->n++;
-    for (; i > 0 && before(&line, &l->at[i - 1]); i--) l->at[i] = l->at[i - 1];
-    l->at[i] = line;
+    struct server *s = o->call->x->server;
+    uint64_t id = atomic_load(&o->id);
+    if (l->n == l->max || !engine_runs(s->engine, id)) return;
+    buf_format(&l->json, "%s{\"id\":%d,", l->n ? "," : "", l->n);
+    put_slot(&l->json, s, o, id);
+    buf_char(&l->json, '}');
+    l->n++;
 }
 
 static void see_call(void *to, struct call *c) {
     for (int i = 0; c->started && !c->failed && i < c->n_choices; i++)
         if (!c->choice[i].over) see_choice(to, &c->choice[i]);
-}
-
-/* How many of them do run: the engine does not say who of those that wait was let in, only how
- * many were. */
-static int n_busy(const struct lines *l, int running) {
-    int n = 0;
-    while (n < l->n && l->at[n].generating) n++;
-    return MIN(MAX(n, running), l->n);
 }
 
 static bool asked(struct str query, const char *pair) {
@@ -67,25 +53,20 @@ static bool asked(struct str query, const char *pair) {
 void slots(struct exchange *x) {
     struct server *s = x->server;
     struct lines l = { .max = s->info.requests_max };
-    struct buf b = { 0 };
     struct fault f = { .retry_after = 1 };
-    l.at = mem_array((size_t)l.max, sizeof *l.at);
+    buf_char(&l.json, '[');
     calls_each(s, see_call, &l);
-    int busy = n_busy(&l, engine_stats(s->engine).running);
-    for (int i = 0; i < l.max; i++) {
-        buf_format(&b, "%s{\"id\":%d,", i ? "," : "[", i);
-        if (i < busy) buf_str(&b, buf_view(&l.at[i].json));
-        else put_slot(&b, s, NULL, 0);
-        buf_char(&b, '}');
+    for (int i = l.n; i < l.max; i++) {
+        buf_format(&l.json, "%s{\"id\":%d,", i ? "," : "", i);
+        put_slot(&l.json, s, NULL, 0);
+        buf_char(&l.json, '}');
     }
-    buf_char(&b, ']');
-    for (int i = 0; i < l.n; i++) buf_free(&l.at[i].json);
-    free(l.at);
-    if (busy < l.max || !asked(x->query, "fail_on_no_slot=1")) {
-        reply_json(x, 200, &b);
+    buf_char(&l.json, ']');
+    if (l.n < l.max || !asked(x->query, "fail_on_no_slot=1")) {
+        reply_json(x, 200, &l.json);
         return;
     }
-    buf_free(&b);
+    buf_free(&l.json);
     fault_set(&f, 503, NULL, "no slot available");
     reply_fault(x, &f);
 }

@@ -11,7 +11,7 @@ enum phase { WAITING, RUNNING, FINISHED };
 
 struct request {                     /* the scheduler's part of a request; the engine embeds it */
     uint64_t id;
-    enum phase phase;
+    _Atomic enum phase phase;        /* written by the thread that schedules */
     int priority;                    /* higher first */
     uint64_t client;                 /* equal priority: clients in turn, see sched_add */
     struct ids ids;                  /* the prompt, then what was generated */

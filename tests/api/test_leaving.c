@@ -91,6 +91,46 @@ static void test_leaves(void **state) {
                 leaves((enum where)where, (enum way)way, stream);
 }
 
+static int slots_have(const struct held *h, int n_prompt) {
+    struct buf page = { 0 };
+    char words[64];
+    int n = 0;
+    snprintf(words, sizeof words, "\"n_prompt_tokens\":%d,", n_prompt);
+    assert_int_equal(held_get(h, "/slots", &page), 200);
+    for (const char *at = buf_c(&page); (at = strstr(at, words)); at++) n++;
+    buf_free(&page);
+    return n;
+}
+
+/* /slots shows who was let in, not who came first: here a request of a higher priority that came
+ * later, while neither has generated anything. */
+static void test_slots(void **state) {
+    struct engine_options e = { .requests_max = 1, .chunk_max = CHUNK, .rows_max = CHUNK };
+    struct server_options o = { 0 };
+    struct buf body = { 0 }, text = { 0 };
+    struct held h;
+    (void)state;
+    held_open(&h, &e, &o);
+    atomic_store(&held_permits, 0);
+    struct client low = held_ask(&h, LONG_PROMPT, 4, true), high = { 0 };
+    AWAIT(n_running(&h) == 1 && atomic_load(&held_waits));
+    assert_int_equal(slots_have(&h, LONG_PROMPT), 1);
+    high.fd = client_connect(h.port, NULL);
+    held_body(&body, LONG_PROMPT + 1, 4, true);
+    client_request(&text, "POST /v1/completions", "X-Priority: 5\r\n", buf_view(&body));
+    assert_true(client_send(&high, buf_view(&text), HELD_SECONDS));
+    AWAIT(n_running(&h) == 2);
+    assert_int_equal(slots_have(&h, LONG_PROMPT + 1), 0);
+    held_step_on(1);
+    assert_int_equal(slots_have(&h, LONG_PROMPT), 0);
+    assert_int_equal(slots_have(&h, LONG_PROMPT + 1), 1);
+    client_close(&low);
+    client_close(&high);
+    buf_free(&body);
+    buf_free(&text);
+    held_close(&h);
+}
+
 /* Before its request is whole: nothing was begun, nothing is kept. */
 static void test_unfinished(void **state) {
     static const char *const sent[] = {
@@ -152,7 +192,8 @@ static void test_kernel_limits(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_leaves), cmocka_unit_test(test_unfinished),
+        cmocka_unit_test(test_leaves), cmocka_unit_test(test_slots),
+        cmocka_unit_test(test_unfinished),
         cmocka_unit_test(test_kernel_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
