@@ -5,6 +5,7 @@
  * have kept secrets and prompts out of its log. */
 #include "case.h"
 #include "scripted.h"
+#include "tokens/tokens.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -41,6 +42,30 @@ static struct served *server_for(const char *options) {
     return server[n_servers++].failed ? NULL : s;
 }
 
+/* @id(TEXT) is the id of the one token that TEXT is to the built-in model, @id() the size of its
+ * vocabulary, so that another vocabulary changes no case. */
+static void case_ids(struct buf *to, struct str text) {
+    static struct tokenizer *tok;
+    struct err err = { 0 };
+    while (text.len) {
+        const char *at = memmem(text.at, text.len, "@id(", 4), *end = at ? strchr(at, ')') : NULL;
+        size_t n = end ? (size_t)(at - text.at) : text.len;
+        buf_put(to, text.at, n);
+        text = str_from(text, n);
+        if (!end) continue;
+        struct str word = { at + 4, (size_t)(end - at) - 4 };
+        struct ids ids = { 0 };
+        if (!tok) tok = tok_open("models/demo", &err);
+        if (!tok) fail_msg("%s", err.text);
+        tok_encode(tok, word, TOK_SPECIALS, NULL, 0, &ids);
+        if (word.len && ids.len != 1)
+            fail_msg("'%.*s' is %d tokens, a case needs another word", STR_ARG(word), ids.len);
+        buf_format(to, "%d", word.len ? ids.at[0] : tok_vocab(tok));
+        ids_free(&ids);
+        text = str_from(text, word.len + 5);
+    }
+}
+
 static void print_log(const struct served *s) {
     struct buf log = { 0 };
     served_log(s, &log);
@@ -51,10 +76,13 @@ static void print_log(const struct served *s) {
 
 static void test_case(void **state) {
     char path[512], options[512];
-    struct buf text = { 0 };
+    struct buf file = { 0 }, text = { 0 };
     struct err err = { 0 };
     snprintf(path, sizeof path, "%s/%s", folder, (const char *)*state);
-    if (!buf_read_file(&text, path, (size_t)16 << 20, &err)) fail_msg("%s", err.text);
+    if (!buf_read_file(&file, path, (size_t)16 << 20, &err)) fail_msg("%s", err.text);
+    buf_c(&file);
+    case_ids(&text, buf_view(&file));
+    buf_free(&file);
     options_of(buf_c(&text), options, sizeof options);
     struct served *s = server_for(options);
     if (!s) {
