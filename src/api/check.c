@@ -20,12 +20,20 @@ const struct route *route_find(const struct server *s, struct str path) {
         bool star = n > 2 && r->path[n - 1] == '*';
         if (star ? !(path.len >= n && !memcmp(path.at, r->path, n - 1)) : !str_is(path, r->path))
             continue;
-        bool off = ((r->flags & ROUTE_SLOTS) && o->no_slots) ||
-                   ((r->flags & ROUTE_PROPS) && o->no_props) ||
-                   ((r->flags & ROUTE_METRICS) && o->no_metrics);
-        return off ? NULL : r;
+        return r;
     }
     return NULL;
+}
+
+/* Left out by an option: whoever may ask is told which one, as a 404 would look like a typing
+ * error. */
+static bool check_offered(const struct exchange *x, struct fault *f) {
+    const struct server_options *o = &x->server->options;
+    unsigned flags = x->route->flags;
+    const char *option = (flags & ROUTE_SLOTS) && o->no_slots ? "--no-slots"
+                       : (flags & ROUTE_PROPS) && o->no_props ? "--no-props"
+                       : (flags & ROUTE_METRICS) && o->no_metrics ? "--no-metrics" : NULL;
+    return !option || fault_set(f, 403, NULL, "%.*s is left out by %s", STR_ARG(x->path), option);
 }
 
 const char *method_name(enum method m) {
@@ -70,6 +78,9 @@ static enum MHD_Result see(void *to, enum MHD_ValueKind kind, const char *key, c
 static void check_framing(struct exchange *x, const struct headers *h) {
     struct fault *f = h->fault;
     uint64_t length = 0;
+    for (const char *c = x->inside->conn->uri; *c; c++)
+        if ((unsigned char)*c <= ' ' || *c == 0x7f)
+            fault_set(f, 400, NULL, "the target of the request holds a blank");
     if (h->length && !str_u64(str_of(h->length), UINT64_MAX, &length))
         fault_set(f, 400, "Content-Length", "Content-Length is not a number");
     if (h->encoding && (h->length || !x->inside->http11 || strcasecmp(h->encoding, "chunked")))
@@ -133,6 +144,7 @@ bool check_request(struct exchange *x, const char *version) {
     }
     if (!x->route)
         return fault_set(f, 404, NULL, "there is nothing at %.*s", STR_ARG(x->path));
+    if (!check_offered(x, f)) return false;
     unsigned allowed = x->route->methods | (x->route->methods & METHOD_GET ? METHOD_HEAD : 0u);
     if (!(allowed & x->method))
         return fault_set(f, 405, NULL, "%.*s does not take %s", STR_ARG(x->path),

@@ -1,6 +1,6 @@
 /* health.c - whether the server serves: /health as llama-server has it, /readyz and /livez as
- * Kubernetes asks. They look at published numbers only, so a busy engine answers as fast as
- * an idle one. */
+ * Kubernetes asks, and the front page. They look at published numbers only, so a busy engine
+ * answers as fast as an idle one. */
 #include "api/routes.h"
 #include "api/server.h"
 
@@ -68,4 +68,17 @@ void readyz(struct exchange *x) {
     if (well && atomic_load(&s->n_running) >= s->options.queue_max)
         well = fault_set(&f, 503, NULL, "the server is busy: its queue is full");
     answer(x, well, &f);
+}
+
+/* For whoever opens the address in a browser, and for clients that only ask for a 200. */
+void front_page(struct exchange *x) {
+    const char *prefix = x->server->options.prefix ? x->server->options.prefix : "";
+    struct buf text = { 0 };
+    buf_str(&text, S("mlxcel is running. It serves a language model; the routes:\n\n"));
+    for (int i = 0; i < n_routes; i++)
+        buf_format(&text, "%-5s%s%-24s  %s\n", routes[i].methods & METHOD_POST ? "POST" : "GET",
+                   prefix, routes[i].path, routes[i].help);
+    buf_format(&text, "\nWith OpenAI's clients the base URL is this address with %s/v1. More is in "
+               "docs/server.md and in 'mlxcel serve --help'.\n", prefix);
+    reply_text(x, 200, "text/plain; charset=utf-8", &text);
 }

@@ -5,6 +5,7 @@
 #define OPEN (ROUTE_OPEN | ROUTE_LOADING)
 
 const struct route routes[] = {
+    { METHOD_GET, "/", OPEN, fault_openai, front_page, "what this is, and the list of routes" },
     { METHOD_GET, "/health", OPEN, fault_openai, health,
       "200 when it serves, 503 while it loads or ends" },
     { METHOD_GET, "/v1/health", OPEN, fault_openai, health, "the same" },

@@ -15,4 +15,5 @@ void slots(struct exchange *);
 void health(struct exchange *);                           /* health.c */
 void livez(struct exchange *);
 void readyz(struct exchange *);
+void front_page(struct exchange *);
 void metrics_page(struct exchange *);                     /* metrics_write.c */

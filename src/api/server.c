@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WORKERS = 2, WORKERS_QUEUE = 4096 };
+enum { WORKERS_QUEUE = 4096 };
 
 static const char *const *copy_list(struct arena *a, const char *const *list, int n) {
     if (n < 1) return NULL;
@@ -135,7 +135,7 @@ struct server *server_open(const struct server_options *o, struct err *err) {
     pthread_mutex_init(&s->held_lock, NULL);
     s->metrics = metrics_open();
     s->access = access_open(&s->options, err);
-    s->workers = workers_open(WORKERS, WORKERS_QUEUE);
+    s->workers = workers_open(workers_wanted(), WORKERS_QUEUE);
     bool ok = s->access && listen_open(s, err);
     if (ok && !s->workers) ok = err_set(err, "no threads could be started");
     http_prepare(s);

@@ -1,36 +1,52 @@
-/* workers.c - a few threads and a bounded ring of things to do. */
+/* workers.c - a few threads and two bounded rings of things to do, for small and for big ones. */
 #include "api/workers.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-
-enum { THREADS_MAX = 8 };
+#include <unistd.h>
 
 struct item { void (*run)(void *); void *to; };
+struct ring { struct item *at; size_t first, n; };
 
 struct workers {
     pthread_mutex_t lock;
     pthread_cond_t more;
-    struct item *ring;
-    size_t first, n, max;
+    struct ring small, big;          /* [max] each */
+    size_t max;                      /* of both together */
+    int n_big, big_max;              /* big ones that run */
     bool closing;
-    pthread_t thread[THREADS_MAX];
+    pthread_t thread[WORKERS_MAX];
     int n_threads;
 };
+
+int workers_wanted(void) {
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return (int)MIN(MAX(n, WORKERS_MIN), WORKERS_MAX);
+}
+
+/* Under the lock: what this thread shall do next; NULL: nothing for now. Small ones go first. */
+static struct ring *next_ring(struct workers *w) {
+    if (w->small.n) return &w->small;
+    return w->big.n && w->n_big < w->big_max ? &w->big : NULL;
+}
 
 static void *working(void *arg) {
     struct workers *w = arg;
     pthread_mutex_lock(&w->lock);
     for (;;) {
-        while (!w->n && !w->closing) pthread_cond_wait(&w->more, &w->lock);
-        if (!w->n) break;
-        struct item i = w->ring[w->first];
-        w->first = (w->first + 1) % w->max;
-        w->n--;
+        struct ring *r;
+        while (!(r = next_ring(w)) && !w->closing) pthread_cond_wait(&w->more, &w->lock);
+        if (!r) break;                 /* who runs a big one takes the next one of them, too */
+        struct item i = r->at[r->first];
+        bool big = r == &w->big;
+        r->first = (r->first + 1) % w->max;
+        r->n--;
+        w->n_big += big;
         pthread_mutex_unlock(&w->lock);
         i.run(i.to);
         pthread_mutex_lock(&w->lock);
+        w->n_big -= big;
     }
     pthread_mutex_unlock(&w->lock);
     return NULL;
@@ -52,8 +68,10 @@ struct workers *workers_open(int n_threads, int queue_max) {
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->more, NULL);
     w->max = (size_t)queue_max;
-    w->ring = mem_array(w->max, sizeof *w->ring);
-    for (int i = 0; i < n_threads && i < THREADS_MAX; i++)
+    w->small.at = mem_array(w->max, sizeof *w->small.at);
+    w->big.at = mem_array(w->max, sizeof *w->big.at);
+    w->big_max = MAX(MIN(n_threads, WORKERS_MAX) / 2, 1);
+    for (int i = 0; i < n_threads && i < WORKERS_MAX; i++)
         if (!start(w)) break;
     if (w->n_threads) return w;
     workers_close(w);
@@ -69,15 +87,17 @@ void workers_close(struct workers *w) {
     for (int i = 0; i < w->n_threads; i++) pthread_join(w->thread[i], NULL);
     pthread_cond_destroy(&w->more);
     pthread_mutex_destroy(&w->lock);
-    free(w->ring);
+    free(w->small.at);
+    free(w->big.at);
     free(w);
 }
 
-bool workers_do(struct workers *w, void (*run)(void *), void *to) {
+bool workers_do(struct workers *w, void (*run)(void *), void *to, bool big) {
     pthread_mutex_lock(&w->lock);
-    bool room = w->n < w->max;
+    bool room = w->small.n + w->big.n < w->max;
+    struct ring *r = big ? &w->big : &w->small;
     if (room) {
-        w->ring[(w->first + w->n++) % w->max] = (struct item){ run, to };
+        r->at[(r->first + r->n++) % w->max] = (struct item){ run, to };
         pthread_cond_signal(&w->more);
     }
     pthread_mutex_unlock(&w->lock);
