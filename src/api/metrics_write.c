@@ -347,6 +347,8 @@ const struct metric metric_table[] = {
     LENGTHS("vllm:request_prompt_tokens", H_PROMPT, "As mlxcel_request_prompt_tokens."),
     LENGTHS("vllm:request_generation_tokens", H_GENERATION,
             "As mlxcel_request_generation_tokens."),
+    LENGTHS("vllm:request_max_num_generation_tokens", H_GENERATION,
+            "The same: of each sequence, not of the longest of a request."),
 
     COUNTER("llamacpp:prompt_tokens_total", COMPUTED, "Tokens of prompts that were computed."),
     COUNTER("llamacpp:prompt_seconds_total", PREFILL_SECONDS, "Time spent on prompts."),
