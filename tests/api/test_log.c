@@ -33,7 +33,7 @@ static const struct { const char *head, *headers, *body; int status; const char 
       "{\"prompt\":\"promptmark\",\"temperature\":\"promptmark\"}", 400, NULL },
     { "GET /nowhere\"=%0a\x7f\xc2\x9b?key=sk-inquery", "Authorization: Basic user:pass\r\n"
       "x-request-id: 0123456789012345678901234567890123456789012345678901234567890123-\r\n", "",
-      401, NULL },
+      400, NULL },
     { "GET /health", "", "", 200, NULL },
 };
 
