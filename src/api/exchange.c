@@ -166,7 +166,8 @@ static void common_headers(struct exchange *x, struct MHD_Response *r, const cha
         add_header(r, "Access-Control-Expose-Headers", "x-request-id, retry-after");
         if (strcmp(x->inside->origin, "*")) add_header(r, "Vary", "Origin");
     }
-    if (atomic_load(&x->server->state) == SERVER_DRAINING) add_header(r, "Connection", "close");
+    bool close = x->inside->last || atomic_load(&x->server->state) == SERVER_DRAINING;
+    if (close) add_header(r, "Connection", "close");
 }
 
 /* The reply is decided; the first one counts. */

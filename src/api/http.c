@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 enum { POOL_BYTES = 32 << 10, DRAIN_BYTES = 64 << 10, LAST_BYTES_S = 1,
-       BIG_BODY_BYTES = 256 << 10 };
+       BIG_BODY_BYTES = 256 << 10, REQUESTS_PER_CONNECTION = 10000 };
 
 struct table {
     pthread_mutex_t lock;
@@ -237,7 +237,7 @@ static void begin(struct exchange *x, const char *method, const char *version) {
     } else {
         check_request(x, version);
     }
-    in->conn->n_requests++;
+    in->last = ++in->conn->n_requests >= REQUESTS_PER_CONNECTION;
     expect_more(in->conn, x->server->options.body_s, true);
 }
 

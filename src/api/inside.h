@@ -32,6 +32,7 @@ struct inside {
     struct MHD_Connection *connection;
     _Atomic int refs;
     bool http11, checked;
+    bool last;                       /* the connection has had its share: it ends after this */
     char method[16];                 /* as it came, also an unknown one */
     struct fault refused;            /* status 0: not */
     char *origin;                    /* value for Access-Control-Allow-Origin; NULL: none */

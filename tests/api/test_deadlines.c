@@ -76,6 +76,29 @@ static void test_idle(void **state) {
     held_close(&h);
 }
 
+/* Row HT-15: a connection has its share of requests; the last reply says so. */
+static void test_share(void **state) {
+    struct engine_options e = { .requests_max = 1 };
+    struct server_options o = { 0 };
+    struct held h;
+    int n = 0;
+    (void)state;
+    held_open(&h, &e, &o);
+    struct client c = { .fd = client_connect(h.port, NULL) };
+    for (bool closes = false; !closes && n < 20000; n++) {
+        struct reply r = { 0 };
+        client_send(&c, S("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"), HELD_SECONDS);
+        if (!client_reply(&c, &r, HELD_SECONDS)) fail_msg("%d: %s", n, r.bad);
+        assert_int_equal(r.status, 200);
+        closes = r.closes;
+        reply_free(&r);
+    }
+    assert_int_equal(n, 10000);
+    assert_int_equal(client_more(&c, clock_s() + HELD_SECONDS), CLIENT_END);
+    client_close(&c);
+    held_close(&h);
+}
+
 /* More than the kernel's buffers and ours take, and nobody reads it. */
 static void test_slow_readers(void **state) {
     struct engine_options e = { .requests_max = 8 };
@@ -187,6 +210,7 @@ static void test_long_prompt(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slow_senders), cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_share),
         cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_storm),
         cmocka_unit_test(test_long_prompt),
     };
