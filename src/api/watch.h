@@ -1,7 +1,8 @@
 /* watch.h - one thread that notices clients that leave and calls a tick.
  *
  * libmicrohttpd does not look at a connection that waits for a reply, so a client that gives up
- * would hold its place in the batch until the end. The watcher polls those sockets itself. */
+ * would hold its place in the batch until the end; and it may miss an end or a reset that came with
+ * the last bytes it read. The watcher polls every socket itself. */
 #pragma once
 #include "base/base.h"
 
