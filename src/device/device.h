@@ -43,13 +43,13 @@ struct gate_args {
 };
 
 struct kv_view {                     /* one layer, one batch: what a kernel may touch */
-    void *pages;                     /* page p begins at pages + p * page_bytes: k of its tokens,
-                                        [page_tokens, kv_heads*k_dim], then v likewise */
+    void *pages;                     /* page p begins at pages + p * page_bytes: k and v of its
+                                        tokens, and the scales of I8, as the device likes them */
     size_t page_bytes;
     const int *table;                /* [n_seqs, pages_max] page of each page_tokens positions;
                                         -1: let go, outside every window */
     int pages_max, page_tokens;
-    enum dtype dtype;                /* F32 or BF16 */
+    enum dtype dtype;                /* F32, BF16, or I8: 8 bytes more a kv head and token */
 };
 
 struct attend {                      /* arguments of the attention ops */

@@ -9,7 +9,7 @@
 
 static const struct { const char *name; size_t bytes; } dtypes[] = {
     [F32]  = { "f32", 4 },  [F16] = { "f16", 2 }, [BF16] = { "bf16", 2 }, [I32] = { "i32", 4 },
-    [U32]  = { "u32", 4 },  [U8]  = { "u8", 1 },  [FP8]  = { "fp8", 1 },
+    [U32]  = { "u32", 4 },  [U8]  = { "u8", 1 },  [FP8]  = { "fp8", 1 }, [I8] = { "i8", 1 },
     [MLX_AFFINE] = { "affine", 0 }, [MXFP4] = { "mxfp4", 0 }, [NVFP4] = { "nvfp4", 0 },
 };
 

@@ -3,7 +3,7 @@
 #pragma once
 #include "base/base.h"
 
-enum dtype { F32, F16, BF16, I32, U32, U8, MLX_AFFINE, MXFP4, NVFP4, FP8 };
+enum dtype { F32, F16, BF16, I32, U32, U8, MLX_AFFINE, MXFP4, NVFP4, FP8, I8 };
 
 /* How the packed rows of a quantized tensor are read. Row-major groups of `group`
  * values along the last axis; the scale of the value at element offset i is

@@ -1,5 +1,5 @@
-/* test_attention_kernels.c - scores and weighted sums of every instruction set, against doubles
- * and against each other. */
+/* test_attention_kernels.c - scores, softmax and weighted sums of every instruction set, against
+ * doubles and against each other. */
 #include "device/cpu/isa.h"
 
 #include <math.h>
@@ -10,13 +10,15 @@
 
 #include <cmocka.h>
 
-enum { KEYS_MAX = 33, DIM_MAX = 200, STRIDE = 211 };
+enum { KEYS_MAX = 33, DIM_MAX = 200, QUERIES_MAX = 9, PAST = 5 };
 
 struct data {
-    float q[DIM_MAX], p[KEYS_MAX], y[DIM_MAX];
+    float q[QUERIES_MAX][DIM_MAX], scales[KEYS_MAX];
     unsigned char *rows;             /* its last row ends where the allocation ends */
-    double value[KEYS_MAX][DIM_MAX];
+    double *value;                   /* [rows][cols] */
 };
+
+struct out { float score[QUERIES_MAX * STEP_TOKENS], y[QUERIES_MAX * DIM_MAX + PAST]; };
 
 static float uniform(void) {
     static uint32_t seed = 12345;
@@ -24,104 +26,194 @@ static float uniform(void) {
     return (float)(seed >> 8) / (float)(1 << 23) - 1.0f;
 }
 
-static struct cpu_kv data_new(struct data *d, enum dtype dtype, int n, int dim) {
-    const size_t size = dtype_bytes(dtype), stride = STRIDE * size;
-    d->rows = malloc(stride * (size_t)(n - 1) + (size_t)dim * size);
-    assert_non_null(d->rows);
-    for (int c = 0; c < dim; c++) {
-        d->q[c] = uniform();
-        d->y[c] = uniform();
-    }
-    for (int i = 0; i < n; i++) {
-        d->p[i] = uniform();
-        for (int c = 0; c < dim; c++) {
+/* Values whose row is a token (by_row), or keys whose column is one. */
+static struct cpu_kv data_new(struct data *d, enum dtype dtype, int rows, int cols, bool by_row) {
+    const size_t size = dtype_bytes(dtype), stride = (size_t)(cols + PAST) * size;
+    d->rows = malloc(stride * (size_t)(rows - 1) + (size_t)cols * size);
+    d->value = malloc((size_t)(rows * cols) * sizeof *d->value);
+    assert_true(d->rows && d->value);
+    for (int i = 0; i < KEYS_MAX; i++) d->scales[i] = (uniform() + 1.5f) / 127;
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < cols; c++) {
             float f = uniform();
             uint32_t bits;
+            signed char byte = (signed char)lrintf(f * 127);
             memcpy(&bits, &f, sizeof bits);
             if (dtype == BF16) bits &= 0xffff0000;
             memcpy(&f, &bits, sizeof f);
-            d->value[i][c] = (double)f;
-            unsigned char *to = d->rows + (size_t)i * stride + (size_t)c * size;
+            d->value[r * cols + c] = dtype == I8 ? byte * (double)d->scales[by_row ? r : c]
+                                                 : (double)f;
+            unsigned char *to = d->rows + (size_t)r * stride + (size_t)c * size;
             uint16_t half = (uint16_t)(bits >> 16);
-            memcpy(to, dtype == BF16 ? (void *)&half : (void *)&bits, size);
+            memcpy(to, dtype == I8 ? (void *)&byte : dtype == BF16 ? (void *)&half : (void *)&bits,
+                   size);
         }
-    }
-    return (struct cpu_kv){ (const char *)d->rows, stride, dtype };
+    return (struct cpu_kv){ (const char *)d->rows, stride, dtype, d->scales };
 }
 
-/* The scores and then the sums of one set; what lies after them must stay. */
-static void run(float *out, const struct cpu_attention_kernels *k, const struct data *d,
-                const struct cpu_kv *kv, int n, int dim) {
-    out[n] = -7;
-    k->scores(out, d->q, kv, n, dim);
-    assert_true(out[n] == -7);
-    float *y = out + n;
-    memcpy(y, d->y, (size_t)dim * sizeof *y);
-    y[dim] = -7;
-    k->weigh(y, d->p, kv, n, dim);
-    assert_true(y[dim] == -7);
+static void data_free(struct data *d) {
+    free(d->rows);
+    free(d->value);
 }
 
-static void check(const float *out, const struct data *d, int n, int dim) {
-    for (int i = 0; i < n; i++) {
-        double want = 0;
-        for (int c = 0; c < dim; c++) want += d->value[i][c] * (double)d->q[c];
-        assert_true(fabs((double)out[i] - want) < 2e-6 * sqrt(dim));
+static void check_scores(enum dtype dtype, int n, int dim, int n_q) {
+    static struct data d;
+    static struct out wide, out;
+    const float *q[QUERIES_MAX];
+    struct cpu_kv k = data_new(&d, dtype, dim, n, false);
+    for (int j = 0; j < n_q; j++) {
+        q[j] = d.q[j];
+        for (int c = 0; c < dim; c++) d.q[j][c] = uniform();
     }
-    for (int c = 0; c < dim; c++) {
-        double want = (double)d->y[c];
-        for (int i = 0; i < n; i++) want += d->value[i][c] * (double)d->p[i];
-        assert_true(fabs((double)out[n + c] - want) < 2e-6 * sqrt(n));
+    const struct cpu_kernels *set;
+    for (int s = 0; (set = cpu_isa(s)); s++) {
+        struct out *o = s ? &out : &wide;
+        for (int i = 0; i < n_q * STEP_TOKENS; i++) o->score[i] = -7;
+        set->attention->scores(o->score, q, n_q, &k, n, dim);
+        for (int j = 0; j < n_q; j++)
+            for (int i = 0; i < STEP_TOKENS; i++) {
+                double want = 0;
+                for (int c = 0; c < dim && i < n; c++)
+                    want += d.value[c * n + i] * (double)d.q[j][c];
+                if (i >= n) want = -7;
+                assert_true(fabs((double)o->score[j * STEP_TOKENS + i] - want) < 1e-5 * sqrt(dim));
+            }
+        if (s && set->attention != &cpu_attention_generic)
+            assert_memory_equal(&out, &wide, (size_t)(n_q * STEP_TOKENS) * sizeof(float));
     }
+    data_free(&d);
+}
+
+static void check_weigh(enum dtype dtype, int n, int dim, int n_q) {
+    static struct data d;
+    static struct out wide, out;
+    float p[QUERIES_MAX * STEP_TOKENS];
+    struct cpu_kv v = data_new(&d, dtype, n, dim, true);
+    for (int i = 0; i < n_q * STEP_TOKENS; i++) p[i] = uniform();
+    const struct cpu_kernels *set;
+    for (int s = 0; (set = cpu_isa(s)); s++) {
+        struct out *o = s ? &out : &wide;
+        for (int i = 0; i < n_q * dim + PAST; i++) o->y[i] = 0.25f;
+        set->attention->weigh(o->y, p, n_q, &v, n, dim);
+        for (int j = 0; j < n_q; j++)
+            for (int c = 0; c < dim; c++) {
+                double want = 0.25;
+                for (int i = 0; i < n; i++)
+                    want += d.value[i * dim + c] * (double)p[j * STEP_TOKENS + i];
+                assert_true(fabs((double)o->y[j * dim + c] - want) < 1e-5);
+            }
+        for (int i = 0; i < PAST; i++) assert_true(o->y[n_q * dim + i] == 0.25f);
+        if (s && set->attention != &cpu_attention_generic)
+            assert_memory_equal(out.y, wide.y, (size_t)(n_q * dim) * sizeof *out.y);
+    }
+    data_free(&d);
 }
 
 static void sets_agree(void **state) {
     (void)state;
-    static const int dims[] = { 1, 7, 8, 16, 17, 24, 64, 80, 96, 128, 192, 200 };
-    static const int counts[] = { 1, 2, 3, 4, 5, 16, 33 };
-    static struct data d;
-    for (size_t i = 0; i < 2 * COUNT(dims) * COUNT(counts); i++) {
-        int dim = dims[i / 2 % COUNT(dims)], n = counts[i / 2 / COUNT(dims)];
-        float wide[KEYS_MAX + DIM_MAX + 1], out[KEYS_MAX + DIM_MAX + 1];
-        struct cpu_kv kv = data_new(&d, i % 2 ? BF16 : F32, n, dim);
-        const struct cpu_kernels *k;
-        for (int j = 0; (k = cpu_isa(j)); j++) {
-            run(j ? out : wide, k->attention, &d, &kv, n, dim);
-            check(j ? out : wide, &d, n, dim);
-            if (j && k->attention != &cpu_attention_generic)
-                assert_memory_equal(out, wide, (size_t)(n + dim) * sizeof *out);
-        }
-        free(d.rows);
+    static const int dims[] = { 1, 7, 16, 17, 24, 64, 80, 96, 128, 192, 200 };
+    static const int counts[] = { 1, 2, 4, 15, 16, 32, 33 };
+    static const enum dtype dtypes[] = { F32, BF16, I8 };
+    for (size_t i = 0; i < COUNT(dtypes) * COUNT(dims) * COUNT(counts); i++) {
+        enum dtype dtype = dtypes[i % 3];
+        int dim = dims[i / 3 % COUNT(dims)], n = counts[i / 3 / COUNT(dims)];
+        int n_q = 1 + (int)(i % QUERIES_MAX);
+        check_scores(dtype, n, dim, n_q);
+        check_weigh(dtype, n, dim, n_q);
     }
 }
 
-/* A row's score and sum do not depend on how many keys are taken at a time. */
-static void pieces_agree(void **state) {
-    (void)state;
-    enum { N = 23, DIM = 72 };
-    static struct data d;
-    const struct cpu_kernels *k;
-    struct cpu_kv kv = data_new(&d, BF16, N, DIM);
-    for (int j = 0; (k = cpu_isa(j)); j++) {
-        float whole[N + DIM + 1], score[N], y[DIM];
-        run(whole, k->attention, &d, &kv, N, DIM);
-        memcpy(y, d.y, sizeof y);
-        for (int i = 0, n; i < N; i += n) {
-            n = MIN(1 + i % 6, N - i);
-            struct cpu_kv part = { kv.at + (size_t)i * kv.row_bytes, kv.row_bytes, BF16 };
-            k->attention->scores(score + i, d.q, &part, n, DIM);
-            k->attention->weigh(y, d.p + i, &part, n, DIM);
+/* Two steps, so that the maximum may grow; what is not visible is not a number. */
+static void check_softmax(int begin, int end, int n, float softcap, float spread) {
+    float x[2][STEP_TOKENS], wide[2][STEP_TOKENS], p[2][STEP_TOKENS];
+    struct cpu_running first = { 0 };
+    const struct cpu_softmax how = { 0.125f, softcap };
+    for (int s = 0; s < 2; s++)
+        for (int i = 0; i < STEP_TOKENS; i++)
+            x[s][i] = i >= begin && i < end ? spread * (uniform() + (float)s) : NAN;
+    const struct cpu_kernels *set;
+    for (int k = 0; (set = cpu_isa(k)); k++) {
+        struct cpu_running r = { -INFINITY, 0 };
+        double max = -INFINITY, sum = 0;
+        memcpy(p, x, sizeof p);
+        for (int s = 0; s < 2; s++) {
+            const double was = max;
+            float shrink = set->attention->soften(p[s], begin, end, n, &how, &r);
+            for (int i = begin; i < end; i++) {
+                double v = (double)x[s][i] * 0.125;
+                if (softcap != 0) v = (double)softcap * tanh(v / (double)softcap);
+                max = fmax(max, v);
+            }
+            if (begin < end && s) assert_true(fabs((double)shrink - exp(was - max)) < 1e-5);
+            sum *= begin < end ? exp(was - max) : 1;
+            for (int i = 0; i < n; i++) {
+                double v = (double)x[s][i] * 0.125;
+                if (softcap != 0) v = (double)softcap * tanh(v / (double)softcap);
+                double want = i >= begin && i < end ? exp(v - max) : 0;
+                assert_true(fabs((double)p[s][i] - want) < 1e-5);
+                sum += want;
+            }
         }
-        assert_memory_equal(score, whole, sizeof score);
-        assert_memory_equal(y, whole + N, sizeof y);
+        assert_true(fabs((double)r.sum - sum) < 1e-4);
+        if (k && set->attention != &cpu_attention_generic) {
+            for (int s = 0; s < 2; s++)
+                assert_memory_equal(p[s], wide[s], (size_t)n * sizeof **p);
+            assert_memory_equal(&r, &first, sizeof r);
+        }
+        if (!k) {
+            memcpy(wide, p, sizeof p);
+            first = r;
+        }
     }
-    free(d.rows);
+}
+
+static void softmaxes_agree(void **state) {
+    (void)state;
+    static const int range[][3] = { { 0, 1, 1 }, { 0, 16, 16 }, { 3, 17, 32 }, { 20, 33, 33 },
+                                    { 0, 128, 128 }, { 8, 8, 32 }, { 127, 128, 128 } };
+    static const float spreads[] = { 1, 30, 2000 };
+    for (size_t i = 0; i < COUNT(range); i++)
+        for (size_t j = 0; j < COUNT(spreads); j++) {
+            check_softmax(range[i][0], range[i][1], range[i][2], 0, spreads[j]);
+            check_softmax(range[i][0], range[i][1], range[i][2], 1.5f, spreads[j]);
+        }
+}
+
+/* A query's scores and sums do not depend on those that go with it. */
+static void alone_is_the_same(void **state) {
+    (void)state;
+    enum { N = 32, DIM = 72 };
+    static struct data d;
+    static struct out whole;
+    float p[QUERIES_MAX * STEP_TOKENS], score[STEP_TOKENS], y[DIM];
+    const float *q[QUERIES_MAX];
+    const struct cpu_kernels *set;
+    struct cpu_kv v = data_new(&d, BF16, N, DIM, true), k = v;
+    for (int i = 0; i < QUERIES_MAX * STEP_TOKENS; i++) p[i] = uniform();
+    for (int j = 0; j < QUERIES_MAX; j++) {
+        q[j] = d.q[j];
+        for (int c = 0; c < DIM; c++) d.q[j][c] = uniform();
+    }
+    for (int s = 0; (set = cpu_isa(s)); s++) {
+        memset(&whole, 0, sizeof whole);
+        set->attention->scores(whole.score, q, QUERIES_MAX, &k, N, N);
+        set->attention->weigh(whole.y, p, QUERIES_MAX, &v, N, DIM);
+        for (int j = 0; j < QUERIES_MAX; j++) {
+            memset(y, 0, sizeof y);
+            set->attention->scores(score, q + j, 1, &k, N, N);
+            set->attention->weigh(y, p + j * STEP_TOKENS, 1, &v, N, DIM);
+            assert_memory_equal(score, whole.score + j * STEP_TOKENS, N * sizeof *score);
+            assert_memory_equal(y, whole.y + j * DIM, sizeof y);
+        }
+    }
+    data_free(&d);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sets_agree),
-        cmocka_unit_test(pieces_agree),
+        cmocka_unit_test(softmaxes_agree),
+        cmocka_unit_test(alone_is_the_same),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

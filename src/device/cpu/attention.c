@@ -1,52 +1,43 @@
 /* attention.c - scaled dot-product attention over cached pages, softmax online.
  *
- * Keys are taken a page at a time, in position order, so the sums of a row depend
- * on its position and window alone: not on the batch, not on how the prompt was
- * cut. Scores of a page are kept on the stack; nothing is as long as the context. */
-#include "device/cpu/cpu.h"
+ * Keys of a row are taken in steps of whole pages, and steps in splits, whose borders are
+ * multiples of fixed numbers of positions; splits are merged in order. So the sums of a row
+ * depend on its position and window alone: not on the batch, not on how the prompt was cut,
+ * not on whether its splits were shared among threads.
+ *
+ * A piece of work is a block of queries, those of neighbouring rows that read one kv head:
+ * what a page holds is loaded once for all of them. Nothing is as long as the context. */
+#include "device/cpu/attention.h"
 
 #include <assert.h>
 
-enum { PAGE_TOKENS_MAX = 64, V_DIM_MAX = 1024 };
+enum { BLOCK_MAX = 64, Y_FLOATS = 32 << 10, TILE_FLOATS = 40 << 10, SPLIT_STEPS = 4 };
 
 struct attention {
     const struct cpu_attention_kernels *kernels;
     const struct attend *a;
     struct tensor *y;
     const struct tensor *q;
+    int block;                       /* most queries of a piece */
+    int step, split;                 /* pages of each */
+    int splits;                      /* most that a row has; 0: each piece does its own */
+    float *partial;                  /* [pieces, splits, block, v_dim + 2] */
 };
 
-static size_t value_bytes(const struct kv_view *kv) {
-    return kv->dtype == BF16 ? 2 : 4;
-}
+struct query { int64_t row; int head, low, pos; };
 
-static char *page_at(const struct kv_view *kv, int seq, int page) {
-    int number = kv->table[(int64_t)seq * kv->pages_max + page];
-    assert(number >= 0);
-    return (char *)kv->pages + (size_t)number * kv->page_bytes;
-}
+/* A block: n queries of one sequence and kv head, in ascending position. */
+struct block {
+    int seq, kv_head, n, low, pos;   /* positions [low, pos] are seen by any of them */
+    struct query query[BLOCK_MAX];
+    const float *q[BLOCK_MAX];
+};
 
-/* The running softmax of one row and head. */
-struct running { float max, sum; float *y; };
-
-/* Takes n scores and their values in; rescales what is there when the maximum grows. The
- * scores become weights. */
-static void absorb(struct running *s, const struct cpu_attention_kernels *k, float *score, int n,
-                   const struct cpu_kv *v, int v_dim) {
-    float max = s->max;
-    for (int i = 0; i < n; i++) max = fmaxf(max, score[i]);
-    if (max > s->max) {
-        float shrink = expf(s->max - max);
-        s->sum *= shrink;
-        for (int i = 0; i < v_dim; i++) s->y[i] *= shrink;
-        s->max = max;
-    }
-    for (int i = 0; i < n; i++) {
-        score[i] = expf(score[i] - max);
-        s->sum += score[i];
-    }
-    k->weigh(s->y, score, v, n, v_dim);
-}
+/* What a block holds while it goes through a split. */
+struct work {
+    struct cpu_running running[BLOCK_MAX];
+    float score[BLOCK_MAX * STEP_TOKENS], y[Y_FLOATS], tile[TILE_FLOATS];
+};
 
 static int first_visible(const struct attend *a, int pos) {
     int low = 0;
@@ -55,81 +46,234 @@ static int first_visible(const struct attend *a, int pos) {
     return low;
 }
 
-static void attend_one(const struct attention *o, int64_t row, int head) {
-    const struct attend *a = o->a;
-    const struct kv_view *kv = &a->kv;
-    int pos = a->rows->pos[row], seq = a->rows->seq[row], low = first_visible(a, pos);
-    int tokens = kv->page_tokens, v_width = a->v_in_k ? a->k_dim : a->v_dim;
-    int kv_head = a->tiled ? head % a->kv_heads : head / (a->heads / a->kv_heads);
-    size_t bytes = value_bytes(kv), k_row = (size_t)(a->kv_heads * a->k_dim) * bytes;
-    size_t v_row = (size_t)(a->kv_heads * v_width) * bytes;
-    const float *q = head_f32(o->q, row, head);
-    float score[PAGE_TOKENS_MAX], y[V_DIM_MAX] = { 0 };
-    struct running s = { a->sinks ? a->sinks[head] : -INFINITY, a->sinks ? 1.0f : 0.0f, y };
-
-    for (int page = low / tokens; page <= pos / tokens; page++) {
-        int begin = MAX(low - page * tokens, 0), end = MIN(pos + 1 - page * tokens, tokens);
-        const char *base = page_at(kv, seq, page);
-        const char *v = base + (a->v_in_k ? 0 : (size_t)tokens * k_row);
-        base += (size_t)begin * k_row + (size_t)(kv_head * a->k_dim) * bytes;
-        v += (size_t)begin * v_row + (size_t)(kv_head * v_width) * bytes;
-        struct cpu_kv keys = { base, k_row, kv->dtype }, values = { v, v_row, kv->dtype };
-        o->kernels->scores(score, q, &keys, end - begin, a->k_dim);
-        for (int i = 0; i < end - begin; i++) {
-            float x = score[i] * a->scale;
-            score[i] = a->softcap != 0 ? a->softcap * tanhf(x / a->softcap) : x;
-        }
-        absorb(&s, o->kernels, score, end - begin, &values, a->v_dim);
-    }
-    float *out = head_f32(o->y, row, head);
-    for (int i = 0; i < a->v_dim; i++) out[i] = y[i] / s.sum;
+static int group_of(const struct attend *a) {
+    return a->heads / a->kv_heads;
 }
 
-static void attend_some(void *to, int64_t begin, int64_t end) {
+static int blocks_of(const struct attention *o, int seq) {
+    int queries = (o->a->rows->first[seq + 1] - o->a->rows->first[seq]) * group_of(o->a);
+    return (queries + o->block - 1) / o->block;
+}
+
+/* The i-th piece: sequences outermost, kv heads innermost. */
+static void find_block(const struct attention *o, int64_t i, struct block *b) {
+    const struct attend *a = o->a;
+    const int group = group_of(a);
+    int at = (int)(i / a->kv_heads), rows;
+    b->kv_head = (int)(i % a->kv_heads);
+    /* A caller may hold a few rows of a batch: the sequence is what the row says. */
+    for (b->seq = 0; at >= blocks_of(o, b->seq); b->seq++) at -= blocks_of(o, b->seq);
+    rows = a->rows->first[b->seq + 1] - a->rows->first[b->seq];
+    b->n = MIN(o->block, rows * group - at * o->block);
+    for (int j = 0; j < b->n; j++) {
+        const int n = at * o->block + j, in_group = n % group;
+        struct query *q = &b->query[j];
+        q->row = a->rows->first[b->seq] + n / group;
+        q->head = a->tiled ? in_group * a->kv_heads + b->kv_head : b->kv_head * group + in_group;
+        q->pos = a->rows->pos[q->row];
+        q->low = first_visible(a, q->pos);
+        b->q[j] = head_f32(o->q, q->row, q->head);
+    }
+    b->low = b->query[0].low;
+    b->pos = b->query[b->n - 1].pos;
+    b->seq = a->rows->seq[b->query[0].row];
+}
+
+/* A latent's keys lie across: `tile` takes them, turned, as F32. */
+static struct cpu_kv turned(const struct attend *a, char *page, float *tile) {
+    const size_t tokens = (size_t)a->kv.page_tokens, dims = (size_t)a->k_dim;
+    const enum dtype dtype = a->kv.dtype;
+    const float *rope = dtype == I8 ? page_scales(a, page, 0, 0) : NULL, *scale = rope;
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t d = 0; d < dims; d++) {
+            float *to = tile + d * tokens + t;
+            if (dtype == F32) *to = ((const float *)(const void *)page)[t * dims + d];
+            if (dtype == BF16)
+                *to = bf16_to_f32(((const uint16_t *)(const void *)page)[t * dims + d]);
+            if (dtype != I8) continue;
+            scale = (int)d < a->v_dim ? rope + tokens : rope;
+            *to = ((const signed char *)page)[t * dims + d] * scale[t];
+        }
+    return (struct cpu_kv){ (const char *)tile, tokens * sizeof *tile, F32, NULL };
+}
+
+static struct cpu_kv keys_of(const struct attend *a, char *page, int kv_head, float *tile) {
+    const size_t row = (size_t)a->kv.page_tokens * dtype_bytes(a->kv.dtype);
+    if (a->v_in_k) return turned(a, page, tile);
+    return (struct cpu_kv){ page + (size_t)(kv_head * a->k_dim) * row, row, a->kv.dtype,
+                            a->kv.dtype == I8 ? page_scales(a, page, kv_head, 0) : NULL };
+}
+
+static struct cpu_kv values_of(const struct attend *a, char *page, int kv_head, int from) {
+    const struct page_layout l = page_layout(a);
+    const size_t row = (size_t)(a->v_in_k ? a->k_dim : a->v_dim) * l.bytes;
+    const char *at = page + (a->v_in_k ? 0 : l.v_at);
+    return (struct cpu_kv){ at + (size_t)(kv_head * a->kv.page_tokens + from) * row, row,
+                            a->kv.dtype,
+                            a->kv.dtype == I8 ? page_scales(a, page, kv_head, 1) + from : NULL };
+}
+
+/* Pages [first, end) of one step; `base` is the first position of the step. */
+static void run_step(const struct attention *o, const struct block *b, struct work *w, int base,
+                     int first, int end) {
+    const struct attend *a = o->a;
+    const struct cpu_softmax how = { a->scale, a->softcap };
+    const int tokens = a->kv.page_tokens, width = end * tokens - base;
+    for (int i = first; i < end; i++) {
+        struct cpu_kv k = keys_of(a, page_at(a, b->seq, i), b->kv_head, w->tile);
+        o->kernels->scores(w->score + i * tokens - base, b->q, b->n, &k, tokens, a->k_dim);
+    }
+    for (int j = 0; j < b->n; j++) {
+        const struct query *q = &b->query[j];
+        const int begin = MAX(q->low - base, 0), stop = MIN(q->pos + 1 - base, width);
+        float *y = w->y + (size_t)j * (size_t)a->v_dim;
+        float shrink = o->kernels->soften(w->score + j * STEP_TOKENS, begin, stop, width, &how,
+                                          &w->running[j]);
+        for (int c = 0; shrink != 1 && c < a->v_dim; c++) y[c] *= shrink;
+    }
+    for (int i = first; i < end; i++) {
+        const int from = MAX(b->low - i * tokens, 0), to = MIN(b->pos + 1 - i * tokens, tokens);
+        struct cpu_kv v = values_of(a, page_at(a, b->seq, i), b->kv_head, from);
+        o->kernels->weigh(w->y, w->score + i * tokens - base + from, b->n, &v, to - from,
+                          a->v_dim);
+    }
+}
+
+/* False: no query sees anything of it. */
+static bool run_split(const struct attention *o, const struct block *b, struct work *w,
+                      int split) {
+    const int tokens = o->a->kv.page_tokens;
+    const int begin = MAX(b->low / tokens, split * o->split);
+    const int end = MIN(b->pos / tokens + 1, (split + 1) * o->split);
+    if (begin >= end) return false;
+    for (int j = 0; j < b->n; j++) w->running[j] = (struct cpu_running){ -INFINITY, 0 };
+    memset(w->y, 0, (size_t)b->n * (size_t)o->a->v_dim * sizeof *w->y);
+    for (int step = begin / o->step; step * o->step < end; step++)
+        run_step(o, b, w, step * o->step * tokens, MAX(begin, step * o->step),
+                 MIN(end, (step + 1) * o->step));
+    return true;
+}
+
+/* total += part */
+static void merge(struct cpu_running *total, float *y, const struct cpu_running *part,
+                  const float *part_y, int n) {
+    if (part->max == -INFINITY) return;
+    const float max = fmaxf(total->max, part->max);
+    const float old = total->max == max ? 1 : expf(total->max - max);
+    const float new = part->max == max ? 1 : expf(part->max - max);
+    for (int c = 0; c < n; c++) y[c] = y[c] * old + part_y[c] * new;
+    *total = (struct cpu_running){ max, total->sum * old + part->sum * new };
+}
+
+/* The output of a query gathers its splits. */
+static float *begin_query(const struct attention *o, const struct query *q,
+                          struct cpu_running *total) {
+    const float *sinks = o->a->sinks;
+    float *y = head_f32(o->y, q->row, q->head);
+    *total = (struct cpu_running){ sinks ? sinks[q->head] : -INFINITY, sinks ? 1.0f : 0.0f };
+    memset(y, 0, (size_t)o->a->v_dim * sizeof *y);
+    return y;
+}
+
+static void end_query(const struct attention *o, float *y, const struct cpu_running *total) {
+    for (int c = 0; c < o->a->v_dim; c++) y[c] /= total->sum;
+}
+
+static void run_whole(void *to, int64_t begin, int64_t end) {
     const struct attention *o = to;
-    for (int64_t i = begin; i < end; i++)
-        attend_one(o, i / o->a->heads, (int)(i % o->a->heads));
+    struct block b;
+    struct work w;
+    struct cpu_running total[BLOCK_MAX];
+    float *y[BLOCK_MAX];
+    for (int64_t i = begin; i < end; i++) {
+        find_block(o, i, &b);
+        for (int j = 0; j < b.n; j++) y[j] = begin_query(o, &b.query[j], &total[j]);
+        const int last = b.pos / o->a->kv.page_tokens / o->split;
+        for (int s = b.low / o->a->kv.page_tokens / o->split; s <= last; s++)
+            for (int j = 0, any = run_split(o, &b, &w, s); any && j < b.n; j++)
+                merge(&total[j], y[j], &w.running[j], w.y + j * o->a->v_dim, o->a->v_dim);
+        for (int j = 0; j < b.n; j++) end_query(o, y[j], &total[j]);
+    }
+}
+
+static size_t partial_floats(const struct attention *o) {
+    return (size_t)o->a->v_dim + 2;
+}
+
+/* Of a split of a block: its queries' maximum, sum and values. */
+static float *partial_at(const struct attention *o, int64_t piece, int split) {
+    return o->partial + (size_t)(piece * o->splits + split) * (size_t)o->block * partial_floats(o);
+}
+
+static void run_parts(void *to, int64_t begin, int64_t end) {
+    const struct attention *o = to;
+    struct block b;
+    struct work w;
+    for (int64_t i = begin; i < end; i++) {
+        find_block(o, i / o->splits, &b);
+        float *p = partial_at(o, i / o->splits, (int)(i % o->splits));
+        bool any = run_split(o, &b, &w, (int)(i % o->splits));
+        for (int j = 0; j < b.n; j++, p += partial_floats(o)) {
+            p[0] = any ? w.running[j].max : -INFINITY;
+            p[1] = w.running[j].sum;
+            if (any)
+                memcpy(p + 2, w.y + j * o->a->v_dim, (size_t)o->a->v_dim * sizeof *p);
+        }
+    }
+}
+
+static void merge_parts(void *to, int64_t begin, int64_t end) {
+    const struct attention *o = to;
+    struct block b;
+    for (int64_t i = begin; i < end; i++) {
+        find_block(o, i, &b);
+        for (int j = 0; j < b.n; j++) {
+            struct cpu_running total;
+            float *y = begin_query(o, &b.query[j], &total);
+            for (int s = 0; s < o->splits; s++) {
+                const float *p = partial_at(o, i, s) + (size_t)j * partial_floats(o);
+                merge(&total, y, &(struct cpu_running){ p[0], p[1] }, p + 2, o->a->v_dim);
+            }
+            end_query(o, y, &total);
+        }
+    }
+}
+
+/* Splits are shared when there are too few blocks for the threads, and room for the parts. */
+static int64_t plan(struct attention *o, const struct cpu *cpu) {
+    const struct rows *rows = o->a->rows;
+    const int tokens = o->a->kv.page_tokens;
+    int64_t pieces = 0;
+    int last = 0;
+    o->step = STEP_TOKENS / tokens;
+    o->split = SPLIT_STEPS * o->step;
+    o->block = MIN(BLOCK_MAX, Y_FLOATS / o->a->v_dim);
+    for (int s = 0; s < rows->n_seqs; s++) {
+        pieces += (int64_t)blocks_of(o, s) * o->a->kv_heads;
+        if (rows->first[s + 1] == rows->n_rows) break;
+    }
+    for (int r = 0; r < rows->n_rows; r++) last = MAX(last, rows->pos[r]);
+    o->splits = last / tokens / o->split + 1;
+    o->block = MIN(o->block, rows->n_rows * group_of(o->a));
+    size_t bytes = (size_t)(pieces * o->splits) * (size_t)o->block * partial_floats(o) * 4;
+    bool share = o->splits > 1 && pieces < 4 * (int64_t)pool_threads(cpu->pool) &&
+                 bytes <= cpu->partial.bytes;
+    if (!share) o->splits = 0;
+    o->partial = cpu->partial.at;
+    return pieces;
 }
 
 void cpu_attention(struct device *dev, struct tensor *y, const struct tensor *q,
                    const struct attend *a) {
-    assert(a->v_dim <= V_DIM_MAX && a->kv.page_tokens <= PAGE_TOKENS_MAX);
-    struct attention o = { cpu_of(dev)->kernels->attention, a, y, q };
-    pool_run(cpu_of(dev)->pool, (int64_t)a->rows->n_rows * a->heads, 4, attend_some, &o);
-}
-
-struct store { const struct attend *a; const struct tensor *k, *v; };
-
-static void store_row(char *to, const struct tensor *x, int64_t row, enum dtype dtype) {
-    for (int64_t h = 0; h < x->shape[1]; h++) {
-        const float *from = head_f32(x, row, h);
-        float *f = (float *)(void *)to + h * x->shape[2];
-        uint16_t *b = (uint16_t *)(void *)to + h * x->shape[2];
-        if (dtype == BF16)
-            for (int64_t i = 0; i < x->shape[2]; i++) b[i] = f32_to_bf16(from[i]);
-        else
-            memcpy(f, from, (size_t)x->shape[2] * sizeof(float));
+    const struct cpu *cpu = cpu_of(dev);
+    struct attention o = { .kernels = cpu->kernels->attention, .a = a, .y = y, .q = q };
+    assert(a->kv.page_tokens <= STEP_TOKENS && a->v_dim <= Y_FLOATS);
+    assert(!a->v_in_k || (a->kv_heads == 1 && a->k_dim * a->kv.page_tokens <= TILE_FLOATS));
+    const int64_t pieces = plan(&o, cpu);
+    if (!o.splits) {
+        pool_run(cpu->pool, pieces, 1, run_whole, &o);
+        return;
     }
-}
-
-static void store_rows(void *to, int64_t begin, int64_t end) {
-    const struct store *o = to;
-    const struct attend *a = o->a;
-    const struct kv_view *kv = &a->kv;
-    size_t bytes = value_bytes(kv), k_row = (size_t)(a->kv_heads * a->k_dim) * bytes;
-    size_t v_row = (size_t)(a->kv_heads * a->v_dim) * bytes;
-    for (int64_t r = begin; r < end; r++) {
-        int pos = a->rows->pos[r];
-        char *page = page_at(kv, a->rows->seq[r], pos / kv->page_tokens);
-        size_t at = (size_t)(pos % kv->page_tokens);
-        store_row(page + at * k_row, o->k, r, kv->dtype);
-        if (!a->v_in_k)
-            store_row(page + (size_t)kv->page_tokens * k_row + at * v_row, o->v, r, kv->dtype);
-    }
-}
-
-void cpu_kv_store(struct device *dev, const struct attend *a, const struct tensor *k,
-                  const struct tensor *v) {
-    struct store o = { a, k, v };
-    pool_run(cpu_of(dev)->pool, a->rows->n_rows, 16, store_rows, &o);
+    pool_run(cpu->pool, pieces * o.splits, 1, run_parts, &o);
+    pool_run(cpu->pool, pieces, 1, merge_parts, &o);
 }

@@ -1,117 +1,142 @@
-/* attention_avx2.c - the inner loops of attention for AVX2 and FMA: the 16 lanes are two
- * registers. */
+/* attention_avx2.c - the 16 lanes of attention_simd.h as two registers of AVX2. Tiles of 2
+ * queries by 2 vectors are what 16 registers hold. */
 #if defined __x86_64__
-#include "device/cpu/attention_kernels.h"
+#include "device/tensor.h"
 
 #include <immintrin.h>
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { HALF = 8, LANES = 16, KEYS = 4, COLS = 8 };   /* COLS registers of output */
+enum { QUERIES = 2, COLS = 2, HALF = 8 };
 
-INLINE __m256 load(enum dtype dtype, const char *row, int i) {
-    if (dtype == F32)
-        return _mm256_castsi256_ps(
-            _mm256_loadu_si256((const __m256i *)(const void *)(row + 4 * (size_t)i)));
-    __m128i half = _mm_loadu_si128((const __m128i *)(const void *)(row + 2 * (size_t)i));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+struct vec { __m256 a, b; };
+
+INLINE struct vec vec_set(float f) {
+    return (struct vec){ _mm256_set1_ps(f), _mm256_set1_ps(f) };
 }
 
-/* Columns [i, i + 8), zeros from `dim`. */
-INLINE __m256 load_to(enum dtype dtype, const char *row, int i, int dim) {
-    if (i + HALF <= dim) return load(dtype, row, i);
-    char copy[HALF * 4] = { 0 };
-    size_t size = dtype == F32 ? 4 : 2;
-    if (i < dim) memcpy(copy, row + (size_t)i * size, (size_t)(dim - i) * size);
-    return load(dtype, copy, 0);
+INLINE struct vec vec_load(const float *p) {
+    return (struct vec){ _mm256_loadu_ps(p), _mm256_loadu_ps(p + HALF) };
 }
 
-INLINE __m128 fold(__m256 lower, __m256 upper) {
-    __m256 half = _mm256_add_ps(lower, upper);
-    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+INLINE __m256 load_half(enum dtype dtype, const char *at) {
+    const __m128i *p = (const __m128i *)(const void *)at;
+    if (dtype == F32) return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)p));
+    if (dtype == I8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+    __m256i half = _mm256_cvtepu16_epi32(_mm_loadu_si128(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(half, 16));
 }
 
-/* A key past the last is the last once more. */
-INLINE void scores_of(enum dtype dtype, float *score, const float *q, const struct cpu_kv *k,
-                      int n, int dim) {
-    for (int i = 0; i < n; i += KEYS) {
-        __m256 a[KEYS], b[KEYS];
-        const char *row[KEYS];
-#pragma GCC unroll 4
-        for (int j = 0; j < KEYS; j++) {
-            a[j] = b[j] = _mm256_setzero_ps();
-            row[j] = k->at + (size_t)MIN(i + j, n - 1) * k->row_bytes;
-        }
-        for (int c = 0; c < dim; c += LANES) {
-            __m256 lower = load_to(F32, (const char *)q, c, dim);
-            __m256 upper = load_to(F32, (const char *)q, c + HALF, dim);
-#pragma GCC unroll 4
-            for (int j = 0; j < KEYS; j++) {
-                a[j] = _mm256_fmadd_ps(load_to(dtype, row[j], c, dim), lower, a[j]);
-                b[j] = _mm256_fmadd_ps(load_to(dtype, row[j], c + HALF, dim), upper, b[j]);
-            }
-        }
-        float sums[KEYS];
-        __m128 t0 = fold(a[0], b[0]), t1 = fold(a[1], b[1]);
-        __m128 t2 = fold(a[2], b[2]), t3 = fold(a[3], b[3]);
-        _MM_TRANSPOSE4_PS(t0, t1, t2, t3);
-        _mm_storeu_ps(sums, _mm_add_ps(_mm_add_ps(t0, t2), _mm_add_ps(t1, t3)));
-        memcpy(score + i, sums, (size_t)MIN(KEYS, n - i) * sizeof *score);
+/* The first n of 16, as floats; the others are 0 and not read. */
+INLINE struct vec vec_kv(enum dtype dtype, const char *at, int n) {
+    const size_t size = dtype == F32 ? 4 : dtype == BF16 ? 2 : 1;
+    char copy[2 * HALF * 4];
+    if (n < 2 * HALF) {
+        memset(copy, 0, sizeof copy);
+        if (n > 0) memcpy(copy, at, (size_t)n * size);
+        at = copy;
     }
+    return (struct vec){ load_half(dtype, at), load_half(dtype, at + HALF * size) };
 }
 
-static void scores(float *score, const float *q, const struct cpu_kv *k, int n, int dim) {
-    if (k->dtype == F32)
-        scores_of(F32, score, q, k, n, dim);
-    else
-        scores_of(BF16, score, q, k, n, dim);
+INLINE void vec_store(float *p, struct vec v, int n) {
+    float copy[2 * HALF];
+    float *to = n < 2 * HALF ? copy : p;
+    _mm256_storeu_ps(to, v.a);
+    _mm256_storeu_ps(to + HALF, v.b);
+    if (n < 2 * HALF && n > 0) memcpy(p, copy, (size_t)n * sizeof *p);
 }
 
-INLINE void weigh_cols(enum dtype dtype, float *y, const float *p, const struct cpu_kv *v, int n,
-                       int begin) {
-    __m256 a[COLS];
-#pragma GCC unroll 8
-    for (int j = 0; j < COLS; j++) a[j] = _mm256_loadu_ps(y + begin + j * HALF);
-    for (int i = 0; i < n; i++) {
-        const char *row = v->at + (size_t)i * v->row_bytes;
-        __m256 pv = _mm256_set1_ps(p[i]);
-#pragma GCC unroll 8
-        for (int j = 0; j < COLS; j++)
-            a[j] = _mm256_fmadd_ps(pv, load(dtype, row, begin + j * HALF), a[j]);
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < COLS; j++) _mm256_storeu_ps(y + begin + j * HALF, a[j]);
+INLINE struct vec vec_fma(struct vec x, struct vec y, struct vec z) {
+    return (struct vec){ _mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b) };
 }
 
-/* The columns that do not fill the registers of weigh_cols, eight at a time. */
-INLINE void weigh_rest(enum dtype dtype, float *y, const float *p, const struct cpu_kv *v, int n,
-                       int begin, int dim) {
-    for (; begin < dim; begin += HALF) {
-        float sums[HALF] = { 0 };
-        const size_t bytes = (size_t)MIN(HALF, dim - begin) * sizeof *y;
-        memcpy(sums, y + begin, bytes);
-        __m256 a = _mm256_loadu_ps(sums);
-        for (int i = 0; i < n; i++)
-            a = _mm256_fmadd_ps(_mm256_set1_ps(p[i]),
-                                load_to(dtype, v->at + (size_t)i * v->row_bytes, begin, dim), a);
-        _mm256_storeu_ps(sums, a);
-        memcpy(y + begin, sums, bytes);
-    }
+INLINE struct vec vec_mul(struct vec x, struct vec y) {
+    return (struct vec){ _mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b) };
 }
 
-static void weigh(float *y, const float *p, const struct cpu_kv *v, int n, int dim) {
-    int begin = 0;
-    for (; begin + COLS * HALF <= dim; begin += COLS * HALF)
-        if (v->dtype == F32)
-            weigh_cols(F32, y, p, v, n, begin);
-        else
-            weigh_cols(BF16, y, p, v, n, begin);
-    if (v->dtype == F32)
-        weigh_rest(F32, y, p, v, n, begin, dim);
-    else
-        weigh_rest(BF16, y, p, v, n, begin, dim);
+INLINE struct vec vec_add(struct vec x, struct vec y) {
+    return (struct vec){ _mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b) };
 }
 
-const struct cpu_attention_kernels cpu_attention_avx2 = { scores, weigh };
+INLINE struct vec vec_sub(struct vec x, struct vec y) {
+    return (struct vec){ _mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b) };
+}
+
+INLINE struct vec vec_div(struct vec x, struct vec y) {
+    return (struct vec){ _mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b) };
+}
+
+INLINE struct vec vec_max(struct vec x, struct vec y) {
+    return (struct vec){ _mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b) };
+}
+
+INLINE struct vec vec_round(struct vec x) {
+    enum { HOW = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
+    return (struct vec){ _mm256_round_ps(x.a, HOW), _mm256_round_ps(x.b, HOW) };
+}
+
+INLINE __m256 scale2_half(__m256 x, __m256 n) {
+    __m256i e = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), e));
+}
+
+/* x * 2^n for whole n; normal numbers. */
+INLINE struct vec vec_scale2(struct vec x, struct vec n) {
+    return (struct vec){ scale2_half(x.a, n.a), scale2_half(x.b, n.b) };
+}
+
+INLINE struct vec vec_zero_below(struct vec v, struct vec x, float low) {
+    const __m256 l = _mm256_set1_ps(low);
+    return (struct vec){ _mm256_and_ps(_mm256_cmp_ps(x.a, l, _CMP_NLT_UQ), v.a),
+                         _mm256_and_ps(_mm256_cmp_ps(x.b, l, _CMP_NLT_UQ), v.b) };
+}
+
+INLINE struct vec vec_abs(struct vec x) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return (struct vec){ _mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b) };
+}
+
+/* v >= 0 with the sign of x */
+INLINE struct vec vec_sign(struct vec v, struct vec x) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return (struct vec){ _mm256_or_ps(v.a, _mm256_and_ps(sign, x.a)),
+                         _mm256_or_ps(v.b, _mm256_and_ps(sign, x.b)) };
+}
+
+INLINE __m256 keep_half(__m256 x, __m256i lane, int begin, int end, __m256 y) {
+    __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32(begin), lane);
+    __m256i high = _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane);
+    return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(_mm256_andnot_si256(low, high)));
+}
+
+/* Lanes [begin, end) of x, else those of y. */
+INLINE struct vec vec_keep(struct vec x, int begin, int end, struct vec y) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (struct vec){ keep_half(x.a, lane, begin, end, y.a),
+                         keep_half(x.b, lane, begin - HALF, end - HALF, y.b) };
+}
+
+INLINE float vec_first(struct vec x) {
+    return _mm256_cvtss_f32(x.a);
+}
+
+INLINE float vec_sum(struct vec x) {
+    __m256 h = _mm256_add_ps(x.a, x.b);
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+INLINE float vec_largest(struct vec x) {
+    __m256 h = _mm256_max_ps(x.a, x.b);
+    __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+}
+
+#include "device/cpu/attention_simd.h"
+
+const struct cpu_attention_kernels cpu_attention_avx2 = { scores, soften, weigh };
 #endif

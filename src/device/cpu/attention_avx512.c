@@ -1,90 +1,113 @@
-/* attention_avx512.c - the inner loops of attention for AVX-512: four keys at a time, so that
- * their sums are transposed together, and up to 64 columns of the output in registers. */
+/* attention_avx512.c - the 16 lanes of attention_simd.h as one register of AVX-512. Tiles of 4
+ * queries by 4 vectors leave registers for what they meet. */
 #if defined __x86_64__
-#include "device/cpu/attention_kernels.h"
+#include "device/tensor.h"
 
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 16, KEYS = 4, COLS = 4 };     /* COLS registers of output */
+enum { QUERIES = 4, COLS = 4 };
+
+struct vec { __m512 v; };
 
 INLINE __mmask16 first(int n) {
-    if (n >= LANES) return 0xffff;
-    return (__mmask16)((1u << MAX(n, 0)) - 1);
+    return n >= 16 ? 0xffff : (__mmask16)((1u << MAX(n, 0)) - 1);
 }
 
-INLINE __m512 load(enum dtype dtype, const char *row, int i, __mmask16 mask) {
-    if (dtype == F32) return _mm512_maskz_loadu_ps(mask, row + 4 * (size_t)i);
-    __m256i half = _mm256_maskz_loadu_epi16(mask, row + 2 * (size_t)i);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+INLINE struct vec vec_set(float f) {
+    return (struct vec){ _mm512_set1_ps(f) };
 }
 
-INLINE __m128 fold(__m512 a) {
-    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+INLINE struct vec vec_load(const float *p) {
+    return (struct vec){ _mm512_loadu_ps(p) };
 }
 
-/* A key past the last is the last once more. */
-INLINE void scores_of(enum dtype dtype, float *score, const float *q, const struct cpu_kv *k,
-                      int n, int dim) {
-    for (int i = 0; i < n; i += KEYS) {
-        __m512 a[KEYS];
-        const char *row[KEYS];
-#pragma GCC unroll 4
-        for (int j = 0; j < KEYS; j++) {
-            a[j] = _mm512_setzero_ps();
-            row[j] = k->at + (size_t)MIN(i + j, n - 1) * k->row_bytes;
-        }
-        for (int c = 0; c < dim; c += LANES) {
-            const __mmask16 mask = first(dim - c);
-            __m512 qv = _mm512_maskz_loadu_ps(mask, q + c);
-#pragma GCC unroll 4
-            for (int j = 0; j < KEYS; j++)
-                a[j] = _mm512_fmadd_ps(load(dtype, row[j], c, mask), qv, a[j]);
-        }
-        __m128 t0 = fold(a[0]), t1 = fold(a[1]), t2 = fold(a[2]), t3 = fold(a[3]);
-        _MM_TRANSPOSE4_PS(t0, t1, t2, t3);
-        _mm_mask_storeu_ps(score + i, (__mmask8)(first(n - i) & 15),
-                           _mm_add_ps(_mm_add_ps(t0, t2), _mm_add_ps(t1, t3)));
-    }
+/* The first n of 16, as floats; the others are 0 and not read. */
+INLINE struct vec vec_kv(enum dtype dtype, const char *at, int n) {
+    const __mmask16 m = first(n);
+    if (dtype == F32) return (struct vec){ _mm512_maskz_loadu_ps(m, at) };
+    if (dtype == I8)
+        return (struct vec){ _mm512_cvtepi32_ps(
+            _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(m, at))) };
+    __m512i half = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, at));
+    return (struct vec){ _mm512_castsi512_ps(_mm512_slli_epi32(half, 16)) };
 }
 
-static void scores(float *score, const float *q, const struct cpu_kv *k, int n, int dim) {
-    if (k->dtype == F32)
-        scores_of(F32, score, q, k, n, dim);
-    else
-        scores_of(BF16, score, q, k, n, dim);
+INLINE void vec_store(float *p, struct vec a, int n) {
+    _mm512_mask_storeu_ps(p, first(n), a.v);
 }
 
-INLINE void weigh_cols(enum dtype dtype, float *y, const float *p, const struct cpu_kv *v, int n,
-                       int begin, int dim) {
-    __mmask16 mask[COLS];
-    __m512 a[COLS];
-#pragma GCC unroll 4
-    for (int j = 0; j < COLS; j++) {
-        mask[j] = first(dim - begin - j * LANES);
-        a[j] = _mm512_maskz_loadu_ps(mask[j], y + begin + j * LANES);
-    }
-    for (int i = 0; i < n; i++) {
-        const char *row = v->at + (size_t)i * v->row_bytes;
-        __m512 pv = _mm512_set1_ps(p[i]);
-#pragma GCC unroll 4
-        for (int j = 0; j < COLS; j++)
-            a[j] = _mm512_fmadd_ps(pv, load(dtype, row, begin + j * LANES, mask[j]), a[j]);
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < COLS; j++)
-        _mm512_mask_storeu_ps(y + begin + j * LANES, mask[j], a[j]);
+INLINE struct vec vec_fma(struct vec a, struct vec b, struct vec c) {
+    return (struct vec){ _mm512_fmadd_ps(a.v, b.v, c.v) };
 }
 
-static void weigh(float *y, const float *p, const struct cpu_kv *v, int n, int dim) {
-    for (int begin = 0; begin < dim; begin += COLS * LANES)
-        if (v->dtype == F32)
-            weigh_cols(F32, y, p, v, n, begin, dim);
-        else
-            weigh_cols(BF16, y, p, v, n, begin, dim);
+INLINE struct vec vec_mul(struct vec a, struct vec b) {
+    return (struct vec){ _mm512_mul_ps(a.v, b.v) };
 }
 
-const struct cpu_attention_kernels cpu_attention_avx512 = { scores, weigh };
+INLINE struct vec vec_add(struct vec a, struct vec b) {
+    return (struct vec){ _mm512_add_ps(a.v, b.v) };
+}
+
+INLINE struct vec vec_sub(struct vec a, struct vec b) {
+    return (struct vec){ _mm512_sub_ps(a.v, b.v) };
+}
+
+INLINE struct vec vec_div(struct vec a, struct vec b) {
+    return (struct vec){ _mm512_div_ps(a.v, b.v) };
+}
+
+INLINE struct vec vec_max(struct vec a, struct vec b) {
+    return (struct vec){ _mm512_max_ps(a.v, b.v) };
+}
+
+INLINE struct vec vec_round(struct vec a) {
+    return (struct vec){ _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC) };
+}
+
+/* a * 2^n for whole n; normal numbers. */
+INLINE struct vec vec_scale2(struct vec a, struct vec n) {
+    __m512i e = _mm512_slli_epi32(_mm512_cvtps_epi32(n.v), 23);
+    return (struct vec){ _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), e)) };
+}
+
+INLINE struct vec vec_zero_below(struct vec a, struct vec x, float low) {
+    return (struct vec){ _mm512_maskz_mov_ps(
+        _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(low), _CMP_NLT_UQ), a.v) };
+}
+
+INLINE struct vec vec_abs(struct vec a) {
+    return (struct vec){ _mm512_abs_ps(a.v) };
+}
+
+/* a >= 0 with the sign of x */
+INLINE struct vec vec_sign(struct vec a, struct vec x) {
+    __m512 sign = _mm512_and_ps(x.v, _mm512_set1_ps(-0.0f));
+    return (struct vec){ _mm512_or_ps(a.v, sign) };
+}
+
+/* Lanes [begin, end) of a, else those of b. */
+INLINE struct vec vec_keep(struct vec a, int begin, int end, struct vec b) {
+    return (struct vec){ _mm512_mask_mov_ps(b.v, (__mmask16)(first(end) & ~first(begin)), a.v) };
+}
+
+INLINE float vec_first(struct vec a) {
+    return _mm512_cvtss_f32(a.v);
+}
+
+INLINE float vec_sum(struct vec a) {
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+INLINE float vec_largest(struct vec a) {
+    return _mm512_reduce_max_ps(a.v);
+}
+
+#include "device/cpu/attention_simd.h"
+
+const struct cpu_attention_kernels cpu_attention_avx512 = { scores, soften, weigh };
 #endif

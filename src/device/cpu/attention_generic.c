@@ -1,53 +1,64 @@
 /* attention_generic.c - the inner loops of attention in plain C: the reference for the others. */
 #include "device/cpu/attention_kernels.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { LANES = 16 };
 
-/* Columns [begin, begin + n) of a row in floats, n <= LANES. */
-static void load(float *to, const char *row, enum dtype dtype, int begin, int n) {
-    if (dtype == F32) {
-        memcpy(to, row + 4 * (size_t)begin, (size_t)n * sizeof *to);
-        return;
+static float value(const struct cpu_kv *kv, int row, int col) {
+    const char *at = kv->at + (size_t)row * kv->row_bytes;
+    float f;
+    if (kv->dtype == I8) return (float)((const signed char *)at)[col];
+    if (kv->dtype == F32) {
+        memcpy(&f, at + 4 * (size_t)col, sizeof f);
+        return f;
     }
-    uint16_t half[LANES];
-    memcpy(half, row + 2 * (size_t)begin, (size_t)n * sizeof *half);
-    for (int i = 0; i < n; i++) {
-        uint32_t bits = (uint32_t)half[i] << 16;
-        memcpy(to + i, &bits, sizeof bits);
-    }
+    uint16_t half;
+    memcpy(&half, at + 2 * (size_t)col, sizeof half);
+    uint32_t bits = (uint32_t)half << 16;
+    memcpy(&f, &bits, sizeof f);
+    return f;
 }
 
-static float dot(const float *q, const char *row, enum dtype dtype, int dim) {
-    float sum[LANES] = { 0 }, k[LANES];
-    int c = 0;
-    for (; c + LANES <= dim; c += LANES) {
-        load(k, row, dtype, c, LANES);
-        for (int l = 0; l < LANES; l++) sum[l] += q[c + l] * k[l];
+static void scores(float *score, const float *const *q, int n_q, const struct cpu_kv *k, int n,
+                   int dim) {
+    for (int j = 0; j < n_q; j++)
+        for (int i = 0; i < n; i++) {
+            float sum = 0;
+            for (int d = 0; d < dim; d++) sum += q[j][d] * value(k, d, i);
+            score[j * STEP_TOKENS + i] = k->dtype == I8 ? sum * k->scales[i] : sum;
+        }
+}
+
+static float soften(float *score, int begin, int end, int n, const struct cpu_softmax *s,
+                    struct cpu_running *r) {
+    float max = r->max, sum[LANES] = { 0 };
+    for (int i = begin; i < end; i++) {
+        float x = score[i] * s->scale;
+        score[i] = s->softcap != 0 ? s->softcap * tanhf(x / s->softcap) : x;
+        max = fmaxf(max, score[i]);
     }
-    load(k, row, dtype, c, dim - c);
-    for (int l = 0; c + l < dim; l++) sum[l] += q[c + l] * k[l];
+    for (int i = 0; i < n; i++) {
+        score[i] = i < begin || i >= end ? 0 : expf(score[i] - max);
+        sum[i % LANES] += score[i];
+    }
+    if (begin >= end) return 1;
     for (int half = LANES / 2; half > 0; half /= 2)
         for (int l = 0; l < half; l++) sum[l] += sum[l + half];
-    return sum[0];
+    float shrink = r->max == max ? 1 : expf(r->max - max);
+    r->sum = r->sum * shrink + sum[0];
+    r->max = max;
+    return shrink;
 }
 
-static void scores(float *score, const float *q, const struct cpu_kv *k, int n, int dim) {
-    for (int i = 0; i < n; i++)
-        score[i] = dot(q, k->at + (size_t)i * k->row_bytes, k->dtype, dim);
-}
-
-static void weigh(float *y, const float *p, const struct cpu_kv *v, int n, int dim) {
-    for (int i = 0; i < n; i++) {
-        const char *row = v->at + (size_t)i * v->row_bytes;
-        for (int c = 0; c < dim; c += LANES) {
-            float value[LANES];
-            const int width = MIN(LANES, dim - c);
-            load(value, row, v->dtype, c, width);
-            for (int l = 0; l < width; l++) y[c + l] += p[i] * value[l];
+static void weigh(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim) {
+    for (int j = 0; j < n_q; j++)
+        for (int i = 0; i < n; i++) {
+            float weight = p[j * STEP_TOKENS + i];
+            if (v->dtype == I8) weight *= v->scales[i];
+            for (int c = 0; c < dim; c++) y[j * dim + c] += weight * value(v, i, c);
         }
-    }
 }
 
-const struct cpu_attention_kernels cpu_attention_generic = { scores, weigh };
+const struct cpu_attention_kernels cpu_attention_generic = { scores, soften, weigh };

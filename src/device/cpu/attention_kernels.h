@@ -1,19 +1,34 @@
 /* attention_kernels.h - the inner loops of attention that an instruction set may bring.
  *
- * Their arithmetic: a score has the 16 lanes and the tree of a product of linear.h; a column
- * of the output takes its values in ascending order, one multiply-add each. avx2 and
- * avx512 agree in every bit; generic rounds products and sums apart. */
+ * Their arithmetic: a score is one sum in ascending dimension; a column of the output takes
+ * its values in ascending order, one multiply-add each; the sum of a softmax has 16 lanes (the
+ * position in the step modulo 16), folded as a tree. So nothing depends on how many queries
+ * are taken together. avx2 and avx512 agree in every bit; generic rounds products and sums
+ * apart and has libm's exponential. */
 #pragma once
 #include "device/tensor.h"
 
-/* n rows of keys or values of one head, F32 or BF16. */
-struct cpu_kv { const char *at; size_t row_bytes; enum dtype dtype; };
+/* STEP_TOKENS keys share one look at the maximum; a row of scores has room for all of them, and
+ * whole vectors may be read and written there. */
+enum { STEP_TOKENS = 128 };
+
+/* Rows of one kv head in one page, F32, BF16 or I8: keys are [dim, tokens], values
+ * [tokens, dim]. I8: a token's numbers are multiples of its scale. */
+struct cpu_kv { const char *at; size_t row_bytes; enum dtype dtype; const float *scales; };
+
+struct cpu_softmax { float scale, softcap; };            /* softcap 0: none */
+struct cpu_running { float max, sum; };                  /* -INFINITY and 0 at first */
 
 struct cpu_attention_kernels {
-    /* score[i] = q . k[i], i < n */
-    void (*scores)(float *score, const float *q, const struct cpu_kv *k, int n, int dim);
-    /* y += sum of p[i] v[i], i < n */
-    void (*weigh)(float *y, const float *p, const struct cpu_kv *v, int n, int dim);
+    /* score[j * STEP_TOKENS + i] = q[j] . k[i], i < n, j < n_q */
+    void (*scores)(float *score, const float *const *q, int n_q, const struct cpu_kv *k, int n,
+                   int dim);
+    /* Scores of a step become weights; those outside [begin, end) become 0, up to n. Returns what
+     * the sums so far must be multiplied with; 1 when the maximum is the old one. */
+    float (*soften)(float *score, int begin, int end, int n, const struct cpu_softmax *,
+                    struct cpu_running *);
+    /* y[j * dim ..] += sum of p[j * STEP_TOKENS + i] v[i], i < n <= STEP_TOKENS, j < n_q */
+    void (*weigh)(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim);
 };
 
 extern const struct cpu_attention_kernels cpu_attention_generic, cpu_attention_avx2,

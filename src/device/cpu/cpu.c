@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 
 /* Room for a whole prompt chunk of most models; a page costs memory when it is used first. */
-enum { SCRATCH_BYTES = 32 << 20 };
+enum { SCRATCH_BYTES = 32 << 20, PARTIAL_BYTES = 16 << 20 };
 
 /* Mapped, not allocated: pages that are never touched cost nothing, and come zeroed. */
 static void *map(size_t bytes) {
@@ -28,6 +28,8 @@ static bool open_cpu(struct device *dev, const struct device_options *o, struct 
             return err_code(err, ERR_MEMORY, "no memory left for the rows of a product");
         }
     }
+    cpu->partial = (struct cpu_scratch){ map(PARTIAL_BYTES), PARTIAL_BYTES };
+    if (!cpu->partial.at) cpu->partial.bytes = 0;
     cpu->pool = pool_open(o->threads ? o->threads : threads_available());
     dev->impl = cpu;
     return true;
@@ -39,6 +41,8 @@ static void close_cpu(struct device *dev) {
     pool_close(cpu->pool);
     if (cpu->scratch.at)
         munmap(cpu->scratch.at, cpu->scratch.bytes);
+    if (cpu->partial.at)
+        munmap(cpu->partial.at, cpu->partial.bytes);
     free(cpu);
     dev->impl = NULL;
 }

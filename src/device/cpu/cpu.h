@@ -15,6 +15,7 @@ struct cpu {
     struct pool *pool;
     const struct cpu_kernels *kernels;
     struct cpu_scratch scratch;      /* at NULL: F32 throughout */
+    struct cpu_scratch partial;      /* of attention: parts of rows that threads share */
 };
 
 static inline struct cpu *cpu_of(const struct device *d) {

@@ -1,0 +1,57 @@
+/* attention_store.c - keys and values of a batch into the pages of their sequences, as
+ * attention.h lays them out. */
+#include "device/cpu/attention.h"
+
+struct store { const struct attend *a; const struct tensor *k, *v; };
+
+/* n values to every `step`-th place from `to`. Returns the scale of I8. */
+static float store_values(char *to, size_t step, const float *x, int n, enum dtype dtype) {
+    float most = 0;
+    if (dtype == F32)
+        for (int i = 0; i < n; i++) ((float *)(void *)to)[(size_t)i * step] = x[i];
+    if (dtype == BF16)
+        for (int i = 0; i < n; i++) ((uint16_t *)(void *)to)[(size_t)i * step] = f32_to_bf16(x[i]);
+    if (dtype != I8) return 0;
+    for (int i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
+    /* Numbers too large for F32 divided by a scale too small for it: neither may become INT_MIN. */
+    const float scale = most / 127, inverse = most > 1e-30f && most < 1e30f ? 127 / most : 0;
+    for (int i = 0; i < n; i++)
+        ((signed char *)to)[(size_t)i * step] = (signed char)lrintf(x[i] * inverse);
+    return scale;
+}
+
+static void store_head(const struct store *o, char *page, int64_t r, int h) {
+    const struct attend *a = o->a;
+    const struct page_layout l = page_layout(a);
+    const enum dtype dtype = a->kv.dtype;
+    const size_t tokens = (size_t)a->kv.page_tokens, at = (size_t)a->rows->pos[r] % tokens;
+    const float *k = head_f32(o->k, r, h);
+    float scale[2];
+    if (a->v_in_k) {
+        char *to = page + at * (size_t)a->k_dim * l.bytes;
+        scale[1] = store_values(to, 1, k, a->v_dim, dtype);
+        scale[0] = store_values(to + (size_t)a->v_dim * l.bytes, 1, k + a->v_dim,
+                                a->k_dim - a->v_dim, dtype);
+    } else {
+        char *to = page + ((size_t)(h * a->k_dim) * tokens + at) * l.bytes;
+        scale[0] = store_values(to, tokens, k, a->k_dim, dtype);
+        to = page + l.v_at + ((size_t)h * tokens + at) * (size_t)a->v_dim * l.bytes;
+        scale[1] = store_values(to, 1, head_f32(o->v, r, h), a->v_dim, dtype);
+    }
+    for (int i = 0; i < 2 && dtype == I8; i++) page_scales(a, page, h, i)[at] = scale[i];
+}
+
+static void store_rows(void *to, int64_t begin, int64_t end) {
+    const struct store *o = to;
+    const struct attend *a = o->a;
+    for (int64_t r = begin; r < end; r++) {
+        char *page = page_at(a, a->rows->seq[r], a->rows->pos[r] / a->kv.page_tokens);
+        for (int h = 0; h < a->kv_heads; h++) store_head(o, page, r, h);
+    }
+}
+
+void cpu_kv_store(struct device *dev, const struct attend *a, const struct tensor *k,
+                  const struct tensor *v) {
+    struct store o = { a, k, v };
+    pool_run(cpu_of(dev)->pool, a->rows->n_rows, 16, store_rows, &o);
+}
