@@ -353,7 +353,7 @@ static void test_settings(void **state) {
         { "GET /v1/models", "Authorization: Bearer sk-one-0123456789abc\r\n", 200 },
         { "GET /v1/models", "x-api-key: sk-two-0123456789abc\r\n", 200 },
         { "GET /v1/models", "Authorization: Bearer # two\r\n", 401 },
-        { "GET /slots", "Authorization: Bearer sk-one-0123456789abc\r\n", 404 },
+        { "GET /slots", "Authorization: Bearer sk-one-0123456789abc\r\n", 403 },
         { "GET /props", "Authorization: Bearer sk-one-0123456789abc\r\n", 200 },
     };
     for (size_t i = 0; i < COUNT(row); i++)
