@@ -55,11 +55,20 @@ TEST_SCRIPTS := $(shell find tests -name 'test_*.sh' 2>/dev/null | sort)
 TOOLS := $(patsubst %.c,$(BUILD)/%,$(wildcard tools/*.c))
 FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
+# The CUDA device is a shared object beside the program, so that one program serves all machines.
+NVCC      ?= nvcc
+CUDA_ARCH ?= 80 90
+CUDA_SRC  := $(wildcard src/device/cuda/*.cu)
+CUDA_OBJ  := $(CUDA_SRC:%.cu=$(BUILD)/%.o)
+CUDA_SO   := $(if $(CUDA),$(BUILD)/mlxcel-cuda.so)
+NVCCFLAGS := -std=c++17 -O3 -lineinfo -Isrc -Xcompiler -fPIC,-Wall \
+             $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a))
+
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all tools tests test tsan bench bench-serve diff-tokens diff-templates tidy fuzz fuzz-short \
         fuzz-programs install uninstall docs clean help always
-all: $(LIB) $(BIN) $(BIN:%=%-server) tools ## build the program (build/mlxcel) and the tools
+all: $(LIB) $(BIN) $(BIN:%=%-server) $(CUDA_SO) tools ## build the program (build/mlxcel) and the tools
 
 # An instruction set is a file: it alone is compiled for it, and runs only where the CPU has it.
 # Kernels see checked sizes only, and do without the hardening that costs them time.
@@ -95,6 +104,13 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 $(LIB): $(OBJ) $(BUILD)/objects
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $(OBJ)
+$(BUILD)/src/device/cuda/%.o: src/device/cuda/%.cu $(wildcard src/device/cuda/*.h) src/device/device.h
+	@mkdir -p $(@D)
+	$(if $(V),,@echo '  nvcc $@')
+	$(Q)$(NVCC) $(NVCCFLAGS) -c $< -o $@
+$(BUILD)/mlxcel-cuda.so: $(CUDA_OBJ)
+	$(if $(V),,@echo '  link $@')
+	$(Q)$(NVCC) -shared -cudart static $^ -o $@
 $(BUILD)/mlxcel: $(BUILD)/src/main.o $(LIB)
 	$(if $(V),,@echo '  link $@')
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
@@ -160,6 +176,7 @@ install: all ## install under PREFIX (/usr/local), below DESTDIR
 	install -m 755 $(BIN) $(D)/bin/mlxcel
 	ln -sf mlxcel $(D)/bin/mlxcel-server
 	install -m 644 $(LIB) $(D)/lib/libmlxcel.a
+	$(if $(CUDA),install -d $(D)/lib/mlxcel && install -m 755 $(CUDA_SO) $(D)/lib/mlxcel/)
 	for h in $(wildcard include/*.h); do install -m 644 $$h $(D)/include/ || exit 1; done
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' \
 	    mlxcel.pc.in >$(D)/lib/pkgconfig/mlxcel.pc
@@ -178,7 +195,7 @@ uninstall: ## remove what install put there
 	    $(D)/share/man/man1/mlxcel*.1 $(D)/share/bash-completion/completions/mlxcel \
 	    $(D)/share/zsh/site-functions/_mlxcel $(D)/share/fish/vendor_completions.d/mlxcel.fish \
 	    $(patsubst include/%,$(D)/include/%,$(wildcard include/*.h))
-	rm -rf $(D)/share/mlxcel $(D)/share/doc/mlxcel
+	rm -rf $(D)/share/mlxcel $(D)/share/doc/mlxcel $(D)/lib/mlxcel
 
 clean: ## remove build/
 	rm -rf build
@@ -189,4 +206,4 @@ help: ## this list
 	@echo '  make SAN=address,undefined test    the same under sanitizers'
 	@echo '  make CC=clang WERROR=1             with clang, warnings are errors'
 
--include $(OBJ:.o=.d) $(TESTS:=.d) $(TOOLS:=.d) $(BUILD)/src/main.d
+-include $(OBJ:.o=.d) $(TESTS:=.d) $(TOOLS:=.d) $(FUZZ:$(BUILD)/%=$(BUILD)/tests/fuzz/%.d) $(BUILD)/src/main.d

@@ -35,6 +35,14 @@ char *arena_str(struct arena *a, struct str s) {
     return c;
 }
 
+bool arena_each(const struct arena *a, bool (*each)(void *, const void *, size_t), void *to) {
+    for (struct arena_block *b = a->last; b; b = b->before) {
+        char *base = (char *)(((uintptr_t)b->at + ALIGN - 1) / ALIGN * ALIGN);
+        if (b->used && !each(to, base, b->used)) return false;
+    }
+    return true;
+}
+
 void arena_free(struct arena *a) {
     for (struct arena_block *b = a->last, *before; b; b = before) {
         before = b->before;

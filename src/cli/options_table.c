@@ -36,7 +36,7 @@ const struct option options[] = {
         ENV("MODEL") " " ENV("HF_REPO"),
         "folder of a checkpoint, or owner/name in the Hugging Face cache; without it the "
         "built-in model")
-    ROW("--device -dev", "NAME", V_TEXT, "Model", OPENS, device, ENV("DEVICE"), "cpu or auto")
+    ROW("--device -dev", "NAME", V_TEXT, "Model", OPENS, device, ENV("DEVICE"), "cpu, cuda or auto")
     PICK("--isa", "Model", OPENS, isa, "generic|avx2|avx512", NULL,
          "CPU instruction set; without it the best one there is")
     PICK("--compute", "Model", OPENS, compute, "auto|f32", NULL,

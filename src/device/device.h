@@ -132,6 +132,9 @@ struct device_ops {
     void (*describe)(const struct device *, char *text, size_t size);
     void *(*alloc)(struct device *, size_t bytes);        /* NULL: no device memory left */
     void (*free)(struct device *, void *, size_t bytes);
+    /* Weights and tables of the host that ops will be given addresses into: from now on these
+     * stand for a copy on the device. The bytes must not change or go. False: no memory left. */
+    bool (*adopt)(struct device *, const void *at, size_t bytes);
     void (*copy_in)(struct device *, void *to, const void *from, size_t bytes);
     void (*copy_out)(struct device *, void *to, const void *from, size_t bytes);
     /* Inside the device. */
@@ -191,5 +194,12 @@ struct device_ops {
 extern const struct device_ops device_cpu;
 extern const struct device_ops device_null;      /* every op does nothing: measures scratch */
 
-/* "cpu", "auto"; "cuda" when it is built in. NULL: the err says what there is. */
+/* What the shared object of the CUDA device exports, as `mlxcel_cuda`. */
+struct cuda_entry {
+    size_t ops_bytes;                /* sizeof(struct device_ops) where it was built */
+    const struct device_ops *ops;
+    int (*count)(void);              /* GPUs that can be used */
+};
+
+/* "cpu", "cuda"; "auto" or NULL: cuda where there is a GPU. NULL: the err says what there is. */
 const struct device_ops *device_find(const char *name, struct err *);

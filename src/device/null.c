@@ -17,6 +17,10 @@ static void describe(const struct device *d, char *text, size_t size) {
 }
 static void *alloc(struct device *d, size_t n) { (void)d; (void)n; return NULL; }
 static void release(struct device *d, void *p, size_t n) { (void)d; (void)p; (void)n; }
+static bool adopt(struct device *d, const void *p, size_t n) {
+    (void)d; (void)p; (void)n;
+    return true;
+}
 static void copy_bytes(struct device *d, void *to, const void *from, size_t n) {
     (void)d; (void)to; (void)from; (void)n;
 }
@@ -84,8 +88,8 @@ static void experts(struct device *d, struct tensor *y, const struct tensor *x,
 
 const struct device_ops device_null = {
     .name = "null", .open = open_null, .close = close_null, .describe = describe, .alloc = alloc,
-    .free = release, .copy_in = copy_bytes, .copy_out = copy_bytes, .move = copy_bytes,
-    .sync = sync, .embed = embed, .linear = linear, .norm = norm, .rope = rope, .gate = gate,
+    .free = release, .adopt = adopt, .copy_in = copy_bytes, .copy_out = copy_bytes,
+    .move = copy_bytes, .sync = sync, .embed = embed, .linear = linear, .norm = norm, .rope = rope, .gate = gate,
     .add = add, .copy = copy, .scale = scale, .temperature = temperature, .kv_store = kv_store,
     .attention = attention, .conv = conv, .ssm = ssm, .delta = delta, .route = route,
     .experts = experts,

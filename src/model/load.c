@@ -101,7 +101,8 @@ bool load_bind(struct loaded *m, const char *dir, struct device *dev,
 bool load_finish(struct loaded *m, struct err *err) {
     struct binder *b = m->binder;
     m->binder = NULL;
-    return binder_finish(b, err) && cfg_ok(m->config, err);
+    bool adopted = binder_adopt(b, err);
+    return binder_finish(b, err) && adopted && cfg_ok(m->config, err);
 }
 
 void load_close(struct loaded *m) {

@@ -4,12 +4,15 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct model {
     struct loaded is;
     struct device *dev;
     struct scratch scratch;
     float *logits, *host_logits;     /* [logits_max, vocab]; the same memory on a host device */
+    int *batch, *host_batch;         /* a batch's arrays on the device; host_batch: on their way */
+    float *seen;                     /* what a probe sees of a layer; NULL: nobody looked */
     int rows_max, seqs_max, logits_max;
 };
 
@@ -46,11 +49,25 @@ static struct tensor run_embed(const struct model *m, struct pass *p, const int 
     return x;
 }
 
-static void run_pass(const struct model *m, struct pass *p, const struct batch *b,
+static void show(struct model *m, const struct probe *probe, int layer, const struct tensor *x) {
+    const struct device_ops *op = m->dev->op;
+    struct tensor there = *x;
+    size_t row = (size_t)m->is.spec.dim * sizeof(float);
+    if (!probe) return;
+    if (!op->host_memory) {
+        if (!m->seen) m->seen = mem_array((size_t)m->rows_max, row);
+        op->copy_out(m->dev, m->seen, x->at, (size_t)x->shape[0] * row);
+        op->sync(m->dev, NULL);
+        there.at = m->seen;
+    }
+    probe->layer(probe->to, layer, &there);
+}
+
+static void run_pass(struct model *m, struct pass *p, const struct batch *b,
                      const struct probe *probe) {
     const struct decoder_spec *d = &m->is.spec;
     struct tensor x = run_embed(m, p, b->ids);
-    if (probe) probe->layer(probe->to, -1, &x);
+    show(m, probe, -1, &x);
     size_t mark = p->scratch->used_bytes;
     for (p->layer = 0; p->layer < d->n_layers; p->layer++) {
         const struct layer_spec *l = &d->layer[p->layer];
@@ -58,20 +75,51 @@ static void run_pass(const struct model *m, struct pass *p, const struct batch *
         if (l->block) l->block(p, l, w, &x);
         else block_run(p, l, w, &x);
         p->scratch->used_bytes = mark;
-        if (probe) probe->layer(probe->to, p->layer, &x);
+        show(m, probe, p->layer, &x);
     }
     run_head(m, p, &x, b->logit_row, b->n_logits);
 }
 
-float *model_run(struct model *m, struct cache *cache, const struct batch *b,
+/* Ints of a batch, one array after the other. */
+static size_t batch_ints(const struct model *m) {
+    return 3 * (size_t)m->rows_max + 2 * (size_t)m->seqs_max + 1 + (size_t)m->logits_max;
+}
+
+static const int *pack(int **end, const int *from, int n) {
+    int *at = *end;
+    if (!from) return NULL;
+    memcpy(at, from, (size_t)n * sizeof *at);
+    *end += n;
+    return at;
+}
+
+/* The batch with its arrays where the device reads them. */
+static struct batch moved(struct model *m, const struct batch *from) {
+    struct batch b = *from;
+    int *end = m->host_batch, rows = b.n_rows, seqs = b.rows.n_seqs;
+    if (m->dev->op->host_memory) return b;
+    const int **array[] = { &b.ids, &b.rows.pos, &b.rows.seq, &b.rows.first, &b.variant,
+                            &b.logit_row };
+    const int n[] = { rows, rows, rows, seqs + 1, seqs, b.n_logits };
+    for (size_t i = 0; i < COUNT(array); i++) {
+        const int *at = pack(&end, *array[i], n[i]);
+        *array[i] = at ? m->batch + (at - m->host_batch) : NULL;
+    }
+    m->dev->op->copy_in(m->dev, m->batch, m->host_batch,
+                        (size_t)(end - m->host_batch) * sizeof *end);
+    return b;
+}
+
+float *model_run(struct model *m, struct cache *cache, const struct batch *batch,
                  const struct probe *probe, struct err *err) {
+    struct batch there = moved(m, batch), *b = &there;
     struct pass p = {
         .dev = m->dev, .cache = cache, .spec = &m->is.spec, .scratch = &m->scratch,
         .rows = b->rows, .variant = b->variant,
     };
     m->scratch.used_bytes = 0;
     run_pass(m, &p, b, probe);
-    if (!m->dev->op->host_memory)
+    if (b->n_logits && !m->dev->op->host_memory)
         m->dev->op->copy_out(m->dev, m->host_logits, m->logits,
                              (size_t)b->n_logits * (size_t)m->is.spec.vocab * sizeof(float));
     return m->dev->op->sync(m->dev, err) ? m->host_logits : NULL;
@@ -99,7 +147,11 @@ static bool allocate(struct model *m, struct err *err) {
                         "no memory for %zu MiB of activations and %zu MiB of logits",
                         m->scratch.cap_bytes >> 20, logits >> 20);
     m->host_logits = dev->op->host_memory ? m->logits : mem_new(logits);
-    return true;
+    if (dev->op->host_memory) return true;
+    size_t bytes = batch_ints(m) * sizeof(int);
+    m->batch = dev->op->alloc(dev, bytes);
+    m->host_batch = mem_new(bytes);
+    return m->batch || err_code(err, ERR_MEMORY, "no device memory for a batch's rows");
 }
 
 struct model *model_open(const char *dir, const struct model_options *o, struct err *err) {
@@ -121,6 +173,9 @@ void model_close(struct model *m) {
     if (m->logits)
         m->dev->op->free(m->dev, m->logits,
                          (size_t)m->logits_max * (size_t)m->is.spec.vocab * sizeof(float));
+    if (m->batch) m->dev->op->free(m->dev, m->batch, batch_ints(m) * sizeof(int));
+    free(m->host_batch);
+    free(m->seen);
     if (m->scratch.at) m->dev->op->free(m->dev, m->scratch.at, m->scratch.cap_bytes);
     load_close(&m->is);
     free(m);

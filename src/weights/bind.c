@@ -283,6 +283,23 @@ struct binder *binder_record(struct arena *arena, const struct name_rule *family
     return b;
 }
 
+static bool adopt(void *to, const void *at, size_t bytes) {
+    struct device *dev = to;
+    return dev->op->adopt(dev, at, bytes);
+}
+
+bool binder_adopt(struct binder *b, struct err *err) {
+    bool ok = true;
+    if (bind_failed(b) || !b->w) return true;          /* binder_finish says what is wrong */
+    for (size_t i = 0; i < weights_count(b->w) && ok; i++) {
+        const struct weights_entry *e = weights_entry(b->w, i);
+        ok = b->claim[i].slot == W_END || adopt(b->dev, e->t.at, e->bytes);
+    }
+    if (ok && arena_each(b->arena, adopt, b->dev)) return true;
+    return err_code(err, ERR_MEMORY, "%s: no device memory for %zu MiB of weights",
+                    weights_dir(b->w), weights_bytes(b->w) >> 20);
+}
+
 bool binder_finish(struct binder *b, struct err *err) {
     if (!bind_failed(b) && b->w && nothing_is_left(b)) compare_tied_head(b);
     bool ok = !bind_failed(b);

@@ -19,6 +19,9 @@
 struct binder;
 struct binder *binder_open(struct weights *, struct config *, struct device *, struct arena *,
                            const struct name_rule *family_names, int n_layers, struct err *);
+/* Hands the device what was bound: the tensors with a claim, and the arena. Nothing that an op
+ * reads may change afterwards. */
+bool binder_adopt(struct binder *, struct err *);
 bool binder_finish(struct binder *, struct err *);       /* also frees it; checks leftovers */
 /* A binder without a file, for tools that make checkpoints: reports every tensor that is asked
  * for, by the plainest name that the rules know. What it returns has no address, but vectors

@@ -62,6 +62,13 @@ static void release(struct device *dev, void *p, size_t bytes) {
     if (p) munmap(p, MAX(bytes, (size_t)1));
 }
 
+static bool adopt(struct device *dev, const void *at, size_t bytes) {
+    (void)dev;
+    (void)at;
+    (void)bytes;
+    return true;
+}
+
 static void copy(struct device *dev, void *to, const void *from, size_t bytes) {
     (void)dev;
     if (bytes) memmove(to, from, bytes);
@@ -82,7 +89,8 @@ static void linear(struct device *dev, struct tensor *y, const struct linear *w,
 const struct device_ops device_cpu = {
     .name = "cpu", .host_memory = true,
     .open = open_cpu, .close = close_cpu, .describe = describe,
-    .alloc = alloc, .free = release, .copy_in = copy, .copy_out = copy, .move = copy, .sync = sync,
+    .alloc = alloc, .free = release, .adopt = adopt, .copy_in = copy, .copy_out = copy,
+    .move = copy, .sync = sync,
     .embed = cpu_embed, .linear = linear, .norm = cpu_norm, .rope = cpu_rope, .gate = cpu_gate,
     .add = cpu_add, .copy = cpu_copy, .scale = cpu_scale, .temperature = cpu_temperature,
     .kv_store = cpu_kv_store, .attention = cpu_attention, .conv = cpu_conv, .ssm = cpu_ssm,

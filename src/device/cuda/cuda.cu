@@ -1,0 +1,174 @@
+/* cuda.cu - an NVIDIA GPU as a device: its memory, its copies of what the host mapped, and the
+ * table of its ops. */
+#include "device/cuda/cuda.h"
+
+#include <cstdio>
+#include <cstring>
+#include <new>
+
+enum { ALIGN = 256 };
+static const size_t SLAB_BYTES = (size_t)256 << 20;
+
+/* Fills the error that main programs read, without calling into them. */
+static bool fail(struct err *err, enum err_code code, const char *what, cudaError_t e) {
+    if (err && err->code == ERR_NONE) {
+        err->code = code;
+        snprintf(err->text, sizeof err->text, "device cuda: %s: %s", what, cudaGetErrorString(e));
+    }
+    return false;
+}
+
+static bool open_cuda(struct device *dev, const struct device_options *o, struct err *err) {
+    cudaDeviceProp is;
+    int n = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    if (e != cudaSuccess || n == 0)
+        return fail(err, ERR_DEVICE, "no GPU to use",
+                    e != cudaSuccess ? e : cudaErrorNoDevice);
+    if ((e = cudaSetDevice(o->ordinal)) != cudaSuccess ||
+        (e = cudaGetDeviceProperties(&is, o->ordinal)) != cudaSuccess)
+        return fail(err, ERR_DEVICE, "the GPU does not open", e);
+    struct cuda *c = new struct cuda();
+    if ((e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)) != cudaSuccess) {
+        delete c;
+        return fail(err, ERR_DEVICE, "the GPU gives no stream", e);
+    }
+    snprintf(c->name, sizeof c->name, "cuda, %.80s, %zu GiB", is.name, is.totalGlobalMem >> 30);
+    c->copies = new std::map<const char *, struct cuda_copy>();
+    c->experts = new std::map<const void *, struct linear *>();
+    c->slabs = new std::map<char *, size_t>();
+    dev->impl = c;
+    dev->ordinal = o->ordinal;
+    return true;
+}
+
+static void close_cuda(struct device *dev) {
+    struct cuda *c = cuda_of(dev);
+    if (!c) return;
+    cudaStreamSynchronize(c->stream);
+    for (auto &slab : *c->slabs) cudaFree(slab.first);
+    for (auto &table : *c->experts) cudaFree(table.second);
+    cudaStreamDestroy(c->stream);
+    delete c->copies;
+    delete c->experts;
+    delete c->slabs;
+    delete c;
+    dev->impl = NULL;
+}
+
+static void describe(const struct device *dev, char *text, size_t size) {
+    snprintf(text, size, "%s", cuda_of(dev)->name);
+}
+
+void cuda_check(struct device *dev) {
+    struct cuda *c = cuda_of(dev);
+    cudaError_t e = cudaGetLastError();
+    if (c->error == cudaSuccess) c->error = e;
+}
+
+static void note(struct device *dev, cudaError_t e) {
+    struct cuda *c = cuda_of(dev);
+    if (c->error == cudaSuccess) c->error = e;
+}
+
+/* Zeroed, as the CPU's is. */
+static void *alloc(struct device *dev, size_t bytes) {
+    void *p = NULL;
+    if (cudaMalloc(&p, bytes ? bytes : 1) != cudaSuccess) {
+        cudaGetLastError();
+        return NULL;
+    }
+    note(dev, cudaMemsetAsync(p, 0, bytes ? bytes : 1, cuda_of(dev)->stream));
+    return p;
+}
+
+static void release(struct device *dev, void *p, size_t bytes) {
+    (void)bytes;
+    if (p) note(dev, cudaFree(p));
+}
+
+static void copy_in(struct device *dev, void *to, const void *from, size_t bytes) {
+    if (bytes) note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice,
+                                         cuda_of(dev)->stream));
+}
+
+static void copy_out(struct device *dev, void *to, const void *from, size_t bytes) {
+    if (bytes) note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost,
+                                         cuda_of(dev)->stream));
+}
+
+static void move(struct device *dev, void *to, const void *from, size_t bytes) {
+    if (bytes) note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice,
+                                         cuda_of(dev)->stream));
+}
+
+static bool sync(struct device *dev, struct err *err) {
+    struct cuda *c = cuda_of(dev);
+    note(dev, cudaStreamSynchronize(c->stream));
+    return c->error == cudaSuccess || fail(err, ERR_DEVICE, "a kernel failed", c->error);
+}
+
+/* Small tensors share a slab; a large one has its own. */
+static bool adopt(struct device *dev, const void *at, size_t bytes) {
+    struct cuda *c = cuda_of(dev);
+    size_t n = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    if (!bytes || c->copies->count((const char *)at)) return true;
+    if (c->slab_bytes - c->slab_used < n) {
+        size_t size = n > SLAB_BYTES ? n : SLAB_BYTES;
+        if (cudaMalloc((void **)&c->slab, size) != cudaSuccess) {
+            cudaGetLastError();
+            c->slab_used = c->slab_bytes = 0;
+            return false;
+        }
+        c->slab_used = 0;
+        (*c->slabs)[c->slab] = c->slab_bytes = size;
+    }
+    char *there = c->slab + c->slab_used;
+    c->slab_used += n;
+    note(dev, cudaMemcpyAsync(there, at, bytes, cudaMemcpyHostToDevice, c->stream));
+    (*c->copies)[(const char *)at] = (struct cuda_copy){ bytes, there };
+    return true;
+}
+
+const void *cuda_there(const struct device *dev, const void *at) {
+    const std::map<const char *, struct cuda_copy> &copies = *cuda_of(dev)->copies;
+    auto next = copies.upper_bound((const char *)at);
+    if (!at || next == copies.begin()) return at;
+    const auto &found = *--next;
+    size_t offset = (size_t)((const char *)at - found.first);
+    return offset < found.second.bytes ? found.second.there + offset : at;
+}
+
+struct tensor cuda_view(const struct device *dev, const struct tensor *t) {
+    struct tensor v = *t;
+    v.at = (void *)cuda_there(dev, t->at);
+    v.quant.scales = cuda_there(dev, t->quant.scales);
+    v.quant.biases = cuda_there(dev, t->quant.biases);
+    return v;
+}
+
+struct tensor cuda_heads(const struct device *dev, const struct tensor *t) {
+    struct tensor v = cuda_view(dev, t);
+    if (v.rank == 3) return v;
+    v.rank = 3;
+    v.shape[2] = v.shape[1];
+    v.stride[2] = 1;
+    v.shape[1] = 1;
+    v.stride[1] = v.shape[2];
+    return v;
+}
+
+static int count(void) {
+    int n = 0;
+    return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
+}
+
+/* In the order of device.h. */
+static const struct device_ops ops = {
+    "cuda", false, open_cuda, close_cuda, describe, alloc, release, adopt, copy_in, copy_out,
+    move, sync, cuda_embed, cuda_linear, cuda_norm, cuda_rope, cuda_gate, cuda_add,
+    cuda_copy_view, cuda_scale, cuda_temperature, cuda_kv_store, cuda_attention, cuda_conv,
+    cuda_ssm, cuda_delta, cuda_route, cuda_experts,
+};
+
+extern "C" const struct cuda_entry mlxcel_cuda = { sizeof ops, &ops, count };

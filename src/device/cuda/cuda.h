@@ -1,0 +1,130 @@
+/* cuda.h - what the files of the CUDA device share: its state, views with device addresses,
+ * and how a number is read.
+ *
+ * Activations are F32. A row's sums run in an order of their own, whatever else is in the
+ * batch: lanes take fixed columns, and are added in a fixed tree. CUDA headers are included
+ * under this folder alone; it is C++ only because nvcc is. */
+#pragma once
+extern "C" {
+#include "device/device.h"
+}
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <map>
+
+struct cuda {
+    cudaStream_t stream;
+    cudaError_t error;                       /* the first; sync reports it */
+    char name[128];
+    std::map<const char *, struct cuda_copy> *copies;        /* of host bytes, by their begin */
+    std::map<const void *, struct linear *> *experts;        /* tables on the device, by theirs */
+    char *slab;                              /* what copies are cut from */
+    size_t slab_used, slab_bytes;
+    std::map<char *, size_t> *slabs;
+};
+
+struct cuda_copy { size_t bytes; char *there; };
+
+static inline struct cuda *cuda_of(const struct device *dev) {
+    return (struct cuda *)dev->impl;
+}
+
+/* The device's address of host bytes that were adopted; an address of its own stays. */
+const void *cuda_there(const struct device *, const void *);
+struct tensor cuda_view(const struct device *, const struct tensor *);
+/* [rows, cols] becomes [rows, 1, cols]: one loop serves both ranks. */
+struct tensor cuda_heads(const struct device *, const struct tensor *);
+/* Keeps the first launch error. */
+void cuda_check(struct device *);
+
+static inline unsigned blocks_of(int64_t n, int64_t size) {
+    return (unsigned)((n + size - 1) / size);
+}
+
+__device__ static inline float number_at(const void *at, enum dtype dtype, int64_t i) {
+    if (dtype == F32) return ((const float *)at)[i];
+    if (dtype == BF16) return __bfloat162float(((const __nv_bfloat16 *)at)[i]);
+    return __half2float(((const __half *)at)[i]);
+}
+
+/* Eight values from element `i`, a multiple of 8, of a plain or affine tensor. Eight packed
+ * ones are `bits` bytes, a little-endian number. */
+__device__ static inline void eight_at(float w[8], const struct tensor &t, int64_t i) {
+    if (t.dtype != MLX_AFFINE) {
+        for (int k = 0; k < 8; k++) w[k] = number_at(t.at, t.dtype, i + k);
+        return;
+    }
+    const int bits = t.quant.bits;
+    const unsigned char *at = (const unsigned char *)t.at + i / 8 * bits;
+    unsigned long long word = 0;
+    if (bits == 4) word = *(const unsigned *)at;
+    else for (int k = 0; k < bits; k++) word |= (unsigned long long)at[k] << (8 * k);
+    float scale = number_at(t.quant.scales, t.quant.scale_dtype, i / t.quant.group);
+    float bias = number_at(t.quant.biases, t.quant.scale_dtype, i / t.quant.group);
+    for (int k = 0; k < 8; k++, word >>= bits)
+        w[k] = (float)(unsigned)(word & ((1u << bits) - 1)) * scale + bias;
+}
+
+__device__ static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ static inline float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+
+__device__ static inline float act_of(enum act act, float x) {
+    switch (act) {
+    case ACT_SILU:       return x * sigmoid(x);
+    case ACT_GELU:       return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    case ACT_GELU_TANH:
+        return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+    case ACT_QUICK_GELU: return x * sigmoid(1.702f * x);
+    case ACT_RELU:       return x > 0 ? x : 0;
+    case ACT_RELU2:      return x > 0 ? x * x : 0;
+    case ACT_SIGMOID:    return sigmoid(x);
+    case ACT_SOFTPLUS:   return softplus(x);
+    default:             return x;
+    }
+}
+
+/* act(gate) * up; GPT-OSS clamps both and adds 1 to up. */
+__device__ static inline float gated(float g, float u, const struct gate_args &a) {
+    if (a.act != ACT_SWIGLU_CLAMP) return act_of(a.act, g) * u;
+    g = fminf(g, a.limit);
+    u = fmaxf(fminf(u, a.limit), -a.limit);
+    return (u + 1.0f) * (g * sigmoid(a.alpha * g));
+}
+
+/* The sum over a warp, in every lane, in one tree. */
+__device__ static inline float warp_sum(float x) {
+    for (int k = 16; k > 0; k /= 2) x += __shfl_xor_sync(~0u, x, k);
+    return x;
+}
+
+__device__ static inline float warp_max(float x) {
+    for (int k = 16; k > 0; k /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, k));
+    return x;
+}
+
+/* The ops, by file. */
+void cuda_embed(struct device *, struct tensor *, const struct tensor *, const struct tensor *,
+                float);
+void cuda_linear(struct device *, struct tensor *, const struct linear *, const struct tensor *);
+void cuda_norm(struct device *, struct tensor *, const struct tensor *, const struct tensor *,
+               const struct tensor *, enum norm, float);
+void cuda_rope(struct device *, struct tensor *, const struct rope_args *);
+void cuda_gate(struct device *, struct tensor *, const struct tensor *, const struct tensor *,
+               const struct gate_args *);
+void cuda_add(struct device *, struct tensor *, const struct tensor *, float);
+void cuda_copy_view(struct device *, struct tensor *, const struct tensor *);
+void cuda_scale(struct device *, struct tensor *, float, float, float);
+void cuda_temperature(struct device *, struct tensor *, const struct rows *, float, float, int);
+void cuda_kv_store(struct device *, const struct attend *, const struct tensor *,
+                   const struct tensor *);
+void cuda_attention(struct device *, struct tensor *, const struct tensor *,
+                    const struct attend *);
+void cuda_conv(struct device *, struct tensor *, const struct tensor *, const struct tensor *,
+               const struct tensor *, const struct rows *, const struct state_view *, enum act);
+void cuda_ssm(struct device *, struct tensor *, const struct ssm_args *);
+void cuda_delta(struct device *, struct tensor *, const struct delta_args *);
+void cuda_route(struct device *, struct tensor *, struct tensor *, const struct tensor *,
+                const struct route_args *);
+void cuda_experts(struct device *, struct tensor *, const struct tensor *,
+                  const struct expert_args *);
