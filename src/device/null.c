@@ -89,8 +89,8 @@ static void experts(struct device *d, struct tensor *y, const struct tensor *x,
 const struct device_ops device_null = {
     .name = "null", .open = open_null, .close = close_null, .describe = describe, .alloc = alloc,
     .free = release, .adopt = adopt, .copy_in = copy_bytes, .copy_out = copy_bytes,
-    .move = copy_bytes, .sync = sync, .embed = embed, .linear = linear, .norm = norm, .rope = rope, .gate = gate,
-    .add = add, .copy = copy, .scale = scale, .temperature = temperature, .kv_store = kv_store,
-    .attention = attention, .conv = conv, .ssm = ssm, .delta = delta, .route = route,
-    .experts = experts,
+    .move = copy_bytes, .sync = sync, .embed = embed, .linear = linear, .norm = norm,
+    .rope = rope, .gate = gate, .add = add, .copy = copy, .scale = scale,
+    .temperature = temperature, .kv_store = kv_store, .attention = attention, .conv = conv,
+    .ssm = ssm, .delta = delta, .route = route, .experts = experts,
 };

@@ -546,6 +546,7 @@ static void test_memory_and_table(void **state) {
     for (int i = 0; i < 100; i++) in[i] = (char)i;
     char *p = dev.op->alloc(&dev, 300);
     assert_non_null(p);
+    assert_true(dev.op->adopt(&dev, in, sizeof in));
     dev.op->copy_in(&dev, p, in, 100);
     dev.op->move(&dev, p + 150, p, 100);
     dev.op->copy_out(&dev, out, p + 150, 100);
