@@ -8,7 +8,8 @@
 enum {
     LAYERS_MAX = 1024, DIM_MAX = 1 << 20, HEADS_MAX = 4096, HEAD_DIM_MAX = 1024,
     VOCAB_MAX = 1 << 24, CONTEXT_MAX = 1 << 28, EXPERTS_MAX = 4096, KERNEL_MAX = 64,
-    STATE_MAX = 1024
+    STATE_MAX = 1024,
+    LATENT_MAX = 640                 /* of MLA: a page of it must fit a thread's stack */
 };
 
 enum act spec_act(struct config *c, const char *path, const char *otherwise) {
@@ -165,6 +166,7 @@ static void check_mla(const struct mla_spec *m, int layer, struct config *c) {
     between(c, layer, "num_attention_heads", m->heads, 1, HEADS_MAX);
     between(c, layer, "q_lora_rank", m->q_rank, 0, DIM_MAX);
     between(c, layer, "kv_lora_rank", m->kv_rank, 1, HEAD_DIM_MAX);
+    between(c, layer, "kv_lora_rank + qk_rope_head_dim", m->kv_rank + m->rope_dim, 1, LATENT_MAX);
     between(c, layer, "qk_nope_head_dim", m->nope_dim, 1, HEAD_DIM_MAX);
     between(c, layer, "qk_rope_head_dim", m->rope_dim, 2, HEAD_DIM_MAX);
     between(c, layer, "v_head_dim", m->v_dim, 1, HEAD_DIM_MAX);

@@ -109,8 +109,8 @@ static void test_slow_readers(void **state) {
     for (int stream = 0; stream < 2; stream++) {
         struct buf body = { 0 }, text = { 0 };
         buf_format(&body, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"n\":8,"
-                   "\"max_tokens\":300,\"ignore_eos\":true,\"logprobs\":true,\"top_logprobs\":20,"
-                   "\"stream\":%s}", stream ? "true" : "false");
+                   "\"max_tokens\":%d,\"ignore_eos\":true,\"logprobs\":true,\"top_logprobs\":20,"
+                   "\"stream\":%s}", stream ? 1900 : 300, stream ? "true" : "false");
         client_request(&text, "POST /v1/chat/completions", "", buf_view(&body));
         struct client c = { .fd = client_connect(h.port, NULL) };
         int small = 4096;

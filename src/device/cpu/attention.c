@@ -11,7 +11,8 @@
 
 #include <assert.h>
 
-enum { BLOCK_MAX = 64, Y_FLOATS = 32 << 10, TILE_FLOATS = 40 << 10, SPLIT_STEPS = 4 };
+/* What a block holds lies on a thread's stack: about 130 KiB. */
+enum { BLOCK_MAX = 32, Y_FLOATS = 8 << 10, TILE_FLOATS = 20 << 10, SPLIT_STEPS = 4 };
 
 struct attention {
     const struct cpu_attention_kernels *kernels;
