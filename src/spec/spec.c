@@ -165,10 +165,11 @@ static void check_attention(const struct attn_spec *a, int layer, struct config 
 static void check_mla(const struct mla_spec *m, int layer, struct config *c) {
     between(c, layer, "num_attention_heads", m->heads, 1, HEADS_MAX);
     between(c, layer, "q_lora_rank", m->q_rank, 0, DIM_MAX);
-    between(c, layer, "kv_lora_rank", m->kv_rank, 1, HEAD_DIM_MAX);
-    between(c, layer, "kv_lora_rank + qk_rope_head_dim", m->kv_rank + m->rope_dim, 1, LATENT_MAX);
     between(c, layer, "qk_nope_head_dim", m->nope_dim, 1, HEAD_DIM_MAX);
-    between(c, layer, "qk_rope_head_dim", m->rope_dim, 2, HEAD_DIM_MAX);
+    if (between(c, layer, "kv_lora_rank", m->kv_rank, 1, HEAD_DIM_MAX) &&
+        between(c, layer, "qk_rope_head_dim", m->rope_dim, 2, HEAD_DIM_MAX))
+        between(c, layer, "kv_lora_rank + qk_rope_head_dim", m->kv_rank + m->rope_dim, 1,
+                LATENT_MAX);
     between(c, layer, "v_head_dim", m->v_dim, 1, HEAD_DIM_MAX);
     if (!(m->eps > 0)) cfg_fail(c, "layer %d: the norms on the latents have no eps", layer);
     check_rope(&m->rope, m->rope_dim, layer, c);
