@@ -29,13 +29,14 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
         (e = cudaGetDeviceProperties(&is, o->ordinal)) != cudaSuccess)
         return fail(err, ERR_DEVICE, "the GPU does not open", e);
     struct cuda *c = new struct cuda();
-    if ((e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)) != cudaSuccess) {
+    if ((e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)) != cudaSuccess ||
+        (e = cudaMalloc((void **)&c->partial, PARTIAL_FLOATS * sizeof(float))) != cudaSuccess) {
         delete c;
-        return fail(err, ERR_DEVICE, "the GPU gives no stream", e);
+        return fail(err, ERR_DEVICE, "the GPU gives no stream and no memory", e);
     }
     snprintf(c->name, sizeof c->name, "cuda, %.80s, %zu GiB", is.name, is.totalGlobalMem >> 30);
     c->copies = new std::map<const char *, struct cuda_copy>();
-    c->experts = new std::map<const void *, struct linear *>();
+    c->experts = new std::map<const void *, struct cuda_table>();
     c->slabs = new std::map<char *, size_t>();
     dev->impl = c;
     dev->ordinal = o->ordinal;
@@ -46,8 +47,9 @@ static void close_cuda(struct device *dev) {
     struct cuda *c = cuda_of(dev);
     if (!c) return;
     cudaStreamSynchronize(c->stream);
+    cudaFree(c->partial);
     for (auto &slab : *c->slabs) cudaFree(slab.first);
-    for (auto &table : *c->experts) cudaFree(table.second);
+    for (auto &table : *c->experts) cudaFree(table.second.at);
     cudaStreamDestroy(c->stream);
     delete c->copies;
     delete c->experts;

@@ -18,13 +18,16 @@ struct cuda {
     cudaError_t error;                       /* the first; sync reports it */
     char name[128];
     std::map<const char *, struct cuda_copy> *copies;        /* of host bytes, by their begin */
-    std::map<const void *, struct linear *> *experts;        /* tables on the device, by theirs */
+    std::map<const void *, struct cuda_table> *experts;      /* by the host's table */
+    float *partial;                          /* [PARTIAL_FLOATS] splits of attention */
     char *slab;                              /* what copies are cut from */
     size_t slab_used, slab_bytes;
     std::map<char *, size_t> *slabs;
 };
 
 struct cuda_copy { size_t bytes; char *there; };
+struct cuda_table { struct linear *at; int reading; };        /* on the device; see linear.cu */
+enum { PARTIAL_FLOATS = 32 << 20 };
 
 static inline struct cuda *cuda_of(const struct device *dev) {
     return (struct cuda *)dev->impl;

@@ -12,6 +12,15 @@ static dim3 grid_of(const struct tensor &t) {
     return dim3((unsigned)t.shape[0], (unsigned)t.shape[1]);
 }
 
+/* Where columns do not meet, several blocks share a row. */
+static dim3 grid_of_columns(const struct tensor &t) {
+    return dim3((unsigned)t.shape[0], (unsigned)t.shape[1], blocks_of(t.shape[2], 4 * THREADS));
+}
+
+__device__ static inline int64_t column(void) {
+    return (int64_t)blockIdx.z * THREADS + threadIdx.x;
+}
+
 /* Columns that do not fill eight are read one by one: only plain tables have such. */
 __global__ static void embed(struct tensor y, struct tensor table, const int *ids, float scale) {
     const int64_t row = (int64_t)ids[blockIdx.x] * table.stride[0];
@@ -105,7 +114,7 @@ __global__ static void gate(struct tensor y, struct tensor g, struct tensor u,
     const float *gr = head_at(g, blockIdx.x, blockIdx.y);
     const float *ur = u.at ? head_at(u, blockIdx.x, blockIdx.y) : NULL;
     const bool one = g.shape[2] == 1 && y.shape[2] > 1;
-    for (int64_t i = threadIdx.x; i < y.shape[2]; i += THREADS) {
+    for (int64_t i = column(); i < y.shape[2]; i += gridDim.z * THREADS) {
         const float v = gr[one ? 0 : i];
         yr[i] = ur ? gated(v, ur[i], a) : act_of(a.act, v);
     }
@@ -114,7 +123,7 @@ __global__ static void gate(struct tensor y, struct tensor g, struct tensor u,
 void cuda_gate(struct device *dev, struct tensor *y, const struct tensor *g,
                const struct tensor *up, const struct gate_args *a) {
     struct tensor none = {}, t = cuda_heads(dev, y);
-    gate<<<grid_of(t), THREADS, 0, cuda_of(dev)->stream>>>(
+    gate<<<grid_of_columns(t), THREADS, 0, cuda_of(dev)->stream>>>(
         t, cuda_heads(dev, g), up ? cuda_heads(dev, up) : none, *a);
     cuda_check(dev);
 }
@@ -122,30 +131,30 @@ void cuda_gate(struct device *dev, struct tensor *y, const struct tensor *g,
 __global__ static void add(struct tensor y, struct tensor x, float scale) {
     float *yr = head_at(y, blockIdx.x, blockIdx.y);
     const float *xr = head_at(x, blockIdx.x, blockIdx.y);
-    for (int64_t i = threadIdx.x; i < y.shape[2]; i += THREADS) yr[i] += scale * xr[i];
+    for (int64_t i = column(); i < y.shape[2]; i += gridDim.z * THREADS) yr[i] += scale * xr[i];
 }
 
 void cuda_add(struct device *dev, struct tensor *y, const struct tensor *x, float scale) {
     struct tensor t = cuda_heads(dev, y);
-    add<<<grid_of(t), THREADS, 0, cuda_of(dev)->stream>>>(t, cuda_heads(dev, x), scale);
+    add<<<grid_of_columns(t), THREADS, 0, cuda_of(dev)->stream>>>(t, cuda_heads(dev, x), scale);
     cuda_check(dev);
 }
 
 __global__ static void copy(struct tensor y, struct tensor x) {
     float *yr = head_at(y, blockIdx.x, blockIdx.y);
     const float *xr = head_at(x, blockIdx.x, blockIdx.y);
-    for (int64_t i = threadIdx.x; i < y.shape[2]; i += THREADS) yr[i] = xr[i];
+    for (int64_t i = column(); i < y.shape[2]; i += gridDim.z * THREADS) yr[i] = xr[i];
 }
 
 void cuda_copy_view(struct device *dev, struct tensor *y, const struct tensor *x) {
     struct tensor t = cuda_heads(dev, y);
-    copy<<<grid_of(t), THREADS, 0, cuda_of(dev)->stream>>>(t, cuda_heads(dev, x));
+    copy<<<grid_of_columns(t), THREADS, 0, cuda_of(dev)->stream>>>(t, cuda_heads(dev, x));
     cuda_check(dev);
 }
 
 __global__ static void scale(struct tensor x, float factor, float clip, float cap) {
     float *p = head_at(x, blockIdx.x, blockIdx.y);
-    for (int64_t i = threadIdx.x; i < x.shape[2]; i += THREADS) {
+    for (int64_t i = column(); i < x.shape[2]; i += gridDim.z * THREADS) {
         float v = p[i] * factor;
         if (clip != 0) v = fmaxf(fminf(v, clip), -clip);
         p[i] = cap != 0 ? cap * tanhf(v / cap) : v;
@@ -154,7 +163,7 @@ __global__ static void scale(struct tensor x, float factor, float clip, float ca
 
 void cuda_scale(struct device *dev, struct tensor *x, float factor, float clip, float cap) {
     struct tensor t = cuda_heads(dev, x);
-    scale<<<grid_of(t), THREADS, 0, cuda_of(dev)->stream>>>(t, factor, clip, cap);
+    scale<<<grid_of_columns(t), THREADS, 0, cuda_of(dev)->stream>>>(t, factor, clip, cap);
     cuda_check(dev);
 }
 
@@ -163,12 +172,13 @@ __global__ static void temperature(struct tensor x, struct rows rows, float beta
     const float at = floorf((float)(rows.pos[blockIdx.x] + shift) / original);
     const float factor = 1.0f + beta * logf(1.0f + at);
     float *p = head_at(x, blockIdx.x, blockIdx.y);
-    for (int64_t i = threadIdx.x; i < x.shape[2]; i += THREADS) p[i] *= factor;
+    for (int64_t i = column(); i < x.shape[2]; i += gridDim.z * THREADS) p[i] *= factor;
 }
 
 void cuda_temperature(struct device *dev, struct tensor *x, const struct rows *rows, float beta,
                       float original, int shift) {
     struct tensor t = cuda_heads(dev, x);
-    temperature<<<grid_of(t), THREADS, 0, cuda_of(dev)->stream>>>(t, *rows, beta, original, shift);
+    temperature<<<grid_of_columns(t), THREADS, 0, cuda_of(dev)->stream>>>(t, *rows, beta, original,
+                                                                          shift);
     cuda_check(dev);
 }
