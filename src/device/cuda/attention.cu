@@ -3,7 +3,7 @@
  * Where a split begins depends on the position alone, so a row's sums do too. */
 #include "device/cuda/cuda.h"
 
-enum { THREADS = 128, WARPS = THREADS / 32, SPLIT = 256 };
+enum { THREADS = 128, WARPS = THREADS / 32, SPLIT = 128 };
 
 __device__ static inline char *page_at(const struct kv_view &kv, int seq, int page) {
     return (char *)kv.pages + (size_t)kv.table[(int64_t)seq * kv.pages_max + page] * kv.page_bytes;
@@ -48,6 +48,7 @@ __device__ static void scores(float *score, const float *q, const struct keys &s
         const char *k = token_at(s, page, MIN(t, s.end - 1), false);
         float sum = 0;
         if (s.a->kv.dtype == BF16 && k_dim % 8 == 0)
+#pragma unroll 4
             for (int i = part * 8; i < k_dim; i += 32) {
                 const uint4 v = *(const uint4 *)(k + 2 * i);
                 const unsigned w[4] = { v.x, v.y, v.z, v.w };
@@ -99,7 +100,7 @@ __device__ static void weigh(float *y, const float *weight, float *gathered, con
         float sum = 0;
         if (c < v_dim && part < parts) {
             if (dtype == BF16)
-#pragma unroll 8
+#pragma unroll 16
                 for (int t = s.begin + part; t < s.end; t += parts)
                     sum = fmaf(weight[t - s.begin],
                                number_at(token_at(s, page, t, true), BF16, c), sum);

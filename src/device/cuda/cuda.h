@@ -27,7 +27,7 @@ struct cuda {
 
 struct cuda_copy { size_t bytes; char *there; };
 struct cuda_table { struct linear *at; int reading; };        /* on the device; see linear.cu */
-enum { PARTIAL_FLOATS = 32 << 20 };
+enum { PARTIAL_FLOATS = 80 << 20 };
 
 static inline struct cuda *cuda_of(const struct device *dev) {
     return (struct cuda *)dev->impl;

@@ -3,7 +3,7 @@
  * depend on how many rows there are, nor on how many outputs a warp takes. */
 #include "device/cuda/cuda.h"
 
-enum { WARPS = 4, ROWS = 8, OUTS = 4 };
+enum { WARPS = 4, ROWS = 8 };
 
 struct job {
     struct tensor w;                 /* [heads, out, in] */
@@ -57,7 +57,7 @@ template <enum reading HOW, int R, int N>
 __device__ static inline void dot(float sum[N][R], const struct tensor &w, const int64_t *row,
                                   const float *x, int64_t x_row, const int *own, int64_t cols) {
     const int64_t whole = cols / 8 * 8;
-#pragma unroll 2
+#pragma unroll (N == 1 ? 8 : 2)
     for (int64_t c = threadIdx.x % 32 * 8; c < whole; c += 256) {
         float v[N][8];
 #pragma unroll
@@ -90,8 +90,9 @@ __device__ static inline void dot(float sum[N][R], const struct tensor &w, const
         for (int r = 0; r < R; r++) sum[o][r] = warp_sum(sum[o][r]);
 }
 
-/* Outputs and rows past the end are computed again as the last one, and not written. */
-template <enum reading HOW, int R>
+/* Outputs and rows past the end are computed again as the last one, and not written. One row
+ * leaves a warp one output: what counts there is how many loads are under way. */
+template <enum reading HOW, int R, int OUTS>
 __global__ static void __launch_bounds__(WARPS * 32) linear(struct job j) {
     const int64_t first = ((int64_t)blockIdx.x * WARPS + threadIdx.x / 32) * OUTS;
     const int64_t head = blockIdx.z, outs = j.w.shape[1], top = (int64_t)blockIdx.y * ROWS;
@@ -141,13 +142,19 @@ static bool rows_fit(const float *x, int64_t row, int64_t head) {
     return aligned(x, 16) && row % 4 == 0 && head % 4 == 0;
 }
 
+template <enum reading HOW, int R, int OUTS>
+static void start(const struct job &j, cudaStream_t stream) {
+    const dim3 grid(blocks_of(j.w.shape[1], WARPS * OUTS), blocks_of(j.n_rows, ROWS),
+                    (unsigned)j.w.shape[0]);
+    linear<HOW, R, OUTS><<<grid, WARPS * 32, 0, stream>>>(j);
+}
+
 template <enum reading HOW>
-static void launch(const struct job &j, dim3 grid, cudaStream_t stream) {
-    const dim3 block(WARPS * 32);
-    if (j.n_rows == 1) linear<HOW, 1><<<grid, block, 0, stream>>>(j);
-    else if (j.n_rows == 2) linear<HOW, 2><<<grid, block, 0, stream>>>(j);
-    else if (j.n_rows <= 4) linear<HOW, 4><<<grid, block, 0, stream>>>(j);
-    else linear<HOW, ROWS><<<grid, block, 0, stream>>>(j);
+static void launch(const struct job &j, cudaStream_t stream) {
+    if (j.n_rows == 1) start<HOW, 1, 1>(j, stream);
+    else if (j.n_rows == 2) start<HOW, 2, 2>(j, stream);
+    else if (j.n_rows <= 4) start<HOW, 4, 4>(j, stream);
+    else start<HOW, ROWS, 4>(j, stream);
 }
 
 void cuda_linear(struct device *dev, struct tensor *y, const struct linear *l,
@@ -172,16 +179,14 @@ void cuda_linear(struct device *dev, struct tensor *y, const struct linear *l,
         j.w.stride[0] = 0;
     }
     cudaStream_t stream = cuda_of(dev)->stream;
-    dim3 grid(blocks_of(j.w.shape[1], WARPS * OUTS), blocks_of(j.n_rows, ROWS),
-              (unsigned)j.w.shape[0]);
     switch (reading_of(j.w, j.w.shape[2], rows_fit(j.x, j.x_row, j.x_head))) {
-    case BF16_8:        launch<BF16_8>(j, grid, stream); break;
-    case F16_8:         launch<F16_8>(j, grid, stream); break;
-    case AFFINE_4_BF16: launch<AFFINE_4_BF16>(j, grid, stream); break;
-    case AFFINE_4_F16:  launch<AFFINE_4_F16>(j, grid, stream); break;
-    case AFFINE_8_BF16: launch<AFFINE_8_BF16>(j, grid, stream); break;
-    case AFFINE_8_F16:  launch<AFFINE_8_F16>(j, grid, stream); break;
-    case ANY:           launch<ANY>(j, grid, stream); break;
+    case BF16_8:        launch<BF16_8>(j, stream); break;
+    case F16_8:         launch<F16_8>(j, stream); break;
+    case AFFINE_4_BF16: launch<AFFINE_4_BF16>(j, stream); break;
+    case AFFINE_4_F16:  launch<AFFINE_4_F16>(j, stream); break;
+    case AFFINE_8_BF16: launch<AFFINE_8_BF16>(j, stream); break;
+    case AFFINE_8_F16:  launch<AFFINE_8_F16>(j, stream); break;
+    case ANY:           launch<ANY>(j, stream); break;
     }
     cuda_check(dev);
 }
