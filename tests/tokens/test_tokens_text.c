@@ -1,4 +1,5 @@
-/* test_tokens_text.c - texts that are long, broken or hostile, literal spans, and streams. */
+/* test_tokens_text.c - texts that are long, broken or hostile, and literal spans. Streams are in
+ * test_tokens_stream.c. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -155,69 +156,6 @@ static void test_empty(void **state) {
     tok_close(t);
 }
 
-/* Streams: pieces are whole characters and add up to what decoding at once gives. */
-static void stream_is(const char *name, const char *const *tokens, int n, const char *const *pieces,
-                      const char *tail) {
-    struct tokenizer *t = open_one(name);
-    struct detok *d = detok_open(t, false);
-    struct buf out = { 0 }, all = { 0 }, sum = { 0 };
-    struct ids ids = { 0 };
-    for (int i = 0; i < n; i++) {
-        int id = tokens[i] ? tok_find(t, str_of(tokens[i])) : 1 << 20;
-        assert_true(id >= 0);
-        ids_put(&ids, id);
-        buf_clear(&out);
-        detok_push(d, id, &out);
-        assert_true(utf8_valid(buf_view(&out)));
-        if (!str_is(buf_view(&out), pieces[i]))
-            fail_msg("%s: piece %d is \"%s\", not \"%s\"", name, i, buf_c(&out), pieces[i]);
-        buf_str(&sum, buf_view(&out));
-    }
-    buf_clear(&out);
-    detok_flush(d, &out);
-    assert_true(str_is(buf_view(&out), tail));
-    buf_str(&sum, buf_view(&out));
-    tok_decode(t, ids.at, ids.len, false, &all);
-    assert_true(str_eq(buf_view(&all), buf_view(&sum)));
-    detok_close(d);
-    ids_free(&ids);
-    buf_free(&out);
-    buf_free(&all);
-    buf_free(&sum);
-    tok_close(t);
-}
-
-#define STREAM(name, tail, tokens, ...) do { \
-        static const char *const t[] = { UNPACK tokens }; \
-        static const char *const p[] = { __VA_ARGS__ }; \
-        assert_int_equal(COUNT(t), COUNT(p)); \
-        stream_is(name, t, (int)COUNT(t), p, tail); \
-    } while (0)
-#define UNPACK(...) __VA_ARGS__
-
-static void test_streams(void **state) {
-    (void)state;
-    /* A code point over four tokens; then one that never ends. */
-    STREAM("gpt2", "", ("\xc3\xb0", "\xc5\x81", "\xc2\xa6", "\xc4\xbb", "a"),
-           "", "", "", "\xf0\x9f\xa6\x99", "a");
-    STREAM("gpt2", "\xef\xbf\xbd", ("a", "\xc3\xb0", "\xc5\x81"), "a", "", "");
-    STREAM("gpt2", "", ("\xc3\xb0", "a", "\xc2\xac"), "", "\xef\xbf\xbd" "a", "\xef\xbf\xbd");
-    /* A lone space is not delayed, nor trimmed at the start. */
-    STREAM("gpt2", "", ("\xc4\xa0", "a", "\xc4\xa0"), " ", "a", " ");
-    /* One leading space of the whole text goes only where the decoder strips it. */
-    STREAM("llama2", "", ("\xe2\x96\x81", "\xe2\x96\x81", "a"), "", " ", "a");
-    STREAM("gemma", "", ("\xe2\x96\x81", "\xe2\x96\x81", "a"), " ", " ", "a");
-    STREAM("metaspace-never", "", ("\xe2\x96\x81", "a"), " ", "a");
-    STREAM("metaspace-first", "", ("\xe2\x96\x81", "a"), "", "a");
-    /* A run of byte tokens waits for its end, and is judged as a whole. */
-    STREAM("llama2", "", ("<0xF0>", "<0x9F>", "<0xA6>", "<0x99>", "a"), "", "", "", "",
-           "\xf0\x9f\xa6\x99" "a");
-    STREAM("llama2", "\xef\xbf\xbd\xef\xbf\xbd", ("a", "<0x41>", "<0xFF>"), "a", "", "");
-    /* Control tokens are silent, ids beyond the vocabulary are nothing. */
-    STREAM("gpt2", "", ("a", "<|end|>", NULL, "<mask>", "b"), "a", "", "", "", "b");
-    STREAM("bert", "", ("a", "##a", "a", "."), "a", "a", " a", ".");
-}
-
 /* TK-21: invalid bytes for ever are not held for ever. */
 static void test_bounded_wait(void **state) {
     (void)state;
@@ -256,8 +194,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_long), cmocka_unit_test(test_broken), cmocka_unit_test(test_spans),
         cmocka_unit_test(test_span_behind_bad_byte), cmocka_unit_test(test_empty),
-        cmocka_unit_test(test_streams), cmocka_unit_test(test_bounded_wait),
-        cmocka_unit_test(test_odd_ids),
+        cmocka_unit_test(test_bounded_wait), cmocka_unit_test(test_odd_ids),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
