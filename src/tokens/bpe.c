@@ -49,6 +49,7 @@ struct space {
     size_t heap_n, heap_cap;
     struct cached *cache;            /* [CACHE_SLOTS] */
     struct buf text;
+    const struct vocab *plain;       /* its commands are not made; NULL: they are */
 };
 
 static size_t first_slot(const struct bpe *b, uint32_t left, uint32_t right) {
@@ -344,8 +345,8 @@ static void put_chars(const struct tok_model *m, struct space *s, struct str wor
         uint32_t cp;
         size_t n = (size_t)cp_at(word, at, &cp);
         struct str c = str_cut(word, at, at + n);
-        bool plain = !(m->prefix.len && at) && !(m->suffix.len && at + n == word.len);
-        if (!plain) {
+        bool bare = !(m->prefix.len && at) && !(m->suffix.len && at + n == word.len);
+        if (!bare) {
             buf_clear(&s->text);
             if (at)
                 buf_str(&s->text, m->prefix);
@@ -355,8 +356,8 @@ static void put_chars(const struct tok_model *m, struct space *s, struct str wor
             c = buf_view(&s->text);
         }
         at += n;
-        int id = plain && cp < FAST_CPS ? b->of_cp[cp] : vocab_find(m->vocab, c);
-        if (id >= 0) {
+        int id = bare && cp < FAST_CPS ? b->of_cp[cp] : vocab_find(m->vocab, c);
+        if (id >= 0 && !(s->plain && vocab_is_command(m->vocab, id))) {
             if (waiting >= 0)
                 put_symbol(s, waiting);
             waiting = -1;
@@ -380,7 +381,8 @@ static void put_chars(const struct tok_model *m, struct space *s, struct str wor
 
 static void set_pair(const struct bpe *b, struct space *s, size_t at, size_t next) {
     const struct merge *m = &b->merge[pair_slot(b, (uint32_t)s->id[at], (uint32_t)s->id[next])];
-    s->rank[at] = m->rank;
+    bool never = s->plain && m->rank != NO_RANK && vocab_is_command(s->plain, (int)m->id);
+    s->rank[at] = never ? NO_RANK : m->rank;
     s->made[at] = m->id;
 }
 
@@ -496,7 +498,7 @@ static void encode_word(const struct tok_model *m, struct space *s, struct str w
     s->n = 0;
     if (m->ignore_merges) {
         int id = whole_word(m, s, word);
-        if (id >= 0) {
+        if (id >= 0 && !(s->plain && vocab_is_command(m->vocab, id))) {
             put_symbol(s, id);
             return;
         }
@@ -519,11 +521,14 @@ static void encode_word(const struct tok_model *m, struct space *s, struct str w
         merge_heap(b, s);
 }
 
-static void encode(const struct tok_model *m, void *space, struct str word, struct ids *out) {
+/* Plain words are rare (most make no command anyway), so the words remembered are the others. */
+static void encode(const struct tok_model *m, void *space, struct str word, bool plain,
+                   struct ids *out) {
     struct space *s = space;
     struct cached *hit = NULL;
     uint64_t hash = 0;
-    if (word.len <= CACHE_WORD_MAX) {
+    s->plain = plain ? m->vocab : NULL;
+    if (word.len <= CACHE_WORD_MAX && !plain) {
         if (!s->cache)
             s->cache = mem_array(CACHE_SLOTS, sizeof *s->cache);
         hash = XXH3_64bits(word.at, word.len) | 1;

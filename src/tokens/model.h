@@ -26,7 +26,10 @@ struct tok_model_kind {
     bool (*ready)(struct tok_model *, struct err *);
     void *(*space_new)(const struct tok_model *);    /* what one encode call works with */
     void (*space_free)(void *space);
-    void (*encode)(const struct tok_model *, void *space, struct str word, struct ids *);
+    /* plain: the word was written by users, so no command of the vocabulary is found in it
+     * (vocab_is_command). What stands for the unknown may still come. */
+    void (*encode)(const struct tok_model *, void *space, struct str word, bool plain,
+                   struct ids *);
     void (*close)(struct tok_model *);
 };
 

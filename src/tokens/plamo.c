@@ -156,8 +156,9 @@ static void space_free(void *space) {
 }
 
 /* The cheapest token that begins at `at`, or the bytes of the character there, of n bytes. */
-static struct best best_at(const struct plamo *p, const struct space *s, struct str word,
-                           size_t at, size_t n) {
+static struct best best_at(const struct tok_model *m, const struct space *s, struct str word,
+                           size_t at, size_t n, bool plain) {
+    const struct plamo *p = m->own;
     struct best best = { INT64_MAX, (uint32_t)n, -1 };
     uint32_t node = TRIE_ROOT;
     for (size_t i = at; i < word.len; i++) {
@@ -165,7 +166,7 @@ static struct best best_at(const struct plamo *p, const struct space *s, struct 
         if (!node)
             break;
         int id = p->trie.value[node];
-        if (id < 0)
+        if (id < 0 || (plain && vocab_is_command(m->vocab, id)))
             continue;
         int64_t cost = s->best[i + 1].cost + p->cost[id];
         if (cost <= best.cost)
@@ -175,7 +176,8 @@ static struct best best_at(const struct plamo *p, const struct space *s, struct 
     return spelt < best.cost ? (struct best){ spelt, (uint32_t)n, -1 } : best;
 }
 
-static void encode(const struct tok_model *m, void *space, struct str word, struct ids *out) {
+static void encode(const struct tok_model *m, void *space, struct str word, bool plain,
+                   struct ids *out) {
     const struct plamo *p = m->own;
     struct space *s = space;
     uint32_t cp;
@@ -187,7 +189,7 @@ static void encode(const struct tok_model *m, void *space, struct str word, stru
     for (size_t end = word.len; end;) {
         size_t n = (size_t)cp_before(word, end, &cp);
         end -= n;
-        s->best[end] = best_at(p, s, word, end, n);
+        s->best[end] = best_at(m, s, word, end, n, plain);
     }
     for (size_t at = 0; at < word.len; at += s->best[at].len) {
         const struct best *b = &s->best[at];

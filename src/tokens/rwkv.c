@@ -132,7 +132,8 @@ static void no_space_free(void *space) {
 }
 
 /* Every byte is a token, so there is always a way on. */
-static void encode(const struct tok_model *m, void *space, struct str word, struct ids *out) {
+static void encode(const struct tok_model *m, void *space, struct str word, bool plain,
+                   struct ids *out) {
     const struct trie *trie = m->own;
     (void)space;
     for (size_t at = 0; at < word.len;) {
@@ -143,8 +144,9 @@ static void encode(const struct tok_model *m, void *space, struct str word, stru
             node = trie_step(trie, node, (uint8_t)word.at[i]);
             if (!node)
                 break;
-            if (trie->value[node] >= 0) {
-                id = trie->value[node];
+            int now = trie->value[node];
+            if (now >= 0 && !(plain && vocab_is_command(m->vocab, now))) {
+                id = now;
                 end = i + 1;
             }
         }

@@ -241,6 +241,7 @@ bool tok_is_added(const struct tokenizer *t, int id) {
 struct encoding {
     const struct tokenizer *t;
     bool specials;
+    bool plain;                      /* users wrote some of this segment */
     const struct literal_span *span;
     int n_spans;
     struct text text, spare;
@@ -274,6 +275,32 @@ static bool allowed_normalized(void *to, size_t begin, size_t end) {
     return allowed_at(e, text_origin(&e->text, begin), last + 1);
 }
 
+/* What stands for the unknown is no command, but where it is the same token as bos or eos. */
+static bool is_command(const struct tokenizer *t, int id) {
+    return vocab_is_command(&t->vocab, id)
+        && (id != t->model.unk || id == t->bos || id == t->eos);
+}
+
+/* A model may spell control tokens by itself: their pieces lie among the others. In a segment
+ * where users wrote, such a word is encoded again without them, and nothing is left of what then
+ * still is one. */
+static void encode_word(struct encoding *e, struct str word) {
+    const struct tokenizer *t = e->t;
+    struct ids *out = e->out;
+    int before = out->len, n = before;
+    t->model.kind->encode(&t->model, e->model_space, word, false, out);
+    while (e->plain && n < out->len && !is_command(t, out->at[n]))
+        n++;
+    if (!e->plain || n == out->len)
+        return;
+    out->len = n = before;
+    t->model.kind->encode(&t->model, e->model_space, word, true, out);
+    for (int i = before; i < out->len; i++)
+        if (!is_command(t, out->at[i]))
+            out->at[n++] = out->at[i];
+    out->len = n;
+}
+
 /* The words of part [begin, end) of the normalized segment, which has no added token. */
 static void encode_part(struct encoding *e, size_t begin, size_t end) {
     const struct tokenizer *t = e->t;
@@ -289,8 +316,7 @@ static void encode_part(struct encoding *e, size_t begin, size_t end) {
     presplit_run(&t->presplits, text, &e->pieces, &e->split);
     struct str s = buf_view(&text->bytes);
     for (size_t i = 0; i < e->pieces.n; i++)
-        t->model.kind->encode(&t->model, e->model_space,
-                              str_cut(s, e->pieces.at[i].begin, e->pieces.at[i].end), e->out);
+        encode_word(e, str_cut(s, e->pieces.at[i].begin, e->pieces.at[i].end));
     text_free(&part);
 }
 
@@ -298,6 +324,7 @@ static void encode_segment(struct encoding *e, struct str segment, size_t offset
     const struct tokenizer *t = e->t;
     if (!segment.len)
         return;
+    e->plain = !allowed_at(e, offset, offset + segment.len);
     text_clear(&e->text);
     e->text.track = e->spare.track = t->track;
     if (t->track)

@@ -15,7 +15,7 @@ struct tokenizer *tok_open(const char *dir, struct err *);
 void tok_close(struct tokenizer *);
 
 /* Parts of a text in which control tokens are not recognised: what users wrote. Ordered,
- * not overlapping. */
+ * not overlapping. Nothing there becomes one, not even by the model's own pieces. */
 struct literal_span { size_t begin, end; };
 
 enum tok_flags {

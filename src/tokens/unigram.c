@@ -122,7 +122,7 @@ static void reach(struct best *at, double score, size_t begin, int id) {
         *at = (struct best){ score, (uint32_t)begin, id };
 }
 
-static void search(const struct tok_model *m, struct space *s, struct str word) {
+static void search(const struct tok_model *m, struct space *s, struct str word, bool plain) {
     const struct unigram *u = m->own;
     if (word.len + 1 > s->cap) {
         s->cap = (word.len + 1) * 2;
@@ -140,7 +140,7 @@ static void search(const struct tok_model *m, struct space *s, struct str word) 
             if (!node)
                 break;
             int id = u->trie.value[node];
-            if (id < 0)
+            if (id < 0 || (plain && vocab_is_command(m->vocab, id)))
                 continue;
             reach(&s->best[i + 1], here + u->score[id], at, id);
             single |= i + 1 == at + n;
@@ -160,10 +160,10 @@ static void put_piece(struct space *s, size_t begin, size_t end) {
 }
 
 /* A fused run of unknown characters may happen to be a token: then it is that one. */
-static void put_ids(const struct tok_model *m, struct str text, struct ids *out) {
+static void put_ids(const struct tok_model *m, struct str text, bool plain, struct ids *out) {
     const struct unigram *u = m->own;
     int id = vocab_find(m->vocab, text);
-    if (id >= 0 && id < u->n) {
+    if (id >= 0 && id < u->n && !(plain && vocab_is_command(m->vocab, id))) {
         ids_put(out, id);
         return;
     }
@@ -176,9 +176,10 @@ static void put_ids(const struct tok_model *m, struct str text, struct ids *out)
         ids_put(out, m->unk);
 }
 
-static void encode(const struct tok_model *m, void *space, struct str word, struct ids *out) {
+static void encode(const struct tok_model *m, void *space, struct str word, bool plain,
+                   struct ids *out) {
     struct space *s = space;
-    search(m, s, word);
+    search(m, s, word, plain);
     s->n = 0;
     bool unknown = false;            /* the piece put last was */
     for (size_t end = word.len; end;) {
@@ -193,7 +194,7 @@ static void encode(const struct tok_model *m, void *space, struct str word, stru
     }
     while (s->n) {
         struct piece p = s->piece[--s->n];
-        put_ids(m, str_cut(word, p.begin, p.end), out);
+        put_ids(m, str_cut(word, p.begin, p.end), plain, out);
     }
 }
 

@@ -38,6 +38,13 @@ uint8_t vocab_flags(const struct vocab *v, int id) {
     return id < 0 || id >= v->n ? 0 : v->flags[id];
 }
 
+bool vocab_is_command(const struct vocab *v, int id) {
+    if (!(vocab_flags(v, id) & VOCAB_CONTROL))
+        return false;
+    struct str s = vocab_text(v, id);
+    return s.len != 1 || s.at[0] < '!' || s.at[0] > '~';
+}
+
 void vocab_mark(struct vocab *v, int id, uint8_t flags) {
     if (id >= 0 && id < v->n)
         v->flags[id] |= flags;

@@ -47,4 +47,7 @@ int vocab_find_near(const struct vocab *, struct str text, int guess);
 struct str vocab_text(const struct vocab *, int id);              /* empty: none */
 uint8_t vocab_flags(const struct vocab *, int id);                /* 0: no such id */
 void vocab_mark(struct vocab *, int id, uint8_t flags);
+/* A control token that ordinary text must not become. One that is a printable ASCII character is
+ * none: some vocabularies call "!" their padding, and nothing else can spell it. */
+bool vocab_is_command(const struct vocab *, int id);
 void vocab_free(struct vocab *);

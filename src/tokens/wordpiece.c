@@ -58,7 +58,8 @@ static bool too_long(struct str word, int max) {
     return n > max;
 }
 
-static void encode(const struct tok_model *m, void *space, struct str word, struct ids *out) {
+static void encode(const struct tok_model *m, void *space, struct str word, bool plain,
+                   struct ids *out) {
     const struct pieces_trie *t = m->own;
     int before = out->len;
     (void)space;
@@ -71,8 +72,9 @@ static void encode(const struct tok_model *m, void *space, struct str word, stru
             node = trie_step(&t->trie, node, (uint8_t)word.at[i]);
             if (!node)
                 break;
-            if (t->trie.value[node] >= 0) {
-                id = t->trie.value[node];
+            int now = t->trie.value[node];
+            if (now >= 0 && !(plain && vocab_is_command(m->vocab, now))) {
+                id = now;
                 end = i + 1;
             }
         }
@@ -115,11 +117,11 @@ static bool level_ready(struct tok_model *m, struct err *err) {
     return true;
 }
 
-static void level_encode(const struct tok_model *m, void *space, struct str word,
+static void level_encode(const struct tok_model *m, void *space, struct str word, bool plain,
                          struct ids *out) {
     (void)space;
     int id = vocab_find(m->vocab, word);
-    if (id < 0)
+    if (id < 0 || (plain && vocab_is_command(m->vocab, id)))
         id = m->unk;
     if (id >= 0)
         ids_put(out, id);

