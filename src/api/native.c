@@ -191,8 +191,8 @@ static void refuse_above(struct fields *f, const char *name, int64_t most) {
         fault_unsupported(f->fault, name, "'%s' is not supported by this server.", name);
 }
 
-/* n_keep, n_discard and id_slot are about a server with shifting contexts and fixed slots; they
- * change no answer here. */
+/* n_keep, n_discard and id_slot, which params.c looks at, are about a server with shifting contexts
+ * and fixed slots: they change no answer here. */
 static void native_read(struct call *c, struct fields *f) {
     int n_probs = (int)field_int(f, "n_probs", 0, NATIVE_PROBS_MAX, 0);
     if (n_probs) openai_ask_logprobs(c, n_probs);

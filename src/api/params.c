@@ -99,6 +99,43 @@ static bool is_off(struct str name) {
     return str_is(name, "tfs_z") || str_is(name, "adaptive_p") || str_is(name, "mirostat");
 }
 
+/* They change no answer here, but a client that gets their type wrong is told, as by OpenAI. */
+static const struct { const char *name; enum json_type type; } ignored[] = {
+    { "user",               json_type_string },  { "metadata",               json_type_object },
+    { "store",              json_type_boolean }, { "service_tier",           json_type_string },
+    { "safety_identifier",  json_type_string },  { "verbosity",              json_type_string },
+    { "prediction",         json_type_object },  { "web_search_options",     json_type_object },
+    { "audio",              json_type_object },  { "prompt_cache_key",       json_type_string },
+    { "mm_processor_kwargs", json_type_object }, { "prompt_cache_retention", json_type_string },
+    { "id_slot",            json_type_int },     { "n_keep",                 json_type_int },
+    { "n_discard",          json_type_int },
+};
+
+static void check_metadata(struct fields *f) {
+    struct json_object *all = field_any(f, "metadata");
+    if (!json_object_is_type(all, json_type_object)) return;
+    struct json_object_iterator i = json_object_iter_begin(all), end = json_object_iter_end(all);
+    for (; !json_object_iter_equal(&i, &end); json_object_iter_next(&i)) {
+        struct json_object *value = json_object_iter_peek_value(&i);
+        if (!value || json_object_is_type(value, json_type_string)) continue;
+        fault_set(f->fault, 400, "metadata", "Invalid type for 'metadata.%.100s': expected a "
+                  "string.", json_object_iter_peek_name(&i));
+    }
+}
+
+static void check_ignored(struct fields *f) {
+    for (size_t i = 0; i < COUNT(ignored); i++) {
+        const char *name = ignored[i].name;
+        switch (ignored[i].type) {
+        case json_type_boolean: (void)field_bool(f, name, false); break;
+        case json_type_object:  (void)field_object(f, name); break;
+        case json_type_int:     (void)field_int(f, name, INT64_MIN, INT64_MAX, 0); break;
+        default:                (void)field_str(f, name); break;
+        }
+    }
+    check_metadata(f);
+}
+
 /* "penalties;top_k" or ["penalties", "top_k"]. */
 static void read_samplers(struct sample_params *p, struct fields *f) {
     struct json_object *value = field_any(f, "samplers");
@@ -306,6 +343,7 @@ static void read_stream(struct call *c, struct fields *f) {
     if (!options) return;
     struct fields inner = { options, f->fault };
     c->usage = field_bool(&inner, "include_usage", false);
+    (void)field_bool(&inner, "include_obfuscation", false);      /* what is sent has none */
     if (!c->stream)
         fault_set(f->fault, 400, "stream_options",
                   "'stream_options' is only allowed when 'stream' is true.");
@@ -317,6 +355,7 @@ void params_read(struct call *c, struct fields *f) {
     uint64_t salt;
     read_numbers(p, f);
     refuse_unknown(f);
+    check_ignored(f);
     read_samplers(p, f);
     read_breakers(c, f);
     read_stop(c, f);

@@ -17,6 +17,8 @@
  *     stream; stream_options.include_usage, only with stream; timings_per_token;
  *     return_progress; ignore_eos
  *
+ * Of user, metadata, store, service_tier and others that change no answer here only the type is
+ * looked at.
  * Refused unless off: mirostat, dynatemp_range, adaptive_target, grammars and schemas,
  * response_format other than text, lora, use_beam_search. */
 #pragma once
