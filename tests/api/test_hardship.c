@@ -194,7 +194,7 @@ static void test_little_stack(void **state) {
     serves(&s);
     /* The deepest JSON and a template, on a worker. */
     buf_str(&body, S("{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"max_tokens\":2,"
-                     "\"metadata\":"));
+                     "\"nested\":"));
     for (int i = 0; i < 60; i++) buf_char(&body, '[');
     for (int i = 0; i < 60; i++) buf_char(&body, ']');
     buf_char(&body, '}');
