@@ -293,9 +293,12 @@ static enum flow run_filtered(struct vm *vm, const struct node *n) {
     struct scope *scope = hide(vm, n->hidden, scope_new(vm, vm->scope));
     struct text *text = capture(vm, n->c, scope, &flow);
     struct value v = v_text(text);
-    if (n->b) {
+    if (n->b) {                      /* the filters see what the body has set */
+        struct scope *outer = vm->scope;
         vm->captured = text;
+        vm->scope = scope;
         v = vm_eval(vm, n->b);
+        vm->scope = outer;
     }
     if (n->kind == S_FILTER) put_value(vm->out, v);
     else assign(vm, n->a, v);

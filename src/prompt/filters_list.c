@@ -295,6 +295,7 @@ BUILTIN(filter_map) {
                      path_of(vm, items->at[i], *attribute, other ? *other : absent()));
         return v_list(out);
     }
+    if (!items->n) return v_list(out);           /* no item asks for the filter */
     if (!arg[0].u.list->n) box_fail(&vm->box, "map needs a filter's name or attribute=");
     struct text *name = vm_text(vm, arg[0].u.list->at[0], "a filter's name");
     const struct builtin *filter = builtin_find(filters, text_str(name));
@@ -309,6 +310,7 @@ BUILTIN(filter_map) {
 static struct value choose(struct vm *vm, struct value v, struct value *arg, bool attr, bool keep) {
     struct list *items = items_if_any(vm, v), *out = list_new(&vm->box, L_GENERATOR, 0);
     struct list *at = arg[0].u.list;
+    if (!items->n) return v_list(out);           /* no item asks for the test */
     if (attr && !at->n) box_fail(&vm->box, "an attribute's name is missing");
     const struct builtin *test = NULL;
     if (at->n > attr) {

@@ -159,8 +159,9 @@ static struct node *for_statement(struct parser *p) {
     p->loops--;
     p->token++;
     if (take_word(p, "else")) {
-        open_beside(p);
-        n->d = body(p, "endfor");
+        n->d = node_new(p, S_SCOPE);
+        frame_open(p, &n->d->hidden, false);
+        n->d->c = body(p, "endfor");
         frame_close(p);
         return n;
     }
@@ -254,8 +255,8 @@ static struct node *call_statement(struct parser *p) {
 static struct node *filter_statement(struct parser *p) {
     struct node *n = node_new(p, S_FILTER);
     p->token++;
-    frame_open(p, &n->hidden, false);
     n->b = filters_on_body(p, true);
+    frame_open(p, &n->hidden, false);
     n->c = body(p, "endfilter");
     frame_close(p);
     return n;

@@ -89,7 +89,7 @@ static uint64_t hash(struct box *box, struct value key) {
         return XXH3_64bits_withSeed(&f, sizeof f, seed);
     }
     if (key.kind == V_NONE || key.kind == V_UNDEFINED) return (uint64_t)key.kind;
-    if (key.kind == V_LIST && key.u.list->kind == L_TUPLE) {
+    if (key.kind == V_LIST && (key.u.list->kind == L_TUPLE || key.u.list->kind == L_RANGE)) {
         uint64_t mixed = seed;
         box_enter(box);
         for (size_t i = 0; i < key.u.list->n; i++)
