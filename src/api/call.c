@@ -35,6 +35,7 @@ struct call *call_new(struct exchange *x, const struct wire *wire, const char *i
 static void choice_free(struct choice *o) {
     chat_stream_close(o->split);
     for (int i = 0; i < o->n_tools; i++) {
+        buf_free(&o->tool[i].id);
         buf_free(&o->tool[i].name);
         buf_free(&o->tool[i].arguments);
     }

@@ -29,7 +29,7 @@ struct wire {
     void (*end)(struct call *);
 };
 
-struct tool_call { char id[32]; struct buf name, arguments; };
+struct tool_call { struct buf id, name, arguments; };
 
 struct choice {
     struct call *call;

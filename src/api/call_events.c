@@ -11,16 +11,22 @@ enum { TOOLS_MAX = 256 };
 
 /* ---- pieces ---- */
 
+/* "call" and five at random: some templates insist on nine letters and digits, none minds them.
+ * An id need not differ from those of other conversations. */
+static void make_id(struct buf *id) {
+    static const char from[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    uint64_t random = 0;
+    ssize_t got = getrandom(&random, sizeof random, 0);
+    (void)got;
+    buf_str(id, S("call"));
+    for (int i = 0; i < 5; i++, random /= strlen(from)) buf_char(id, from[random % strlen(from)]);
+}
+
 static struct tool_call *tool_at(struct choice *o, int index) {
     if (index < 0 || index >= TOOLS_MAX) return NULL;
     while (index >= o->n_tools) {
         o->tool = mem_grow(o->tool, (size_t)o->n_tools + 1, sizeof *o->tool);
-        struct tool_call *t = &o->tool[o->n_tools++];
-        *t = (struct tool_call){ 0 };
-        uint64_t random = 0;
-        ssize_t got = getrandom(&random, sizeof random, 0);
-        (void)got;
-        snprintf(t->id, sizeof t->id, "call_%016llx", (unsigned long long)random);
+        o->tool[o->n_tools++] = (struct tool_call){ 0 };
     }
     return &o->tool[index];
 }
@@ -31,7 +37,12 @@ static void gather(struct choice *o, const struct chat_event *e) {
     switch (e->kind) {
     case CHAT_TEXT: buf_str(&o->content, e->text); break;
     case CHAT_REASONING: buf_str(&o->reasoning, e->text); break;
-    case CHAT_TOOL_NAME: if (t) buf_str(&t->name, e->text); break;
+    case CHAT_TOOL_NAME:
+        if (!t) break;
+        buf_str(&t->name, e->text);
+        if (e->id.len) buf_str(&t->id, e->id);
+        else make_id(&t->id);
+        break;
     case CHAT_TOOL_ARGS: if (t) buf_str(&t->arguments, e->text); break;
     case CHAT_END: break;
     }
@@ -51,7 +62,7 @@ static void on_piece(void *to, const struct chat_event *e) {
             o->piece = mem_grow(o->piece, (size_t)o->pieces_cap, sizeof *o->piece);
             o->piece_at = mem_grow(o->piece_at, (size_t)o->pieces_cap, sizeof *o->piece_at);
         }
-        o->piece[o->n_pieces] = *e;
+        o->piece[o->n_pieces] = (struct chat_event){ e->kind, e->index, e->text, { 0 } };
         o->piece_at[o->n_pieces++] = o->piece_text.len;
     }
     buf_str(&o->piece_text, e->text);

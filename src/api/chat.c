@@ -66,8 +66,9 @@ static void put_piece(struct buf *b, const struct choice *o, const struct chat_e
         buf_char(b, '}');
         return;
     case CHAT_TOOL_NAME:
-        buf_format(b, "{\"tool_calls\":[{\"index\":%d,\"id\":\"%s\",\"type\":\"function\","
-                   "\"function\":{\"name\":", e->index, o->tool[e->index].id);
+        buf_format(b, "{\"tool_calls\":[{\"index\":%d,\"id\":", e->index);
+        buf_json(b, buf_view(&o->tool[e->index].id));
+        buf_str(b, S(",\"type\":\"function\",\"function\":{\"name\":"));
         buf_json(b, e->text);
         buf_str(b, S(",\"arguments\":\"\"}}]}"));
         return;
@@ -123,8 +124,9 @@ static void put_tools(struct buf *b, const struct choice *o) {
     buf_str(b, S(",\"tool_calls\":["));
     for (int i = 0; i < o->n_tools; i++) {
         const struct tool_call *t = &o->tool[i];
-        buf_format(b, "%s{\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":",
-                   i ? "," : "", t->id);
+        buf_str(b, i ? S(",{\"id\":") : S("{\"id\":"));
+        buf_json(b, buf_view(&t->id));
+        buf_str(b, S(",\"type\":\"function\",\"function\":{\"name\":"));
         buf_json(b, buf_view(&t->name));
         buf_str(b, S(",\"arguments\":"));
         buf_json(b, buf_view(&t->arguments));

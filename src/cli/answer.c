@@ -37,7 +37,10 @@ static void on_chat(void *to, const struct chat_event *e) {
     case CHAT_REASONING: put_piece(&k->a->reasoning, e->text); break;
     case CHAT_TOOL_NAME:
         call = call_at(k->a, e->index);
-        if (call) put_piece(&call->name, e->text);
+        if (!call) break;
+        put_piece(&call->name, e->text);
+        if (e->id.len) put_piece(&call->id, e->id);
+        else buf_format(&call->id, "call%05d", e->index);
         break;
     case CHAT_TOOL_ARGS:
         call = call_at(k->a, e->index);
@@ -111,6 +114,7 @@ bool session_ask(struct session *s, const struct question *q, struct answer *a, 
 
 void answer_free(struct answer *a) {
     for (int i = 0; i < a->n_calls; i++) {
+        buf_free(&a->call[i].id);
         buf_free(&a->call[i].name);
         buf_free(&a->call[i].arguments);
     }
@@ -143,8 +147,9 @@ static void put_message(struct buf *out, const struct answer *a) {
         buf_str(out, S("null"));
     buf_str(out, S(",\"tool_calls\":["));
     for (int i = 0; i < a->n_calls; i++) {
-        buf_format(out, "%s{\"id\":\"call_%d\",\"type\":\"function\",\"function\":{\"name\":",
-                   i ? "," : "", i);
+        buf_str(out, i ? S(",{\"id\":") : S("{\"id\":"));
+        buf_json(out, buf_view(&a->call[i].id));
+        buf_str(out, S(",\"type\":\"function\",\"function\":{\"name\":"));
         buf_json(out, buf_view(&a->call[i].name));
         buf_str(out, S(",\"arguments\":"));
         buf_json(out, buf_view(&a->call[i].arguments));

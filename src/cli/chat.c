@@ -75,12 +75,10 @@ static struct json_object *calls_of(const struct answer *a) {
         struct str text = buf_view(&a->call[i].arguments);
         struct err ignored = { 0 };
         struct json_object *arguments = input_json_text(text, "arguments", &ignored);
-        char id[32];
-        snprintf(id, sizeof id, "call_%d", i);
         json_object_object_add(function, "name", string_of(&a->call[i].name));
         json_object_object_add(function, "arguments",
                                arguments ? arguments : string_of(&a->call[i].arguments));
-        json_object_object_add(call, "id", json_object_new_string(id));
+        json_object_object_add(call, "id", string_of(&a->call[i].id));
         json_object_object_add(call, "type", json_object_new_string("function"));
         json_object_object_add(call, "function", function);
         json_object_array_add(list, call);

@@ -33,8 +33,9 @@ bool session_open(struct session *, const struct args *, const struct session_pl
 void session_close(struct session *);
 void session_no_stops(struct session *);                 /* drops the stop texts */
 
-/* One tool call that the model made. */
-struct call { struct buf name, arguments; };
+/* One tool call that the model made; its id is the model's own, or one of nine letters and digits,
+ * as some templates insist on. */
+struct call { struct buf id, name, arguments; };
 
 struct answer {                      /* zeroed before use, answer_free after */
     struct buf raw, text, reasoning;

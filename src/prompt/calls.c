@@ -6,13 +6,14 @@
 void reader_open(struct reader *r, const struct call_format *f) {
     struct reader fresh = {
         .format = f, .tags = f ? f->tags : NULL, .tools = r->tools, .give = r->give, .to = r->to,
-        .name = r->name, .key = r->key, .scratch = r->scratch, .value = r->value,
+        .name = r->name, .key = r->key, .scratch = r->scratch, .id = r->id, .value = r->value,
         .known_only = f && (!f->open || f->known_only), .searched = r->searched,
         .searched_for = r->searched_for,
     };
     buf_clear(&fresh.name);
     buf_clear(&fresh.key);
     buf_clear(&fresh.scratch);
+    buf_clear(&fresh.id);
     *r = fresh;
 }
 
@@ -20,6 +21,7 @@ void reader_free(struct reader *r) {
     buf_free(&r->name);
     buf_free(&r->key);
     buf_free(&r->scratch);
+    buf_free(&r->id);
     literal_free(&r->value);
 }
 
@@ -34,6 +36,15 @@ void reader_name(struct reader *r, struct str name) {
     r->named = r->open = true;
     r->calls++;
     r->done = r->at;
+}
+
+void reader_id(struct reader *r, struct str id) {
+    id = trimmed(id);
+    buf_clear(&r->id);
+    bool plain = id.len <= CALL_ID_MAX_BYTES;
+    for (size_t i = 0; plain && i < id.len; i++)
+        plain = id.at[i] > ' ' && id.at[i] < 0x7F && !strchr("\"\\<>{}[]", id.at[i]);
+    if (plain) buf_str(&r->id, id);
 }
 
 void reader_give(struct reader *r, struct str arguments) {

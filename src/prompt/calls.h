@@ -32,7 +32,9 @@ struct call_format {
     const char *close;               /* after it; NULL: nothing */
     call_read *read;
     const struct call_tags *tags;
-    const char *name_end;            /* read_named: between name and arguments */
+    const char *name_end;            /* read_named: between name and arguments; read_typed: after
+                                        the word before the call */
+    bool ids;                        /* "functions.name:0" is the call's id */
     const char *quote;               /* read_gemma: around strings; NULL: as Gemma 4 has it */
     const char *drop[2];             /* said around calls, and nothing in themselves */
     bool aloud;                      /* those marks are said without tools, too */
@@ -57,6 +59,7 @@ struct reader {
     bool have_name, have_arguments;
     bool in_string, some;            /* read_tags: a string is open; a key was given */
     struct buf name, key, scratch;
+    struct buf id;                   /* of the call that is named next: the model's own, or empty */
     struct literal value;
     struct types types;              /* read_tags: of the parameter */
     int calls;
@@ -69,13 +72,13 @@ void reader_end(struct reader *);
 /* The caller dropped so many bytes of the undecided text's front. */
 void reader_dropped(struct reader *, size_t n);
 
-call_read read_auto, read_json, read_keyed, read_named, read_mistral, read_tags, read_python,
-    read_ipython, read_gemma, read_message;
+call_read read_auto, read_json, read_keyed, read_named, read_mistral, read_tags, read_typed,
+    read_python, read_ipython, read_gemma, read_message;
 /* Goes on as read_tags does behind a name, which is in r->name. */
 call_read read_parameters;
 
 /* What readers share. */
-enum { CALL_NAME_MAX = 256, CALL_KEY_MAX = 4096, CALL_HELD_MAX = 4 << 20 };
+enum { CALL_ID_MAX_BYTES = 128, CALL_NAME_MAX = 256, CALL_KEY_MAX = 4096, CALL_HELD_MAX = 4 << 20 };
 void reader_name(struct reader *, struct str name);      /* gives it; arguments are open */
 void reader_give(struct reader *, struct str arguments);
 /* Reads the value as arguments and, once named, gives what is safe of it. */
@@ -88,6 +91,8 @@ enum match reader_mark(struct reader *, const struct said *, const char *mark);
 enum match reader_string(struct reader *, const struct said *, struct buf *out, size_t max);
 /* Some of the inside of such a string; *at moves behind it. NO: there is half of an escape. */
 enum match reader_unit(const struct said *, size_t *at, struct buf *out);
+/* Notes the model's id of the call, unless nobody could use it as one. */
+void reader_id(struct reader *, struct str id);
 /* "functions.name:0" (Kimi, gpt-oss) is just `name`. */
 struct str plain_name(struct str);
 struct str trimmed(struct str);

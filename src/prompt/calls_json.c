@@ -24,6 +24,7 @@ static void new_object(struct reader *r) {
     r->have_name = r->have_arguments = r->some = false;
     buf_clear(&r->name);
     buf_clear(&r->scratch);
+    buf_clear(&r->id);
     r->state = KEY;
 }
 
@@ -156,6 +157,15 @@ static enum reading begin_value(struct reader *r, const struct said *s, char c) 
         enum match f = reader_string(r, s, &r->name, CALL_KEY_MAX);
         if (f != MATCH_YES) return f == MATCH_MORE ? READ_MORE : READ_BROKEN;
         r->have_name = true;
+        r->state = AFTER;
+        return READ_DONE;
+    }
+    /* An id behind the arguments would come too late for whoever was told of the call. */
+    if (str_is(key, "id") && c == '"' && !r->have_arguments) {
+        enum match f = reader_string(r, s, &r->scratch, CALL_KEY_MAX);
+        if (f != MATCH_YES) return f == MATCH_MORE ? READ_MORE : READ_BROKEN;
+        reader_id(r, buf_view(&r->scratch));
+        buf_clear(&r->scratch);
         r->state = AFTER;
         return READ_DONE;
     }

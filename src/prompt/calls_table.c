@@ -15,7 +15,11 @@ static const struct call_tags dsml = {
     .key = "<｜DSML｜parameter name=\"", .key_end = "\"", .attributes_end = ">",
     .value_end = "</｜DSML｜parameter>", .call_end = "</｜DSML｜invoke>",
 };
-
+static const struct call_tags steptml = {
+    .call = "<steptml:invoke name=\"", .name_end = "\">", .key = "<steptml:parameter name=\"",
+    .key_end = "\">", .value_end = "</steptml:parameter>", .call_end = "</steptml:invoke>",
+    .lines = true,
+};
 static const struct call_tags longcat = {
     .key = "<longcat_arg_key>", .key_end = "</longcat_arg_key>", .value = "<longcat_arg_value>",
     .value_end = "</longcat_arg_value>",
@@ -40,7 +44,7 @@ const struct call_format call_formats[] = {
     /* Kimi K2 */
     { .sign = "<|tool_call_argument_begin|>", .open = "<|tool_call_begin|>",
       .close = "<|tool_call_end|>", .read = read_named,
-      .name_end = "<|tool_call_argument_begin|>",
+      .name_end = "<|tool_call_argument_begin|>", .ids = true,
       .drop = { "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>" } },
     { .sign = "<|open|>tools<|sep|>", .open = "<|open|>tools<|sep|>",
       .close = "<|close|>tools<|sep|>", .read = read_tags, .tags = &kimi_k3 },
@@ -53,6 +57,10 @@ const struct call_format call_formats[] = {
       .close = "</｜DSML｜function_calls>", .read = read_tags, .tags = &dsml },
     { .sign = "｜DSML｜", .open = "<｜DSML｜tool_calls>", .close = "</｜DSML｜tool_calls>",
       .read = read_tags, .tags = &dsml },
+    /* Step 3: the letters are not DeepSeek's. */
+    { .sign = "<｜tool_call_begin｜>", .open = "<｜tool_call_begin｜>",
+      .close = "<｜tool_call_end｜>", .read = read_typed, .name_end = "<｜tool_sep｜>",
+      .tags = &steptml, .drop = { "<｜tool_calls_begin｜>", "<｜tool_calls_end｜>" } },
     { .sign = "<minimax:tool_call>", .open = "<minimax:tool_call>",
       .close = "</minimax:tool_call>", .read = read_tags, .tags = &invoke },
     /* Granite 3, Phi-4-mini */

@@ -241,6 +241,15 @@ enum reading read_tags(struct reader *r, const struct said *s) {
     }
 }
 
+/* Step 3: what kind of call it is comes first, and there is but one kind. */
+enum reading read_typed(struct reader *r, const struct said *s) {
+    const char *const marks[] = { "function", r->format->name_end };
+    for (size_t i = 0; !r->read && i < COUNT(marks); i++)
+        if (reader_mark(r, s, marks[i]) == MATCH_MORE) return READ_MORE;
+    r->read = read_tags;
+    return read_tags(r, s);
+}
+
 enum reading read_parameters(struct reader *r, const struct said *s) {
     r->read = read_tags;
     enum reading begun = begin_call(r);

@@ -30,8 +30,17 @@ static enum reading begin_call(struct reader *r, enum dialect dialect) {
     return READ_DONE;
 }
 
+/* "name:0" and "functions.name:0" without the number. */
+static struct str name_in_id(struct reader *r, struct str id) {
+    size_t end = id.len;
+    while (end && id.at[end - 1] >= '0' && id.at[end - 1] <= '9') end--;
+    if (end == id.len || !end || id.at[end - 1] != ':') return id;
+    reader_id(r, id);
+    return str_cut(id, 0, end - 1);
+}
+
 static bool keep_name(struct reader *r, struct str name) {
-    name = plain_name(name);
+    name = plain_name(r->format && r->format->ids ? name_in_id(r, trimmed(name)) : name);
     buf_clear(&r->name);
     buf_str(&r->name, name);
     for (size_t i = 0; i < name.len; i++)
@@ -110,17 +119,19 @@ enum reading read_named(struct reader *r, const struct said *s) {
 /* [TOOL_CALLS] then a list of objects, or name[CALL_ID]id[ARGS]{...}; the brace may follow the
  * name at once. */
 static enum reading mistral_name(struct reader *r, const struct said *s) {
-    static const char *const marks[] = { "[ARGS]", "[CALL_ID]" };
-    size_t brace = r->at;
+    enum { CALL_ID_BYTES = 9 };
+    static const char args[] = "[ARGS]", call_id[] = "[CALL_ID]";
+    size_t brace = r->at, hold;
     while (brace < s->text.len && s->text.at[brace] != '{') brace++;
     if (brace - r->at > CALL_NAME_MAX) return READ_BROKEN;
     if (brace == s->text.len) return s->last ? READ_BROKEN : READ_MORE;
-    size_t end = brace;
-    for (size_t i = 0; i < COUNT(marks); i++) {
-        size_t hold, at = said_find_near(s, r->at, marks[i], CALL_NAME_MAX, &hold);
-        end = MIN(end, at);
+    size_t end = MIN(brace, said_find_near(s, r->at, args, CALL_NAME_MAX, &hold));
+    size_t id = said_find_near(s, r->at, call_id, CALL_NAME_MAX, &hold);
+    if (id < end) {
+        struct str own = trimmed(str_cut(s->text, id + strlen(call_id), end));
+        if (own.len == CALL_ID_BYTES) reader_id(r, own);         /* no other can be sent back */
     }
-    if (!keep_name(r, str_cut(s->text, r->at, end))) return READ_BROKEN;
+    if (!keep_name(r, str_cut(s->text, r->at, MIN(id, end)))) return READ_BROKEN;
     r->at = brace;
     return begin_call(r, LITERAL_JSON);
 }

@@ -46,7 +46,13 @@ void prompt_free(struct prompt *);
 bool chat_render(const struct chat *, const struct dialog *, struct prompt *, struct err *);
 
 enum chat_kind { CHAT_TEXT, CHAT_REASONING, CHAT_TOOL_NAME, CHAT_TOOL_ARGS, CHAT_END };
-struct chat_event { enum chat_kind kind; int index; struct str text; };
+struct chat_event {
+    enum chat_kind kind;
+    int index;                       /* of the call */
+    struct str text;
+    struct str id;                   /* CHAT_TOOL_NAME: the model's own of this call, printable
+                                        ASCII that no call before had; or empty */
+};
 
 /* Pieces of text in, events out, in order; how the text was cut makes no difference to their sum.
  * The text must have its control tokens, as many models mark channels and calls with them. Without

@@ -68,10 +68,28 @@ static struct str without_blanks_after(struct str s) {
     return s;
 }
 
+/* The model's id, if no call before had the same: models count, and not all of them count well. */
+static struct str own_id(struct chat_stream *s) {
+    enum { IDS_MAX = 256 };
+    struct str id = buf_view(&s->reader.id), none = { 0 };
+    if (!id.len || s->n_calls >= IDS_MAX) return none;
+    for (struct str had = buf_view(&s->call_ids); had.len;) {
+        size_t end = str_find(had, S("\n"), 0, SIZE_MAX);
+        if (str_eq(str_cut(had, 0, end), id)) return none;
+        had = str_from(had, end + 1);
+    }
+    buf_format(&s->call_ids, "%.*s\n", STR_ARG(id));
+    return id;
+}
+
 static void on_call(void *to, bool name, struct str text) {
     struct chat_stream *s = to;
-    if (name) s->n_calls++;
-    stream_event(s, name ? CHAT_TOOL_NAME : CHAT_TOOL_ARGS, s->n_calls - 1, text);
+    if (!name) {
+        stream_event(s, CHAT_TOOL_ARGS, s->n_calls - 1, text);
+        return;
+    }
+    struct chat_event e = { CHAT_TOOL_NAME, s->n_calls++, text, own_id(s) };
+    if (s->emit) s->emit(s->to, &e);
 }
 
 static struct str without_blanks_before(struct str s) {
@@ -159,6 +177,7 @@ void chat_stream_close(struct chat_stream *s) {
     buf_free(&s->control);
     buf_free(&s->blank);
     buf_free(&s->recipient);
+    buf_free(&s->call_ids);
     detok_close(s->mirror);
     buf_free(&s->mirrored);
     free(s->range);
@@ -186,7 +205,7 @@ struct said stream_window(const struct chat_stream *s, bool last, bool *cut) {
 }
 
 void stream_event(struct chat_stream *s, enum chat_kind kind, int index, struct str text) {
-    if (s->emit) s->emit(s->to, &(struct chat_event){ kind, index, text });
+    if (s->emit) s->emit(s->to, &(struct chat_event){ .kind = kind, .index = index, .text = text });
 }
 
 /* Shows text of the current kind. White space at its beginning (after a marker) goes, and such at
@@ -234,6 +253,7 @@ void stream_drop(struct chat_stream *s, size_t n) {
 /* The first marker of content. `hold`: where one may begin that the text's end cuts. */
 struct place {
     size_t at, len, hold;
+    const char *mark;
     const struct call_format *call;
     const struct think *think;       /* it opens reasoning */
     bool stray;
@@ -246,6 +266,7 @@ static void look_for(struct place *p, const struct said *view, const char *mark,
     if (at == SIZE_MAX || at > p->at || (at == p->at && len <= p->len)) return;
     p->at = at;
     p->len = len;
+    p->mark = mark;
     p->call = call;
     p->think = NULL;
 }
@@ -262,7 +283,9 @@ static struct place next_marker(const struct chat_stream *s, const struct said *
         const struct think *t = s->think[i];
         for (size_t k = 0; k < COUNT(t->drop); k++)
             if (t->drop[k]) look_for(&p, view, t->drop[k], NULL);
-        /* Behind the answer's beginning letters are text, but a token is what it says. */
+        /* Behind the answer's beginning letters are text, but a token is what it says; one that
+         * closes what nothing has opened says nothing. */
+        if (said_by_token(s->tags, t->close)) look_for(&p, view, t->close, NULL);
         if (!said_by_token(s->tags, t->open)) continue;
         size_t old = p.at;
         look_for(&p, view, t->open, NULL);
@@ -316,9 +339,23 @@ static void look_for_call(struct place *p, const struct chat_stream *s, const st
     }
 }
 
+/* The prompt may have opened what the model opens once more. */
+static enum match opened_again(struct chat_stream *s, const struct said *view) {
+    size_t skip = said_skip(view, 0);
+    for (int i = 0; !s->said && i < s->n_thinks; i++) {
+        if (s->think[i]->close != s->close) continue;
+        enum match again = said_at(view, skip, s->think[i]->open);
+        if (again == MATCH_YES) stream_drop(s, skip + strlen(s->think[i]->open));
+        return again;
+    }
+    return MATCH_NO;
+}
+
 static bool reasoning(struct chat_stream *s, bool last) {
     bool cut;
     struct said view = stream_window(s, last, &cut);
+    enum match again = opened_again(s, &view);
+    if (again != MATCH_NO) return again == MATCH_YES;
     struct place p = { .at = SIZE_MAX, .hold = view.text.len };
     look_for(&p, &view, s->close, NULL);
     size_t closed = p.at;
@@ -334,12 +371,11 @@ static bool reasoning(struct chat_stream *s, bool last) {
     return true;
 }
 
-/* White space before the mark that closes an answer, and after it, is layout. */
-static bool closes_answer(const struct chat_stream *s, const struct said *view, size_t at) {
-    for (int i = 0; i < s->n_thinks; i++) {
-        const char *mark = s->think[i]->drop[1];
-        if (mark && said_at(view, at, mark) == MATCH_YES) return true;
-    }
+/* Whether white space before the mark and after it is layout: where it closes an answer, or
+ * reasoning of which nothing was said. */
+static bool closes(const struct chat_stream *s, const char *mark) {
+    for (int i = 0; i < s->n_thinks; i++)
+        if (mark == s->think[i]->drop[1] || (mark == s->think[i]->close && !s->said)) return true;
     return false;
 }
 
@@ -349,8 +385,8 @@ static bool content(struct chat_stream *s, bool last) {
     struct place mark = next_marker(s, &view);
     bool found = mark.at != SIZE_MAX;
     size_t end = found ? mark.at : mark.hold;
-    bool closes = found && closes_answer(s, &view, end);
     stream_show(s, str_cut(view.text, 0, end));
+    bool layout = found && closes(s, mark.mark);
     stream_drop(s, found ? end + mark.len : end);
     if (mark.call && found) enter_call(s, mark.call);
     if (mark.think && found) {
@@ -359,7 +395,7 @@ static bool content(struct chat_stream *s, bool last) {
         s->close = mark.think->close;
     }
     if (found && !mark.call) s->unsaid = 0;
-    if (closes) {
+    if (layout) {
         stream_enter(s, IN_CONTENT);
         s->after_call = true;        /* white space around is layout */
     }

@@ -34,6 +34,7 @@ struct chat_stream {
     bool said;                                   /* the current kind has shown something */
     bool after_call;
     int n_calls;
+    struct buf call_ids;                         /* the model's own, a line each */
     struct json_object *tools;
     enum chat_kind channel;                      /* IN_MESSAGE: what its text is */
     struct buf recipient;                        /* IN_MESSAGE: of a call; else empty */

@@ -161,7 +161,7 @@ static void message(const char *options, const char *content, const char *reason
     if (arguments) {
         struct json_object *call = json_object_array_get_idx(calls, 0), *f = at(call, "function");
         assert_string_equal(json_object_get_string(at(call, "type")), "function");
-        assert_string_equal(json_object_get_string(at(call, "id")), "call_0");
+        assert_string_equal(json_object_get_string(at(call, "id")), "call00000");
         assert_string_equal(json_object_get_string(at(f, "name")), "weather");
         assert_string_equal(json_object_get_string(at(f, "arguments")), arguments);
     }
@@ -196,7 +196,7 @@ static void test_tokens_and_letters(void **state) {
             "\"weather\"} </tool_call> here", NULL, NULL, "stop");
     for (size_t i = 0; i < COUNT(stops); i++) {
         snprintf(line, sizeof line, "-m @H/both --tools @H/tools.json %s", stops[i]);
-        message(line, "Use <tool_call>{\"name\": \"x\"} but</think>", NULL, "{}", "tool_calls");
+        message(line, "Use <tool_call>{\"name\": \"x\"} but", NULL, "{}", "tool_calls");
     }
 }
 

@@ -13,6 +13,7 @@
 
 struct heard {
     struct buf reasoning, content, calls;
+    struct buf ids;                  /* of the calls, a line each, where they have one */
     struct buf shown;                /* reasoning and content, in order */
     struct buf all;                  /* every event, neighbours of one kind joined */
     size_t arguments_at;             /* in calls: of the last call */
@@ -25,6 +26,7 @@ static inline void heard_free(struct heard *h) {
     buf_free(&h->reasoning);
     buf_free(&h->content);
     buf_free(&h->calls);
+    buf_free(&h->ids);
     buf_free(&h->shown);
     buf_free(&h->all);
 }
@@ -45,6 +47,7 @@ static inline void hear(void *to, const struct chat_event *e) {
     struct heard *h = to;
     if (h->ends) h->wrong = "an event after the end";
     if (e->kind != CHAT_END && !e->text.len) h->wrong = "an event without text";
+    if (e->kind != CHAT_TOOL_NAME && e->id.len) h->wrong = "an id, but no name";
     bool call = e->kind == CHAT_TOOL_NAME || e->kind == CHAT_TOOL_ARGS;
     if (e->kind == CHAT_TOOL_NAME || (int)e->kind + 1 != h->kind)
         buf_format(&h->all, "\n%c ", "TRNAE"[e->kind]);
@@ -59,6 +62,8 @@ static inline void hear(void *to, const struct chat_event *e) {
         check_last_call(h);
         if (e->index != h->n_calls++) h->wrong = "a call out of order";
         buf_format(&h->calls, "\n%.*s ", (int)e->text.len, e->text.at);
+        buf_format(&h->ids, "%.*s\n", (int)e->id.len, e->id.at);
+        buf_format(&h->all, "#%.*s ", (int)e->id.len, e->id.at);
         h->arguments_at = h->calls.len;
     } else if (call) {
         if (!h->n_calls || e->index != h->n_calls - 1) h->wrong = "arguments of no call";

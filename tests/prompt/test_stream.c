@@ -85,16 +85,20 @@ static bool same(const struct said_case *c, size_t len, size_t a, size_t b, stru
 
 static bool expected(const struct said_case *c, struct heard *h) {
     struct json_object *want = json_object_object_get(c->file, "calls");
-    struct buf calls = { 0 };
+    struct buf calls = { 0 }, ids = { 0 };
     for (size_t i = 0; want && i < json_object_array_length(want); i++) {
         struct json_object *call = json_object_array_get_idx(want, i);
         buf_format(&calls, "\n%s %s", json_object_get_string(json_object_array_get_idx(call, 0)),
                    json_object_get_string(json_object_array_get_idx(call, 1)));
+        const char *id = json_object_get_string(json_object_array_get_idx(call, 2));
+        buf_format(&ids, "%s\n", id ? id : "");
     }
     bool good = str_is(buf_view(&h->reasoning), string(c->file, "reasoning")) &&
                 str_is(buf_view(&h->content), string(c->file, "content")) &&
-                str_eq(buf_view(&h->calls), buf_view(&calls));
+                str_eq(buf_view(&h->calls), buf_view(&calls)) &&
+                str_eq(buf_view(&h->ids), buf_view(&ids));
     buf_free(&calls);
+    buf_free(&ids);
     return good;
 }
 
