@@ -3,8 +3,9 @@
 the same text, or both refuse. Then every template of ../shared/data/templates with every dialog of
 tests/prompt/dialogs.json, when that folder is there.
 
-    diff_templates.py [-n 20000] [--seed 1] [--show 10] [DIR]
+    diff_templates.py [-n 20000] [--seed 1] [--show 10] [--write] [DIR]
 
+--write: puts the figures between the marks of docs/chat-templates.md.
 Needs build/tools/templates_pipe and what make_template_vectors.py needs.
 """
 import argparse
@@ -265,7 +266,7 @@ def expect(text):
 
 
 # What differs on purpose: texts that tell of Python's insides, and integers beyond 64 bits.
-INSIDES = re.compile(r" at 0x|generate_lorem|l1o1r1e1m|<built-in|<function|<bound method|<class '|<LoopContext|<Macro|<generator|<jinja2|&lt;|<Cycler|b'|b\"|TemplateReference", re.I)
+INSIDES = re.compile(r" at 0x|generate_lorem|l1o1r1e1m|s1a1f1e1_1r1a|<built-in|<function|<bound method|<class '|<LoopContext|<Macro|<generator|<jinja2|&lt;|<Cycler|b'|b\"|TemplateReference", re.I)
 OURS_ONLY = ("beyond 64 bits", "is not supported", "not a real number", "pprint of more", "a power beyond", "has no 64-bit", "float has no")
 
 
@@ -304,14 +305,16 @@ def random_templates(n, seed, show):
         wrong += 1
         if wrong <= show:
             print(f"{text!r}\n  want {want!r} {why}\n  have {have!r} {error}")
-    print(f"{n} random templates, {refused} that both must refuse, {skipped} left out, {wrong} differences")
-    return wrong
+    said = f"{n:,} random templates (seed {seed}), {refused:,} that both must refuse, {skipped:,} left out, {wrong} differences"
+    print(said)
+    return wrong, said
 
 
 def real_templates(folder):
     if not os.path.isdir(folder):
-        print(f"{folder} is not there: templates of real models are not compared")
-        return 0
+        said = "templates of real models were not there to be compared"
+        print(f"{folder}: {said}")
+        return 0, said
     ours, dialogs, wrong, cases, refused = Ours(), oracle.read("dialogs.json"), 0, 0, 0
     names = sorted(f for f in os.listdir(folder) if f.endswith(".jinja"))
     for name in names:
@@ -326,9 +329,22 @@ def real_templates(folder):
                 if want != have:
                     wrong += 1
                     print(f"{name}, {d['name']}: {error or 'another text'}")
-    print(f"{len(names)} real templates x {len(dialogs)} dialogs x 2 ways = {cases} renderings, "
-          f"{refused} that both must refuse, {wrong} differences")
-    return wrong
+    said = (f"{len(names)} templates of real models x {len(dialogs)} dialogs x 2 ways = {cases:,} renderings, "
+            f"{refused:,} that both must refuse, {wrong} differences")
+    print(said)
+    return wrong, said
+
+
+def write(said):
+    """What was compared with what, and how it went, for whoever reads the documentation."""
+    begin, end = "<!-- figures: make diff-templates -->\n", "<!-- end of figures -->\n"
+    path = os.path.join(ROOT, "docs", "chat-templates.md")
+    with open(path, encoding="utf-8") as f:
+        before, rest = f.read().split(begin)
+    with open(path, "w", encoding="utf-8") as f:
+        lines = [f"Against Jinja2 {oracle.jinja2.__version__} as transformers {oracle.hf_version} sets it up:\n", "\n"]
+        lines += [f"* {s}\n" for s in said]
+        f.write(before + begin + "".join(lines) + end + rest.split(end)[1])
 
 
 def main():
@@ -337,8 +353,12 @@ def main():
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("--show", type=int, default=10)
     args.add_argument("dir", nargs="?", default=os.path.join(ROOT, "..", "shared", "data", "templates"))
+    args.add_argument("--write", action="store_true")
     a = args.parse_args()
-    sys.exit(random_templates(a.n, a.seed, a.show) + real_templates(a.dir) > 0)
+    runs = random_templates(a.n, a.seed, a.show), real_templates(a.dir)
+    if a.write:
+        write([said for _, said in runs])
+    sys.exit(any(wrong for wrong, _ in runs))
 
 
 if __name__ == "__main__":

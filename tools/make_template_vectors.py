@@ -24,6 +24,7 @@ try:
     import jinja2.parser
     import jinja2.runtime
     import transformers.utils.chat_template_utils as hf
+    from transformers import __version__ as hf_version
 except ImportError as e:
     sys.exit(f"{e}: this needs pip install jinja2 'transformers>=5.23'")
 
