@@ -144,11 +144,24 @@ bool channel_message(struct chat_stream *s, bool last) {
     return ended || cut;
 }
 
+/* A message that ends as a call does, and has nothing in it: a call without arguments. */
+static bool empty_call(struct chat_stream *s, const struct said *view, size_t end) {
+    struct reader *r = &s->reader;
+    if (said_at(view, end, "<|call|>") != MATCH_YES || said_skip(view, 0) < end) return false;
+    if (r->calls || !r->name.len) return false;
+    reader_name(r, buf_view(&r->name));
+    reader_empty(r);
+    stream_drop(s, end);
+    s->state = IN_MESSAGE;
+    return true;
+}
+
 /* What is no JSON object is text of the channel. */
 bool channel_call(struct chat_stream *s, bool last) {
     struct said view = stream_said(s, last), body = view;
     size_t hold, len, end = message_end(&view, &hold, &len);
     bool ended = end != SIZE_MAX;
+    if (ended && empty_call(s, &view, end)) return true;
     body.text.len = ended ? end : hold;
     body.last = ended || last;
     enum reading result = stream_read(s, read_message, &body);
