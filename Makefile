@@ -20,7 +20,7 @@ KIND  := $(filter clang%,$(notdir $(CC))) $(if $(SAN),san-$(subst $(comma),-,$(S
 empty :=
 BUILD := build$(if $(strip $(KIND)),/$(subst $(empty) ,-,$(strip $(KIND))))
 
-PKGS := json-c libpcre2-8 libutf8proc libedit libxxhash libmicrohttpd
+PKGS := json-c libpcre2-8 libutf8proc libedit libxxhash libmicrohttpd zlib libzstd
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 \
         -Wundef -Wvla -Wimplicit-fallthrough
 OPT  := -O2 -g
@@ -135,7 +135,8 @@ test: all $(TESTS) ## build and run every test; T=word only those with the word 
 	    $(if $(T),$(foreach t,$(TESTS) $(TEST_SCRIPTS),$(if $(findstring $(T),$(t)),$(t))),$(TESTS) \
 	    $(TEST_SCRIPTS))
 
-TSAN_TESTS := build/tsan/tests/unit/test_threads build/tsan/tests/families/test_storm
+TSAN_TESTS := $(addprefix build/tsan/tests/,unit/test_threads unit/test_workers \
+                families/test_storm api/test_leaving)
 tsan: ## the server's load test and the threads' tests under the thread sanitizer
 	$(MAKE) SAN=thread BUILD=build/tsan all $(TSAN_TESTS)
 	MLXCEL=build/tsan/mlxcel MLXCEL_BUILD=build/tsan scripts/run-tests \

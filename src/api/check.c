@@ -1,6 +1,7 @@
 /* check.c - what is wrong with a request before its body is read: framing, Host, key, path, method,
  * size and type. Each refusal is a fault; which one comes first is the same for every
  * path, so that a refusal tells a stranger nothing. */
+#include "api/inflate.h"
 #include "api/inside.h"
 
 #include <stdio.h>
@@ -104,10 +105,11 @@ static void check_type(struct exchange *x, const struct headers *h) {
     if (set && strncasecmp(set + 8 + (set[8] == '"'), "utf-8", 5) &&
         strncasecmp(set + 8 + (set[8] == '"'), "us-ascii", 8))
         fault_set(h->fault, 415, "Content-Type", "the body has to be UTF-8");
-    if (h->content_encoding && *h->content_encoding &&
-        strcasecmp(h->content_encoding, "identity"))
-        fault_set(h->fault, 415, "Content-Encoding", "compressed bodies are not taken");
-    (void)x;
+    if (!inflate_knows(h->content_encoding))
+        fault_set(h->fault, 415, "Content-Encoding", "the body has to be one of: %s",
+                  inflate_names);
+    else if (h->content_encoding)
+        snprintf(x->inside->encoding, sizeof x->inside->encoding, "%s", h->content_encoding);
 }
 
 static void check_state(struct exchange *x, struct fault *f) {

@@ -3,6 +3,7 @@
  * libmicrohttpd is suspended while a handler works and while a stream has nothing to send. Whoever
  * brings news resumes it under the exchange's lock, so that no wake-up is lost between looking at
  * the buffer and suspending. */
+#include "api/inflate.h"
 #include "api/inside.h"
 
 #include <stdarg.h>
@@ -216,6 +217,8 @@ void reply_fault(struct exchange *x, const struct fault *f) {
     char seconds[16];
     snprintf(seconds, sizeof seconds, "%d", f->retry_after);
     if (f->retry_after) add_header(r, "Retry-After", seconds);
+    if (f->status == 415 && !strcmp(f->param, "Content-Encoding"))
+        add_header(r, "Accept-Encoding", inflate_names);
     if (f->status == 401) add_header(r, "WWW-Authenticate", "Bearer");
     if (f->status == 405 && x->route) {
         put_methods(&methods, x->route->methods);

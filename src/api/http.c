@@ -4,6 +4,7 @@
  * longer than a moment is handed on while the connection is suspended. The table of connections
  * exists because the library tells nobody how long a client has been silent, and does not
  * look at connections that wait. */
+#include "api/inflate.h"
 #include "api/inside.h"
 #include "base/log.h"
 
@@ -292,10 +293,23 @@ static void preflight(struct exchange *x) {
     MHD_add_response_header(r, "Access-Control-Max-Age", "86400");
 }
 
+/* Handlers see plain bodies only. */
+static bool decompress(struct exchange *x) {
+    struct fault f = { 0 };
+    struct buf plain = { 0 };
+    const char *encoding = x->inside->encoding;
+    if (!*encoding) return true;
+    bool ok = inflate_body(buf_view(&x->body), encoding, x->server->options.body_max, &plain, &f);
+    buf_free(&x->body);
+    x->body = plain;
+    if (!ok) reply_fault(x, &f);
+    return ok;
+}
+
 /* On a worker. */
 static void work(void *to) {
     struct exchange *x = to;
-    if (!exchange_is_gone(x)) x->route->handle(x);
+    if (!exchange_is_gone(x) && decompress(x)) x->route->handle(x);
     exchange_release(x);
 }
 
@@ -316,7 +330,7 @@ static enum MHD_Result handle(struct exchange *x) {
     if (answered) return send_reply(x);
     watch_add(x->server->watch, in->conn->fd, in->conn->key);
     if (!(x->route->flags & ROUTE_WORK)) return MHD_YES;
-    bool big = x->body.len > BIG_BODY_BYTES;
+    bool big = x->body.len > (*in->encoding ? BIG_BODY_BYTES / 16 : BIG_BODY_BYTES);
     if (workers_do(x->server->workers, work, exchange_hold(x), big)) return MHD_YES;
     exchange_release(x);
     struct fault busy = { .retry_after = 1 };

@@ -37,6 +37,7 @@ struct inside {
     struct fault refused;            /* status 0: not */
     char *origin;                    /* value for Access-Control-Allow-Origin; NULL: none */
     size_t body_seen;
+    char encoding[16];               /* the body's, one that inflate.h knows; empty: plain */
 
     pthread_mutex_t lock;            /* of everything below */
     enum phase phase;
