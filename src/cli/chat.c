@@ -5,10 +5,12 @@
 #include <limits.h>
 #include <string.h>
 
-/* What is on the screen: thinking is dimmed and on standard error, the answer is not. */
+/* What is on the screen: thinking and calls are dimmed and on standard error, the answer is not. */
 struct showing {
     const struct conversation *c;
-    bool silent, thinking, text, ends_line;
+    bool silent, thinking, calling, arguments;
+    bool ends_line;                  /* the last piece did */
+    bool text_open;                  /* the answer has no newline at its end */
 };
 
 static void end_thinking(struct showing *s) {
@@ -18,12 +20,36 @@ static void end_thinking(struct showing *s) {
     s->thinking = false;
 }
 
+static void end_call(struct showing *s) {
+    if (!s->calling) return;
+    fprintf(stderr, "]%s\n", dim_off(s->c->s->term.err_color));
+    fflush(stderr);
+    s->calling = false;
+    s->ends_line = true;
+}
+
+/* On a line of its own: "[calls name {arguments}]". */
+static void begin_call(struct showing *s, struct str name) {
+    const struct term *term = &s->c->s->term;
+    end_thinking(s);
+    end_call(s);
+    if (s->text_open && term->out) {
+        term_text(stdout, true, S("\n"));
+        s->text_open = false;
+    }
+    fprintf(stderr, "%s[calls ", dim_on(term->err_color));
+    term_text(stderr, true, name);
+    s->calling = true;
+    s->arguments = false;
+}
+
 static void show(void *to, enum chat_kind kind, struct str piece) {
     struct showing *s = to;
     const struct term *term = &s->c->s->term;
     if (s->silent) return;
     if (kind == CHAT_REASONING && piece.len) {
         if (s->c->a->hide_thinking || s->c->a->quiet || !term->err) return;
+        end_call(s);
         if (!s->thinking) fputs(dim_on(term->err_color), stderr);
         s->thinking = true;
         term_text(stderr, true, piece);
@@ -33,13 +59,15 @@ static void show(void *to, enum chat_kind kind, struct str piece) {
             while (piece.len && piece.at[0] == '\n') piece = str_from(piece, 1);
         if (!piece.len) return;
         end_thinking(s);
+        end_call(s);
         term_text(stdout, term->out, piece);
-        s->text = true;
+        s->text_open = piece.at[piece.len - 1] != '\n';
     } else if (kind == CHAT_TOOL_NAME && piece.len && term->err) {
-        end_thinking(s);
-        fprintf(stderr, "%s[calls ", dim_on(term->err_color));
+        begin_call(s, piece);
+    } else if (kind == CHAT_TOOL_ARGS && piece.len && s->calling) {
+        if (!s->arguments) fputc(' ', stderr);
+        s->arguments = true;
         term_text(stderr, true, piece);
-        fprintf(stderr, "]%s\n", dim_off(term->err_color));
     }
     if (piece.len) s->ends_line = piece.at[piece.len - 1] == '\n';
 }
@@ -112,7 +140,8 @@ bool conversation_turn(struct conversation *c, const struct str *message, bool s
         q.options.specials = true;
         ok = session_ask(c->s, &q, &c->last, err);
         end_thinking(&s);
-        if (!silent && s.text && !s.ends_line) term_text(stdout, false, S("\n"));
+        end_call(&s);
+        if (!silent && s.text_open) term_text(stdout, false, S("\n"));
     }
     if (ok) {
         add_answer(c, &c->last);

@@ -216,6 +216,16 @@ static void test_shown(void **state) {
     assert_true(terminal_finds(&t, "Yes, \"so\".", 30));
     assert_null(strstr(buf_c(&t.seen), "Hm."));
     assert_int_equal(terminal_close(&t), 0);
+    /* A call is on a line of its own; a file gets the text before it. */
+    t = terminal_open("run --temp 0 -p Hi -m @H/call --tools @H/tools.json -q --color always", home,
+                      NULL);
+    assert_true(terminal_finds(&t, "I look.\r\n\033[2m[calls weather {\"city\": \"Zürich\"}]"
+                               "\033[0m\r\n", 30));
+    assert_int_equal(terminal_close(&t), 0);
+    r = run("run --temp 0 -p Hi -m @H/call --tools @H/tools.json", 0);
+    assert_string_equal(buf_c(&r.out), "I look.\n");
+    assert_int_equal(r.err.len, 0);
+    ran_free(&r);
 }
 
 static int set_up(void **state) {

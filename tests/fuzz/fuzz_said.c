@@ -29,7 +29,8 @@ static struct tokenizer *vocabulary(void) {
         "<arg_value>", "</arg_value>", "<|tool_call>", "<tool_call|>", "<|\\\"|>",
         "<|START_ACTION|>", "<|END_ACTION|>", "<|END_THINKING|>", "<|python_tag|>", "｜DSML｜",
         "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>",
-        "<|tool_call|>" };
+        "<|tool_call|>", "[CALL_ID]", "<｜tool_call_begin｜>", "<｜tool_sep｜>",
+        "<｜tool_call_end｜>" };
     struct buf b = { 0 };
     struct err err = { 0 };
     buf_str(&b, S("{\"version\":\"1.0\",\"model\":{\"type\":\"WordLevel\","
