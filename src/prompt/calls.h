@@ -25,6 +25,7 @@ struct call_tags {
     bool lines;                      /* a newline at either end of a value is layout */
 };
 
+enum { DROPS_MAX = 4 };
 struct call_format {
     const char *sign;                /* a template with this text makes the model write so */
     const char *open;                /* before each stretch; NULL: the answer is one itself */
@@ -36,7 +37,7 @@ struct call_format {
                                         the word before the call */
     bool ids;                        /* "functions.name:0" is the call's id */
     const char *quote;               /* read_gemma: around strings; NULL: as Gemma 4 has it */
-    const char *drop[2];             /* said around calls, and nothing in themselves */
+    const char *drop[DROPS_MAX];     /* said around calls, and nothing in themselves */
     bool aloud;                      /* those marks are said without tools, too */
     bool known_only;                 /* the mark is ordinary text: only tools' names are calls */
 };

@@ -45,7 +45,8 @@ const struct call_format call_formats[] = {
     { .sign = "<|tool_call_argument_begin|>", .open = "<|tool_call_begin|>",
       .close = "<|tool_call_end|>", .read = read_named,
       .name_end = "<|tool_call_argument_begin|>", .ids = true,
-      .drop = { "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>" } },
+      .drop = { "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>",
+                "<|tool_call_section_begin|>", "<|tool_call_section_end|>" } },
     { .sign = "<|open|>tools<|sep|>", .open = "<|open|>tools<|sep|>",
       .close = "<|close|>tools<|sep|>", .read = read_tags, .tags = &kimi_k3 },
     /* DeepSeek R1, V3, V3.1 */

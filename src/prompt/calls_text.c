@@ -30,13 +30,22 @@ static enum reading begin_call(struct reader *r, enum dialect dialect) {
     return READ_DONE;
 }
 
-/* "name:0" and "functions.name:0" without the number. */
+/* "name:0" and "functions.name:0" without the number; "functionsname0", which is also said, is
+ * only understood where there is such a tool. */
 static struct str name_in_id(struct reader *r, struct str id) {
+    static const char prefix[] = "functions";
     size_t end = id.len;
     while (end && id.at[end - 1] >= '0' && id.at[end - 1] <= '9') end--;
-    if (end == id.len || !end || id.at[end - 1] != ':') return id;
+    if (end == id.len || !end) return id;
+    struct str name = str_cut(id, 0, id.at[end - 1] == ':' ? end - 1 : end);
+    if (name.len == end) {
+        if (!str_starts(name, prefix) || schema_tool(r->tools, id)) return id;
+        name = str_from(name, strlen(prefix));
+        if (str_starts(name, ".")) name = str_from(name, 1);
+        if (!schema_tool(r->tools, name)) return id;
+    }
     reader_id(r, id);
-    return str_cut(id, 0, end - 1);
+    return name;
 }
 
 static bool keep_name(struct reader *r, struct str name) {

@@ -46,8 +46,9 @@ void stream_find_tags(struct chat *chat, const struct tokenizer *tok) {
     }
     add_all(chat, tok, channel_marks, COUNT(channel_marks));
     for (const struct call_format *f = call_formats; f->sign; f++) {
-        const char *const marks[] = { f->open, f->close, f->name_end, f->drop[0], f->drop[1] };
+        const char *const marks[] = { f->open, f->close, f->name_end };
         add_all(chat, tok, marks, COUNT(marks));
+        add_all(chat, tok, f->drop, COUNT(f->drop));
         if (!f->tags) continue;
         const char *const tags[] = { f->tags->call, f->tags->key, f->tags->value,
                                      f->tags->value_end, f->tags->call_end };
@@ -275,9 +276,9 @@ static struct place next_marker(const struct chat_stream *s, const struct said *
     struct place p = { .at = SIZE_MAX, .hold = view->text.len };
     for (int i = 0; i < s->n_formats; i++) {
         const struct call_format *f = s->format[i];
-        const char *marks[] = { f->open, f->drop[0], f->drop[1] };
-        for (size_t k = 0; k < COUNT(marks); k++)
-            if (marks[k] && (k || s->tools)) look_for(&p, view, marks[k], k ? NULL : f);
+        if (f->open && s->tools) look_for(&p, view, f->open, f);
+        for (size_t k = 0; k < COUNT(f->drop) && f->drop[k]; k++)
+            look_for(&p, view, f->drop[k], NULL);
     }
     for (int i = 0; i < s->n_thinks; i++) {
         const struct think *t = s->think[i];

@@ -104,8 +104,7 @@ static inline void all_marks(struct marks *layout, struct marks *opens) {
     }
     for (const struct call_format *f = call_formats; f->sign; f++) {
         put_mark(layout, f->close);
-        put_mark(layout, f->drop[0]);
-        put_mark(layout, f->drop[1]);
+        for (int i = 0; i < DROPS_MAX; i++) put_mark(layout, f->drop[i]);
         put_mark(opens, f->open);
     }
     for (size_t i = 0; i < COUNT(channel_ends); i++) put_mark(layout, channel_ends[i]);
