@@ -58,7 +58,9 @@ BUILTIN(filter_last) {
 
 BUILTIN(filter_reverse) {
     if (self.kind == V_TEXT) return vm_slice(vm, self, v_none(), v_none(), v_int(-1));
-    struct list *list = copy_items(vm, self, L_GENERATOR);
+    /* What has no end to begin with is gone through first, and so is there as a list. */
+    bool through = self.kind == V_LIST && self.u.list->kind == L_GENERATOR;
+    struct list *list = copy_items(vm, self, through ? L_LIST : L_GENERATOR);
     for (size_t i = 0; i < list->n / 2; i++) {
         struct value v = list->at[i];
         list->at[i] = list->at[list->n - 1 - i];
