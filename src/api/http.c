@@ -164,6 +164,7 @@ static void on_connection(void *to, struct MHD_Connection *connection, void **co
         table_add(s->http, c);
         expect_more(c, s->options.header_s, true);
         atomic_fetch_add(&s->n_connections, 1);
+        if (atomic_fetch_add(&l->n_connections, 1) + 1 == l->connections_max) watch_wake(s->watch);
         watch_add(s->watch, c->fd, c->key);
         *context = c;
         return;
@@ -173,6 +174,7 @@ static void on_connection(void *to, struct MHD_Connection *connection, void **co
     watch_remove(s->watch, c->fd);
     table_remove(s->http, c);
     atomic_fetch_sub(&s->n_connections, 1);
+    atomic_fetch_sub(&l->n_connections, 1);
     free(c->uri);
     free(c);
     *context = NULL;
@@ -421,12 +423,12 @@ static int connections_max(const struct server *s) {
 
 /* Not strict: what that adds is a missing Host and blanks in the target, which check.c refuses in
  * our own words instead of a page of HTML. */
-static struct MHD_Daemon *daemon_start(struct server *s, struct listener *l) {
+static struct MHD_Daemon *daemon_start(struct listener *l) {
     unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME |
                      MHD_USE_ITC | MHD_USE_ERROR_LOG;
     return MHD_start_daemon(
         flags, 0, NULL, NULL, on_request, l, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
-        MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)connections_max(s),
+        MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)l->connections_max,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, MHD_OPTION_CONNECTION_TIMEOUT, 0u,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, l, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
         l, MHD_OPTION_URI_LOG_CALLBACK, on_uri, l, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, l,
@@ -436,13 +438,14 @@ static struct MHD_Daemon *daemon_start(struct server *s, struct listener *l) {
 void http_prepare(struct server *s) {
     struct table *t = s->http = mem_new(sizeof *t);
     pthread_mutex_init(&t->lock, NULL);
+    for (int i = 0; i < s->n_listeners; i++) s->listener[i].connections_max = connections_max(s);
 }
 
 bool http_open(struct server *s, struct err *err) {
     for (int i = 0; i < s->n_listeners; i++) {
         struct listener *l = &s->listener[i];
         l->server = s;
-        l->daemon = daemon_start(s, l);
+        l->daemon = daemon_start(l);
         if (!l->daemon) return err_set(err, "%s: the HTTP library did not start", l->address);
     }
     return true;

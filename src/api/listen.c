@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -89,6 +90,7 @@ static bool adopt(struct server *s, int fd, struct err *err) {
     if (!l->local) set_limits(s, fd);
     if (l->local) snprintf(l->address, sizeof l->address, "unix:%.100s", path);
     else snprintf(l->address, sizeof l->address, "http://%s", text);
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);     /* two threads may accept */
     s->n_listeners++;
     return true;
 }

@@ -107,10 +107,15 @@ static void on_tick(void *to) {
     if (atomic_load(&s->state) == SERVER_DRAINING && over) calls_cancel(s);
     if (s->options.request_s > 0) calls_each(s, end_late, &now);
     http_tick(s);
+    crowd_tick(s, now);
 }
 
 static void on_event(void *to, uint64_t key, enum watch_event event) {
     http_event(to, key, event);
+}
+
+static void on_knock(void *to, int index) {
+    crowd_meet(to, index);
 }
 
 static void on_soon(void *to) {
@@ -125,7 +130,7 @@ void server_stop(struct server *s) {
 /* ---- opening and closing ---- */
 
 struct server *server_open(const struct server_options *o, struct err *err) {
-    static const struct watch_calls calls = { on_event, on_tick, on_soon };
+    static const struct watch_calls calls = { on_event, on_tick, on_knock, on_soon };
     struct server *s = mem_new(sizeof *s);
     copy_options(s, o);
     name_model(s);
@@ -139,6 +144,7 @@ struct server *server_open(const struct server_options *o, struct err *err) {
     bool ok = s->access && listen_open(s, err);
     if (ok && !s->workers) ok = err_set(err, "no threads could be started");
     http_prepare(s);
+    s->crowd = crowd_open();
     if (ok) ok = (s->watch = watch_open(&calls, s, err)) != NULL;
     if (ok && http_open(s, err)) return s;
     server_close(s);
@@ -153,6 +159,7 @@ void server_close(struct server *s) {
     exchanges_flush(s);
     http_close(s);
     watch_close(s->watch);
+    crowd_close(s->crowd);
     listen_close(s);
     access_close(s->access);
     metrics_close(s->metrics);

@@ -17,9 +17,14 @@ struct listener {
     int fd, port;                    /* port 0: not TCP */
     bool local;                      /* a Unix socket: any Host will do */
     bool quiet;                      /* accepts no more */
+    int connections_max;             /* of this socket */
+    _Atomic int n_connections;
+    bool watched;                    /* the watcher accepts, too; its own */
     char address[128];               /* "http://127.0.0.1:8080", "unix:/run/mlxcel.sock" */
     char *unlink_path;               /* removed at the end; NULL: none */
 };
+
+struct crowd;
 
 struct server {
     struct server_options options;   /* its lists are copies, of the arena */
@@ -29,6 +34,7 @@ struct server {
     struct metrics *metrics;
     struct workers *workers;
     struct watch *watch;
+    struct crowd *crowd;
     char model[256];                 /* what /v1/models calls it */
     int64_t created;                 /* Unix seconds of the start */
     double opened_s;                 /* clock_s of the start */
@@ -53,13 +59,18 @@ struct server {
 };
 
 /* http.c: one libmicrohttpd daemon for each listener. */
-void http_prepare(struct server *);  /* the table, which the watcher looks at from its start */
+void http_prepare(struct server *);  /* what the watcher looks at from its start */
 bool http_open(struct server *, struct err *);
 void http_quiesce(struct server *);  /* accept nothing more */
 void http_close(struct server *);    /* ends who still waits */
 /* On the watcher's thread: a connection's event, and the deadlines. */
 void http_event(struct server *, uint64_t key, enum watch_event);
 void http_tick(struct server *);
+/* crowd.c: on the watcher's thread: who comes when there is no place gets a 503. */
+struct crowd *crowd_open(void);
+void crowd_close(struct crowd *);    /* NULL: nothing */
+void crowd_meet(struct server *, int listener);           /* somebody knocks */
+void crowd_tick(struct server *, double now_s);
 /* exchange.c: on the watcher's thread: streams whose events were held back send them. */
 void exchanges_flush(struct server *);
 /* listen.c: the sockets of options.host. */

@@ -11,7 +11,8 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-enum { TICK_MS = 250, EVENTS = 64, KEY_WAKE = 0, KEY_SOON = 1 };
+enum { TICK_MS = 250, EVENTS = 64, KEY_WAKE = 0, KEY_SOON = 1,
+       KEY_LISTEN = 2 };
 
 struct watch {
     int epoll, wake, timer;
@@ -45,6 +46,7 @@ static void *watching(void *arg) {
             uint64_t key = e[i].data.u64;
             if (key == KEY_WAKE) woken = true;
             else if (key == KEY_SOON) on_timer(w);
+            else if (key <= UINT32_MAX) w->calls.knock(w->to, (int)key - KEY_LISTEN);
             else on_socket(w, &e[i]);
         }
         uint64_t count;
@@ -107,6 +109,12 @@ void watch_add(struct watch *w, int fd, uint64_t key) {
     struct epoll_event e = { .events = EPOLLRDHUP | EPOLLET, .data.u64 = key };
     /* Either way what has happened already is told, once more if need be. */
     if (epoll_ctl(w->epoll, EPOLL_CTL_MOD, fd, &e)) epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &e);
+}
+
+void watch_listen(struct watch *w, int fd, int index, bool on) {
+    uint64_t key = (uint64_t)index + KEY_LISTEN;
+    struct epoll_event e = { .events = EPOLLIN | EPOLLET, .data.u64 = key };
+    epoll_ctl(w->epoll, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &e);
 }
 
 void watch_remove(struct watch *w, int fd) {

@@ -12,6 +12,7 @@ enum watch_event { WATCH_HALF, WATCH_GONE };   /* the peer sends no more; the co
 struct watch_calls {                 /* on the watcher's thread */
     void (*event)(void *to, uint64_t key, enum watch_event);
     void (*tick)(void *to);          /* about four times a second */
+    void (*knock)(void *to, int index);      /* somebody connects to a socket of watch_listen */
     void (*soon)(void *to);          /* once, WATCH_SOON_MS after a watch_soon */
 };
 enum { WATCH_SOON_MS = 8 };
@@ -22,5 +23,7 @@ void watch_stop(struct watch *);     /* no more calls; watch_remove still may co
 void watch_close(struct watch *);    /* after watch_stop */
 void watch_add(struct watch *, int fd, uint64_t key);
 void watch_remove(struct watch *, int fd);     /* before the fd is closed */
+/* Begins or ends to look at a listening socket; told once for each who comes. */
+void watch_listen(struct watch *, int fd, int index, bool on);
 void watch_wake(struct watch *);               /* tick now; may be called in a signal handler */
 void watch_soon(struct watch *);               /* any thread; more calls until then are one */

@@ -149,7 +149,7 @@ const struct option options[] = {
     WHOLE("--key-limit", "Server", CMD_SERVE, key_limit, 1, 1 << 20, NULL,
           "requests of one API key that run or wait; one more gets a 429")
     WHOLE("--connections", "Server", CMD_SERVE, connections, 1, 1 << 20, NULL,
-          "open connections; one more waits")
+          "open connections; one more gets a 503")
     SERVE("--slowdown", "X", V_FLOAT, "Server", slowdown, NULL,
           "how many times slower running answers may get while prompts are read, 2 "
           "without it; 0: no limit")
