@@ -2,9 +2,9 @@
  *
  * At its limit libmicrohttpd stops to accept, and clients would wait in the kernel's queue for as
  * long as they have patience. So while a listener is full the watcher accepts there as well,
- * answers without reading and shuts that direction down. A descriptor that is closed while the client
- * still sends becomes a reset, which may overtake the reply, so the last few linger for a second;
- * there are LINGER of them however many clients come, and nothing else is kept. */
+ * answers without reading and shuts that direction down. A descriptor that is closed while the
+ * client still sends becomes a reset, which may overtake the reply, so the last few linger for a
+ * second; there are LINGER of them however many clients come, and nothing else is kept. */
 #include "api/server.h"
 #include "base/log.h"
 
