@@ -74,9 +74,12 @@ static BUILTIN(filter_round) {
         return v_float(round_to(self.u.f, places));
     }
     double unit = pow(10, (double)places), scaled = v_as_float(self) * unit;
-    if (text_is(method, "ceil")) return v_float(ceil(scaled) / unit);
-    if (text_is(method, "floor")) return v_float(floor(scaled) / unit);
-    box_fail(&vm->box, "round: the method must be common, ceil or floor");
+    bool up = text_is(method, "ceil");
+    if (!up && !text_is(method, "floor"))
+        box_fail(&vm->box, "round: the method must be common, ceil or floor");
+    if (!isfinite(scaled)) box_fail(&vm->box, "round: there is no whole number next to this one");
+    /* Python has an integer here, which is never -0. */
+    return v_float(((up ? ceil(scaled) : floor(scaled)) + 0.0) / unit);
 }
 
 static BUILTIN(filter_attr) {

@@ -20,6 +20,8 @@ static const struct { const char *name, *piece[SCRIPTED_PIECES]; } scripted[] = 
     { "two", { "<tool", "_call>\n{\"name\": \"first\", \"arguments\": {\"a\": 1}",
                "}\n</tool_call>\n", "<tool_ca", "ll>\n{\"name\": \"second\"",
                ", \"arguments\": {}}\n", "</tool_ca", "ll>" } },
+    { "numbered", { "<tool_c", "all>{\"id\": \"call_7f\",", " \"name\": \"now\", ",
+                    "\"arguments\": {", "\"a\": 7}", "}</tool_c", "all>" } },
     { "broken", { "<too", "l_call>\nnot JSON", " at all\n</tool", "_call>" } },
     { "think", { "<think>", "\nFirst", " this,", " then that.", "\n</think>", "\n\nIt is",
                  " done." } },
