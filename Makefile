@@ -145,7 +145,7 @@ tsan: ## the server's load test and the threads' tests under the thread sanitize
 bench: all ## measure with checkpoints of recipe weights; writes bench/RESULTS.md
 	bench/run
 
-bench-serve: all ## measure the server beside bench; writes bench/SERVE.md
+bench-serve: all ## measure the server beside bench; writes bench/SERVE.md (BENCH_QUICK=1: a rehearsal)
 	bench/serve
 
 diff-tokens: tools ## compare tokenizers with the package on random strings (needs pip's tokenizers)
