@@ -81,7 +81,7 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
     e->waiting_max = o->waiting_max ? o->waiting_max : WAITING_MAX;
     jobs_open(&e->jobs, e->waiting_max + requests);
     e->dev.op = device_find(o->device, err);
-    struct device_options d = { .threads = o->threads, .isa = o->isa, .int8 = !o->f32 };
+    struct device_options d = { .threads = o->threads, .isa = o->isa, .rounded = !o->f32 };
     if (!e->dev.op || !e->dev.op->open(&e->dev, &d, err)) return false;
     struct model_options m = { .device = &e->dev, .rows_max = rows, .seqs_max = requests,
                                .logits_max = rows, .progress = o->progress, .to = o->to };

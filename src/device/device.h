@@ -118,7 +118,8 @@ struct device {
 struct device_options {
     int ordinal, threads;            /* threads 0: as many as there are */
     const char *isa;                 /* NULL: the best */
-    bool int8;                       /* may round rows to 8 bits where they meet packed weights */
+    bool rounded;                    /* may round rows where they meet weights: a CPU to 8 bits
+                                        with packed ones, a GPU to bf16 */
 };
 
 struct device_ops {

@@ -21,7 +21,7 @@ static bool open_cpu(struct device *dev, const struct device_options *o, struct 
     if (!kernels) return false;
     struct cpu *cpu = mem_new(sizeof *cpu);
     cpu->kernels = kernels;
-    if (o->int8) {
+    if (o->rounded) {
         cpu->scratch = (struct cpu_scratch){ map(SCRATCH_BYTES), SCRATCH_BYTES };
         if (!cpu->scratch.at) {
             free(cpu);

@@ -1,9 +1,10 @@
 /* attention.cu - scaled dot-product attention over cached pages. Positions are cut in splits of a
- * fixed length, a block for each row, head and split; a second kernel merges the splits in order.
+ * fixed length, a block for each row, split and group of heads that read the same keys; a second
+ * kernel merges the splits in order.
  * Where a split begins depends on the position alone, so a row's sums do too. */
 #include "device/cuda/cuda.h"
 
-enum { THREADS = 128, WARPS = THREADS / 32, SPLIT = 128 };
+enum { THREADS = 128, WARPS = THREADS / 32, SPLIT = 128, GROUP = 8 };
 
 __device__ static inline char *page_at(const struct kv_view &kv, int seq, int page) {
     return (char *)kv.pages + (size_t)kv.table[(int64_t)seq * kv.pages_max + page] * kv.page_bytes;
@@ -22,137 +23,156 @@ __device__ static inline float *partial_at(float *partial, const struct attend &
     return partial + ((row * a.heads + head) * splits + split) * (a.v_dim + 2);
 }
 
-struct keys {                        /* of one split of one row and kv head */
-    const struct attend *a;
-    int seq, kv_head, begin, end;
+/* Eight values of a cached row from value i, a multiple of 8; past the n there are, zeros. */
+template <bool BF, bool WHOLE>
+__device__ static inline void eight_of(float v[8], const char *row, int i, int n) {
+    if (!WHOLE) {
+        for (int c = 0; c < 8; c++)
+            v[c] = i + c < n ? number_at(row, BF ? BF16 : F32, i + c) : 0;
+    } else if (BF) {
+        const uint4 q = *(const uint4 *)(row + 2 * i);
+        const unsigned w[4] = { q.x, q.y, q.z, q.w };
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            v[2 * c] = __uint_as_float(w[c] << 16);
+            v[2 * c + 1] = __uint_as_float(w[c] & 0xffff0000);
+        }
+    } else {
+        *(float4 *)v = *(const float4 *)(row + 4 * i);
+        *(float4 *)(v + 4) = *(const float4 *)(row + 4 * i + 16);
+    }
+}
+
+/* What a block works on: heads that read the same cached rows, and the addresses of those, found
+ * once, so that no load of a key waits for the table. */
+struct split {
+    const char *key[SPLIT], *value[SPLIT];
+    float score[GROUP][SPLIT];
+    float gathered[THREADS * 8];
 };
 
-/* page[i] is the page of token s.begin + i: found once, by all threads together, so that no load of
- * a key waits for the table. */
-__device__ static inline const char *token_at(const struct keys &s, const char *const *page, int t,
-                                              bool value) {
-    const struct kv_view &kv = s.a->kv;
-    const int width = !value || s.a->v_in_k ? s.a->k_dim : s.a->v_dim;
-    const int bytes = kv.dtype == BF16 ? 2 : 4, row = s.a->kv_heads * width;
-    const int before = value && !s.a->v_in_k ? kv.page_tokens * s.a->kv_heads * s.a->k_dim : 0;
-    return page[t - s.begin] + (size_t)(unsigned)(before + s.kv_head * width) * bytes +
-           (size_t)(unsigned)row * bytes * (unsigned)(t % kv.page_tokens);
-}
-
-/* Four lanes a key, eight keys a warp: little to add up, many loads under way. */
-__device__ static void scores(float *score, const float *q, const struct keys &s,
-                              const char *const *page) {
-    const int part = threadIdx.x % 4, k_dim = s.a->k_dim;
-    for (int t = s.begin + (int)threadIdx.x / 4; t - (int)threadIdx.x / 4 < s.end;
-         t += THREADS / 4) {
-        const char *k = token_at(s, page, MIN(t, s.end - 1), false);
-        float sum = 0;
-        if (s.a->kv.dtype == BF16 && k_dim % 8 == 0)
+/* score[h][i] = q[h] . key[i]. Four lanes a key: little to add up, many loads under way. */
+template <bool BF, bool WHOLE, int G>
+__device__ static inline void scores(struct split *s, const float *q, int q_row, int n,
+                                     const struct attend &a) {
+    const int part = threadIdx.x % 4, own = threadIdx.x / 4, k_dim = a.k_dim;
+    for (int first = 0; first < n; first += THREADS / 4) {
+        const char *k = s->key[MIN(first + own, n - 1)];
+        float sum[G] = {};
 #pragma unroll 4
-            for (int i = part * 8; i < k_dim; i += 32) {
-                const uint4 v = *(const uint4 *)(k + 2 * i);
-                const unsigned w[4] = { v.x, v.y, v.z, v.w };
+        for (int i = part * 8; i < k_dim; i += 32) {
+            float v[8];
+            eight_of<BF, WHOLE>(v, k, i, k_dim);
 #pragma unroll
-                for (int c = 0; c < 4; c++) {
-                    sum = fmaf(q[i + 2 * c], __uint_as_float(w[c] << 16), sum);
-                    sum = fmaf(q[i + 2 * c + 1], __uint_as_float(w[c] & 0xffff0000), sum);
-                }
+            for (int h = 0; h < G; h++)
+#pragma unroll
+                for (int c = 0; c < 8; c++) sum[h] = fmaf(q[h * q_row + i + c], v[c], sum[h]);
+        }
+#pragma unroll
+        for (int h = 0; h < G; h++) {
+            float x = sum[h];
+            x += __shfl_xor_sync(~0u, x, 1);
+            x += __shfl_xor_sync(~0u, x, 2);
+            x *= a.scale;
+            if (a.softcap != 0) x = a.softcap * tanhf(x / a.softcap);
+            if (part == 0 && first + own < n) s->score[h][first + own] = x;
+        }
+    }
+}
+
+/* Scores become weights, a warp for a head; its partial begins with the largest score and the
+ * sum of the weights. */
+__device__ static inline void soften(float *score, float *partial, int n) {
+    const int lane = threadIdx.x % 32;
+    float max = -INFINITY, sum = 0;
+    for (int i = lane; i < n; i += 32) max = fmaxf(max, score[i]);
+    max = warp_max(max);
+    for (int i = lane; i < n; i += 32) sum += score[i] = expf(score[i] - max);
+    sum = warp_sum(sum);
+    if (lane) return;
+    partial[0] = max;
+    partial[1] = sum;
+}
+
+/* y[h] = the weighted values. A thread has eight columns of every second, fourth... token, and
+ * the parts are added in their order. */
+template <bool BF, bool WHOLE, int G>
+__device__ static inline void weigh(struct split *s, float *const *y, int n, int heads, int v_dim) {
+    for (int first = 0; first < v_dim; first += THREADS * 8) {
+        const int width = MIN(v_dim - first, THREADS * 8), lanes = (width + 7) / 8;
+        const int parts = THREADS / lanes, part = threadIdx.x / lanes;
+        const int col = (int)threadIdx.x % lanes * 8;
+        float sum[G][8] = {};
+        if (part < parts) {
+#pragma unroll 8
+            for (int i = part; i < n; i += parts) {
+                float v[8];
+                eight_of<BF, WHOLE>(v, s->value[i], first + col, v_dim);
+#pragma unroll
+                for (int h = 0; h < G; h++)
+#pragma unroll
+                    for (int c = 0; c < 8; c++) sum[h][c] = fmaf(s->score[h][i], v[c], sum[h][c]);
             }
-        else
-            for (int i = part; i < k_dim; i += 4)
-                sum = fmaf(q[i], number_at(k, s.a->kv.dtype, i), sum);
-        sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
-        sum *= s.a->scale;
-        if (s.a->softcap != 0) sum = s.a->softcap * tanhf(sum / s.a->softcap);
-        if (t < s.end && part == 0) score[t - s.begin] = sum;
-    }
-}
-
-__device__ static float block_max(float x, float *part) {
-    x = warp_max(x);
-    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
-    __syncthreads();
-    for (int i = 0; i < WARPS; i++) x = fmaxf(x, part[i]);
-    __syncthreads();
-    return x;
-}
-
-__device__ static float block_sum(float x, float *part) {
-    x = warp_sum(x);
-    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
-    __syncthreads();
-    x = 0;
-    for (int i = 0; i < WARPS; i++) x += part[i];
-    __syncthreads();
-    return x;
-}
-
-/* Threads that have no column of their own take every second, fourth... token of one, and the parts
- * are added in their order. */
-__device__ static void weigh(float *y, const float *weight, float *gathered, const struct keys &s,
-                             const char *const *page) {
-    const int v_dim = s.a->v_dim, width = v_dim >= THREADS ? THREADS : v_dim;
-    const int parts = THREADS / width, part = threadIdx.x / width;
-    const enum dtype dtype = s.a->kv.dtype;
-    for (int first = 0; first < v_dim; first += width) {
-        const int c = first + (int)threadIdx.x % width;
-        float sum = 0;
-        if (c < v_dim && part < parts) {
-            if (dtype == BF16)
-#pragma unroll 16
-                for (int t = s.begin + part; t < s.end; t += parts)
-                    sum = fmaf(weight[t - s.begin],
-                               number_at(token_at(s, page, t, true), BF16, c), sum);
-            else
-                for (int t = s.begin + part; t < s.end; t += parts)
-                    sum = fmaf(weight[t - s.begin],
-                               number_at(token_at(s, page, t, true), F32, c), sum);
         }
-        gathered[threadIdx.x] = sum;
-        __syncthreads();
-        if (part == 0 && c < v_dim) {
-            for (int i = 1; i < parts; i++) sum += gathered[i * width + threadIdx.x];
-            y[c] = sum;
+#pragma unroll
+        for (int h = 0; h < G; h++) {
+            if (h >= heads) break;
+            __syncthreads();
+            for (int c = 0; c < 8 && part < parts; c++)
+                s->gathered[part * lanes * 8 + col + c] = sum[h][c];
+            __syncthreads();
+            for (int c = threadIdx.x; c < width; c += THREADS) {
+                float total = 0;
+                for (int i = 0; i < parts; i++) total += s->gathered[i * lanes * 8 + c];
+                y[h][first + c] = total;
+            }
         }
         __syncthreads();
     }
 }
 
-/* Dynamic shared memory: q [k_dim]. */
+/* Dynamic shared memory: q [G][k_dim, to a multiple of 8, zeros behind]. */
+template <bool BF, bool WHOLE, int G>
 __global__ static void __launch_bounds__(THREADS) attend_split(
     float *partial, struct tensor q, struct attend a, struct rows rows, int64_t first_row) {
-    extern __shared__ float qs[];
-    __shared__ float score[SPLIT], part[WARPS], gathered[THREADS];
-    __shared__ const char *page[SPLIT];
+    extern __shared__ float4 dynamic[];
+    __shared__ struct split s;
+    float *qs = (float *)dynamic, *out[G];
     const int64_t row = first_row + blockIdx.x;
-    const int head = blockIdx.y, split = blockIdx.z, pos = rows.pos[row];
+    const int group = a.heads / a.kv_heads, chunks = (group + G - 1) / G;
+    const int kv_head = blockIdx.y / chunks, first = blockIdx.y % chunks * G;
+    const int heads = MIN(G, group - first), split = blockIdx.z, pos = rows.pos[row];
     const int begin = MAX(first_visible(a, pos), split * SPLIT);
-    const int end = MIN(pos + 1, (split + 1) * SPLIT);
-    if (begin >= end) return;
-    const struct keys s = { &a, rows.seq[row],
-                            a.tiled ? head % a.kv_heads : head / (a.heads / a.kv_heads),
-                            begin, end };
-    const float *from = (const float *)q.at + row * q.stride[0] + head * q.stride[1];
-    float *out = partial_at(partial, a, blockIdx.x, head, split, gridDim.z);
-    for (int i = threadIdx.x; i < a.k_dim; i += THREADS) qs[i] = from[i];
-    for (int i = threadIdx.x; i < end - begin; i += THREADS)
-        page[i] = page_at(a.kv, s.seq, (begin + i) / a.kv.page_tokens);
-    __syncthreads();
-    scores(score, qs, s, page);
-    __syncthreads();
-    float max = -INFINITY, sum = 0;
-    for (int i = threadIdx.x; i < end - begin; i += THREADS) max = fmaxf(max, score[i]);
-    max = block_max(max, part);
-    for (int i = threadIdx.x; i < end - begin; i += THREADS)
-        sum += score[i] = expf(score[i] - max);
-    sum = block_sum(sum, part);
-    __syncthreads();
-    weigh(out + 2, score, gathered, s, page);
-    if (threadIdx.x == 0) {
-        out[0] = max;
-        out[1] = sum;
+    const int n = MIN(pos + 1, (split + 1) * SPLIT) - begin, q_row = (a.k_dim + 7) / 8 * 8;
+    if (n <= 0) return;
+    for (int h = 0; h < G; h++) {
+        const int head = a.tiled ? (first + h) * a.kv_heads + kv_head
+                                 : kv_head * group + first + h;
+        const float *from = (const float *)q.at + row * q.stride[0] + head * q.stride[1];
+        for (int i = threadIdx.x; i < q_row; i += THREADS)
+            qs[h * q_row + i] = h < heads && i < a.k_dim ? from[i] : 0;
+        if (h < heads) out[h] = partial_at(partial, a, blockIdx.x, head, split, gridDim.z);
     }
+    const size_t bytes = BF ? 2 : 4, tokens = a.kv.page_tokens;
+    const size_t k_row = bytes * a.kv_heads * a.k_dim, v_row = bytes * a.kv_heads * a.v_dim;
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        const char *page = page_at(a.kv, rows.seq[row], (begin + i) / a.kv.page_tokens);
+        const size_t t = (size_t)((begin + i) % a.kv.page_tokens);
+        s.key[i] = page + t * k_row + bytes * kv_head * a.k_dim;
+        s.value[i] = a.v_in_k ? s.key[i]
+                              : page + tokens * k_row + t * v_row + bytes * kv_head * a.v_dim;
+    }
+    __syncthreads();
+    scores<BF, WHOLE, G>(&s, qs, q_row, n, a);
+    __syncthreads();
+#pragma unroll
+    for (int h = 0; h < G; h++)
+        if (h < heads && h % WARPS == threadIdx.x / 32) soften(s.score[h], out[h], n);
+#pragma unroll
+    for (int h = 0; h < G; h++)
+        if (h < heads) out[h] += 2;
+    __syncthreads();
+    weigh<BF, WHOLE, G>(&s, out, n, heads, a.v_dim);
 }
 
 __global__ static void merge(struct tensor y, float *partial, struct attend a, struct rows rows,
@@ -179,23 +199,60 @@ __global__ static void merge(struct tensor y, float *partial, struct attend a, s
     }
 }
 
+struct launch {
+    float *partial;
+    struct attend a;
+    struct tensor q;
+    int64_t row;
+    unsigned rows, splits;
+    cudaStream_t stream;
+};
+
+template <bool BF, bool WHOLE, int G>
+static void start(const struct launch &l) {
+    const unsigned chunks = blocks_of(l.a.heads / l.a.kv_heads, G);
+    const size_t bytes = (size_t)G * (size_t)((l.a.k_dim + 7) / 8 * 8) * sizeof(float);
+    attend_split<BF, WHOLE, G>
+        <<<dim3(l.rows, (unsigned)l.a.kv_heads * chunks, l.splits), THREADS, bytes, l.stream>>>(
+            l.partial, l.q, l.a, *l.a.rows, l.row);
+}
+
+template <bool BF, bool WHOLE>
+static void by_group(const struct launch &l) {
+    const int group = l.a.heads / l.a.kv_heads;
+    if (group == 1) start<BF, WHOLE, 1>(l);
+    else if (group == 2) start<BF, WHOLE, 2>(l);
+    else if (group <= 4) start<BF, WHOLE, 4>(l);
+    else start<BF, WHOLE, GROUP>(l);
+}
+
+static void by_dtype(const struct launch &l) {
+    const struct attend &a = l.a;
+    const bool whole = a.k_dim % 8 == 0 && a.v_dim % 8 == 0 && a.kv.page_bytes % 16 == 0 &&
+                       (uintptr_t)a.kv.pages % 16 == 0;
+    if (a.kv.dtype == BF16 && whole) by_group<true, true>(l);
+    else if (a.kv.dtype == BF16) by_group<true, false>(l);
+    else if (whole) by_group<false, true>(l);
+    else by_group<false, false>(l);
+}
+
 /* As many rows at a time as their splits have room. The host does not know positions, but it knows
  * how long a table is. */
 void cuda_attention(struct device *dev, struct tensor *y, const struct tensor *q,
                     const struct attend *args) {
-    struct attend a = *args;
     struct cuda *c = cuda_of(dev);
-    a.sinks = (const float *)cuda_there(dev, a.sinks);
-    const unsigned splits = blocks_of((int64_t)a.kv.pages_max * a.kv.page_tokens, SPLIT);
-    const int64_t room = PARTIAL_FLOATS / ((int64_t)a.heads * splits * (a.v_dim + 2));
-    const int64_t n = a.rows->n_rows, step = room < 1 ? 1 : room < n ? room : n;
+    struct launch l = { c->partial, *args, *q };
+    l.a.sinks = (const float *)cuda_there(dev, l.a.sinks);
+    l.splits = blocks_of((int64_t)l.a.kv.pages_max * l.a.kv.page_tokens, SPLIT);
+    l.stream = c->stream;
+    const int64_t room = PARTIAL_FLOATS / ((int64_t)l.a.heads * l.splits * (l.a.v_dim + 2));
+    const int64_t n = args->rows->n_rows, step = MIN(room, n);
     if (room < 1 && c->error == cudaSuccess) c->error = cudaErrorMemoryAllocation;
-    for (int64_t row = 0; room > 0 && row < n; row += step) {
-        const unsigned some = (unsigned)MIN(step, n - row), heads = (unsigned)a.heads;
-        attend_split<<<dim3(some, heads, splits), THREADS, (size_t)a.k_dim * sizeof(float),
-                       c->stream>>>(c->partial, *q, a, *args->rows, row);
-        merge<<<dim3(some, heads), THREADS, 0, c->stream>>>(*y, c->partial, a, *args->rows, row,
-                                                            (int)splits);
+    for (l.row = 0; room > 0 && l.row < n; l.row += step) {
+        l.rows = (unsigned)MIN(step, n - l.row);
+        by_dtype(l);
+        merge<<<dim3(l.rows, (unsigned)l.a.heads), THREADS, 0, c->stream>>>(
+            *y, c->partial, l.a, *args->rows, l.row, (int)l.splits);
     }
     cuda_check(dev);
 }

@@ -30,7 +30,9 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
         return fail(err, ERR_DEVICE, "the GPU does not open", e);
     struct cuda *c = new struct cuda();
     if ((e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)) != cudaSuccess ||
-        (e = cudaMalloc((void **)&c->partial, PARTIAL_FLOATS * sizeof(float))) != cudaSuccess) {
+        (e = cudaMalloc((void **)&c->partial, PARTIAL_FLOATS * sizeof(float))) != cudaSuccess ||
+        (o->rounded && (e = cudaMalloc((void **)&c->rounded, CUDA_ROUNDED * sizeof *c->rounded)) !=
+                           cudaSuccess)) {
         delete c;
         return fail(err, ERR_DEVICE, "the GPU gives no stream and no memory", e);
     }
@@ -48,6 +50,7 @@ static void close_cuda(struct device *dev) {
     if (!c) return;
     cudaStreamSynchronize(c->stream);
     cudaFree(c->partial);
+    cudaFree(c->rounded);
     for (auto &slab : *c->slabs) cudaFree(slab.first);
     for (auto &table : *c->experts) cudaFree(table.second.at);
     cudaStreamDestroy(c->stream);

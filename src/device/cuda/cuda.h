@@ -20,6 +20,8 @@ struct cuda {
     std::map<const char *, struct cuda_copy> *copies;        /* of host bytes, by their begin */
     std::map<const void *, struct cuda_table> *experts;      /* by the host's table */
     float *partial;                          /* [PARTIAL_FLOATS] splits of attention */
+    __nv_bfloat16 *rounded;                  /* [CUDA_ROUNDED] rows for the tensor cores; NULL: not
+                                                to be used, all is F32 */
     char *slab;                              /* what copies are cut from */
     size_t slab_used, slab_bytes;
     std::map<char *, size_t> *slabs;
@@ -27,7 +29,7 @@ struct cuda {
 
 struct cuda_copy { size_t bytes; char *there; };
 struct cuda_table { struct linear *at; int reading; };        /* on the device; see linear.cu */
-enum { PARTIAL_FLOATS = 80 << 20 };
+enum { PARTIAL_FLOATS = 80 << 20, CUDA_ROUNDED = 32 << 20 };
 
 static inline struct cuda *cuda_of(const struct device *dev) {
     return (struct cuda *)dev->impl;

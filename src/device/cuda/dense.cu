@@ -41,15 +41,17 @@ void cuda_embed(struct device *dev, struct tensor *y, const struct tensor *table
     cuda_check(dev);
 }
 
+enum { NORM_THREADS_MAX = 1024 };
+
 /* Sums are in double, as on the CPU: a thread's columns, a warp's tree, then warps in order. */
 __device__ static double block_sum(double x) {
-    __shared__ double part[THREADS / 32];
+    __shared__ double part[NORM_THREADS_MAX / 32];
     for (int k = 16; k > 0; k /= 2) x += __shfl_xor_sync(~0u, x, k);
     __syncthreads();
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
     __syncthreads();
     double sum = 0;
-    for (int i = 0; i < THREADS / 32; i++) sum += part[i];
+    for (int i = 0; i < blockDim.x / 32; i++) sum += part[i];
     return sum;
 }
 
@@ -59,17 +61,19 @@ __global__ static void norm(struct tensor y, struct tensor x, struct tensor w, c
     float *to = head_at(y, blockIdx.x, blockIdx.y);
     const float *gain = (const float *)w.at;
     if (gain && w.rank == 2) gain += (int64_t)blockIdx.y * w.stride[0];
-    const int64_t n = x.shape[2];
+    const int n = (int)x.shape[2], step = (int)blockDim.x;
     double mean = 0, square = 0;
     if (kind == NORM_LAYER) {
-        for (int64_t i = threadIdx.x; i < n; i += THREADS) mean += (double)from[i];
+#pragma unroll 4
+        for (int i = threadIdx.x; i < n; i += step) mean += (double)from[i];
         mean = block_sum(mean) / (double)n;
     }
-    for (int64_t i = threadIdx.x; i < n; i += THREADS)
+#pragma unroll 4
+    for (int i = threadIdx.x; i < n; i += step)
         square += ((double)from[i] - mean) * ((double)from[i] - mean);
     square = block_sum(square);
     const float m = (float)mean, inverse = (float)(1.0 / sqrt(square / (double)n + (double)eps));
-    for (int64_t i = threadIdx.x; i < n; i += THREADS) {
+    for (int i = threadIdx.x; i < n; i += step) {
         float v = (from[i] - m) * inverse;
         if (gain) v *= kind == NORM_RMS_PLUS1 ? 1.0f + gain[i] : gain[i];
         to[i] = b ? v + b[i] : v;
@@ -81,7 +85,10 @@ void cuda_norm(struct device *dev, struct tensor *y, const struct tensor *w, con
     struct tensor none = {}, yt = cuda_heads(dev, y), xt = cuda_heads(dev, x);
     struct tensor gain = w ? cuda_view(dev, w) : none;
     const float *bias = b ? (const float *)cuda_there(dev, b->at) : NULL;
-    norm<<<grid_of(xt), THREADS, 0, cuda_of(dev)->stream>>>(yt, xt, gain, bias, kind, eps);
+    /* Four columns a thread: their number alone says how many threads add. */
+    const int64_t threads = MIN((xt.shape[2] + 127) / 128 * 32, (int64_t)NORM_THREADS_MAX);
+    norm<<<grid_of(xt), (unsigned)threads, 0, cuda_of(dev)->stream>>>(yt, xt, gain, bias, kind,
+                                                                     eps);
     cuda_check(dev);
 }
 

@@ -1,7 +1,7 @@
 /* linear.cu - a matrix times rows. A warp computes a few outputs for up to eight rows: each lane
  * sums eight columns in every 256, and the lanes are added in one tree, so a row's bits do not
  * depend on how many rows there are, nor on how many outputs a warp takes. */
-#include "device/cuda/cuda.h"
+#include "device/cuda/linear.h"
 
 enum { WARPS = 4, ROWS = 8 };
 
@@ -178,7 +178,13 @@ void cuda_linear(struct device *dev, struct tensor *y, const struct linear *l,
         j.w.stride[1] = j.w.stride[0];
         j.w.stride[0] = 0;
     }
-    cudaStream_t stream = cuda_of(dev)->stream;
+    struct cuda *c = cuda_of(dev);
+    const struct cuda_rows r = { j.x, j.bias, j.y, j.x_row, j.y_row, j.n_rows };
+    if (c->rounded && l->w.rank == 2 && cuda_linear_mma(c, cuda_view(dev, &l->w), r)) {
+        cuda_check(dev);
+        return;
+    }
+    cudaStream_t stream = c->stream;
     switch (reading_of(j.w, j.w.shape[2], rows_fit(j.x, j.x_row, j.x_head))) {
     case BF16_8:        launch<BF16_8>(j, stream); break;
     case F16_8:         launch<F16_8>(j, stream); break;
