@@ -10,6 +10,7 @@ enum { CALLS_MAX = 256 };
 
 struct asking {
     const struct question *q;
+    struct session *s;
     struct answer *a;
     struct chat_stream *stream;
     const struct engine *engine;
@@ -40,7 +41,7 @@ static void on_chat(void *to, const struct chat_event *e) {
         if (!call) break;
         put_piece(&call->name, e->text);
         if (e->id.len) put_piece(&call->id, e->id);
-        else buf_format(&call->id, "call%05d", e->index);
+        else buf_format(&call->id, "call%05u", k->s->n_calls++ % 100000);
         break;
     case CHAT_TOOL_ARGS:
         call = call_at(k->a, e->index);
@@ -92,7 +93,7 @@ static void on_event(void *to, const struct engine_event *e) {
 }
 
 bool session_ask(struct session *s, const struct question *q, struct answer *a, struct err *err) {
-    struct asking k = { .q = q, .a = a, .engine = s->engine,
+    struct asking k = { .q = q, .s = s, .a = a, .engine = s->engine,
                         .tokenizer = engine_tokenizer(s->engine) };
     if (q->chat) k.stream = chat_stream_open(q->chat, q->prompt, q->tools);
     uint64_t id = engine_submit(s->engine, q->ids, q->n_ids, &q->options, on_event, &k, err);

@@ -17,6 +17,7 @@ struct session {
     bool bar;                        /* the progress bar is on the terminal */
     double bar_s;                    /* when loading began */
     bool quiet;
+    unsigned n_calls;                /* tool calls so far that the model gave no id */
     void (*progress)(void *to, double done);
     void *progress_to;
 };
