@@ -174,7 +174,8 @@ enum reading read_gemma(struct reader *r, const struct said *s) {
         enum match f;
         switch (r->state) {
         case BEGIN:
-            f = reader_mark(r, s, "call:");
+            f = reader_mark(r, s, ":");          /* a stray one, which is said at times */
+            if (f != MATCH_MORE) f = reader_mark(r, s, "call:");
             if (f != MATCH_YES) return f == MATCH_MORE ? READ_MORE : READ_BROKEN;
             r->state = NAME;
             break;
