@@ -104,7 +104,9 @@ static const struct token *longest(struct added_query *q, size_t begin, size_t *
     return found;
 }
 
-static void strip(const struct added_query *q, unsigned flags, struct added_match *m) {
+/* Tokens may stand in the white space that one before them strips: how far it goes is kept, or a
+ * run of them would be looked at again for each. */
+static void strip(struct added_query *q, unsigned flags, struct added_match *m) {
     uint32_t cp;
     while ((flags & ADDED_LSTRIP) && m->begin > q->floor) {
         size_t n = (size_t)cp_before(q->text, m->begin, &cp);
@@ -112,12 +114,19 @@ static void strip(const struct added_query *q, unsigned flags, struct added_matc
             break;
         m->begin -= n;
     }
-    while ((flags & ADDED_RSTRIP) && m->end < q->text.len) {
+    if (!(flags & ADDED_RSTRIP))
+        return;
+    size_t begin = m->end;
+    if (begin >= q->blank.begin && begin < q->blank.end)
+        m->end = q->blank.end;
+    while (m->end < q->text.len) {
         size_t n = (size_t)cp_at(q->text, m->end, &cp);
         if (!cp_is_space(cp))
             break;
         m->end += n;
     }
+    q->blank.begin = begin;
+    q->blank.end = m->end;
 }
 
 bool added_next(struct added_query *q, struct added_match *m) {

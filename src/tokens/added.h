@@ -6,7 +6,7 @@
 #include "tokens/tokens.h"
 
 enum added_flag { ADDED_SPECIAL = 1, ADDED_LSTRIP = 2, ADDED_RSTRIP = 4, ADDED_SINGLE_WORD = 8 };
-enum { ADDED_MAX = 1 << 20, ADDED_BYTES_MAX = 4096 };
+enum { ADDED_MAX = 1 << 20, ADDED_BYTES_MAX = 1024 };
 
 struct added_set;
 struct added_set *added_new(void);
@@ -27,6 +27,7 @@ struct added_query {
     const struct added_set *set;
     struct str text;
     size_t from, floor;
+    struct { size_t begin, end; } blank;             /* white space that was stripped last */
     bool (*allowed)(void *to, size_t begin, size_t end);
     void *to;
 };

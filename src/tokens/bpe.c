@@ -12,7 +12,7 @@
 #include "tokens/byte_chars.h"
 #include "tokens/text.h"
 
-enum { SCAN_MAX = 32, MERGES_MAX = 1 << 24, CACHE_SLOTS = 1 << 12, CACHE_WORD_MAX = 64,
+enum { SCAN_MAX = 32, MERGES_MAX = 1 << 23, CACHE_SLOTS = 1 << 12, CACHE_WORD_MAX = 64,
        CACHE_IDS_MAX = 15, FAST_CPS = 0x180, PAIR_BYTES_MAX = 1 << 9 };
 
 static const uint32_t NO_RANK = UINT32_MAX;
@@ -22,6 +22,7 @@ struct merge { uint32_t left, right, rank, id; };    /* rank NO_RANK: a free slo
 struct bpe {
     struct merge *merge;             /* [n_slots] hash table by the pair */
     size_t n_slots, used;
+    uint64_t factor;                 /* odd, drawn: a file cannot choose pairs that collide */
     struct merge *list;              /* [n_merges] as the file has them, until all are read */
     size_t list_cap;
     uint32_t n_merges;
@@ -53,7 +54,7 @@ struct space {
 };
 
 static size_t first_slot(const struct bpe *b, uint32_t left, uint32_t right) {
-    uint64_t h = ((uint64_t)left << 32 | right) * 0x9e3779b97f4a7c15u;
+    uint64_t h = ((uint64_t)left << 32 | right) * b->factor;
     return (size_t)(h >> 32) & (b->n_slots - 1);
 }
 
@@ -84,6 +85,7 @@ static void merges_reserve(struct bpe *b, size_t n) {
 static struct bpe *own(struct tok_model *m) {
     if (!m->own) {
         struct bpe *b = m->own = mem_new(sizeof *b);
+        b->factor = vocab_seed() | 1;
         merges_reserve(b, 32);
     }
     return m->own;
@@ -153,7 +155,7 @@ void bpe_no_more_merges(struct tok_model *m) {
     own(m)->listed = true;
 }
 
-void bpe_all_pairs(struct tok_model *m, const uint32_t *rank) {
+bool bpe_all_pairs(struct tok_model *m, const uint32_t *rank, struct err *err) {
     struct bpe *b = own(m);
     b->listed = true;
     for (int id = 0; id < m->vocab->n; id++) {
@@ -167,10 +169,13 @@ void bpe_all_pairs(struct tok_model *m, const uint32_t *rank) {
             int r = at < text.len && l >= 0 ? vocab_find(m->vocab, str_from(text, at)) : -1;
             if (r < 0)
                 continue;
+            if (b->used == MERGES_MAX)
+                return err_set(err, "more than %d pairs of tokens make a token", MERGES_MAX);
             merges_reserve(b, b->used + 1);
             put_merge(b, (struct merge){ (uint32_t)l, (uint32_t)r, rank[id], (uint32_t)id });
         }
     }
+    return true;
 }
 
 /* Merges on their way: what was read waits until memory has brought what finding it takes. */

@@ -140,9 +140,9 @@ bool build_ranked(struct tokenizer *t, int first, struct err *err) {
     m->kind = &model_bpe;
     for (int id = 0; id < t->vocab.n; id++)
         rank[id] = id < first ? UINT32_MAX : (uint32_t)id;
-    bpe_all_pairs(m, rank);
+    bool done = bpe_all_pairs(m, rank, err);
     free(rank);
-    return m->kind->ready(m, err);
+    return done && m->kind->ready(m, err);
 }
 
 static int by_score(const void *a, const void *b) {
@@ -170,8 +170,7 @@ static bool spm_bpe(struct tokenizer *t, const struct build_spm *s, struct err *
         if (wrong)
             done = err_set(err, "the token \"%.*s\" %s", STR_ARG(s->piece[i].text), wrong);
     }
-    if (done)
-        bpe_all_pairs(m, rank);
+    done = done && bpe_all_pairs(m, rank, err);
     free(order);
     free(rank);
     return done;

@@ -9,8 +9,9 @@
 #include "base/buf.h"
 #include "base/utf8.h"
 
-/* A replacement beyond REPLACEMENT_MAX bytes is hostile: Unicode's longest have 33. */
-enum { MAP_BYTES_MAX = 1 << 26, REPLACEMENT_MAX = 256 };
+/* A replacement beyond REPLACEMENT_MAX bytes is hostile: Unicode's longest have 33. So is a key
+ * beyond KEY_MAX, which a trie with a circle in it has. */
+enum { MAP_BYTES_MAX = 1 << 26, REPLACEMENT_MAX = 256, KEY_MAX = 256 };
 
 struct charsmap { uint32_t *unit; size_t n_units; char *text; size_t text_len; };
 
@@ -98,7 +99,7 @@ static size_t offset(uint32_t unit) {
 /* A key that begins the text: the shortest or the longest; 0: none. */
 static size_t search(const struct charsmap *map, struct str text, bool shortest, struct str *out) {
     size_t at = offset(map->unit[0]), found = 0;
-    for (size_t i = 0; i < text.len && text.at[i]; i++) {
+    for (size_t i = 0; i < text.len && i < KEY_MAX && text.at[i]; i++) {
         uint8_t c = (uint8_t)text.at[i];
         at ^= c;
         if (at >= map->n_units || (map->unit[at] & (1u << 31 | 0xff)) != c)

@@ -180,14 +180,20 @@ static size_t end_run(struct str s, uint32_t c, int n) {
     return end;
 }
 
-static uint32_t strip_char(const struct part *p) {
+/* And its length. */
+static uint32_t strip_char(const struct part *p, size_t *len) {
     uint32_t cp = 0;
-    return utf8_next(p->content, &cp) ? cp : ' ';
+    *len = (size_t)utf8_next(p->content, &cp);
+    if (*len)
+        return cp;
+    *len = 1;
+    return ' ';
 }
 
 static void strip(struct decode *d, int at, struct str token) {
     struct step *s = &d->step[at];
-    uint32_t c = strip_char(s->part);
+    size_t len;
+    uint32_t c = strip_char(s->part, &len);
     if (!s->joined) {
         cut_start(&token, c, s->part->start);
         give(d, at + 1, str_cut(token, 0, end_run(token, c, s->part->stop)));
@@ -197,14 +203,17 @@ static void strip(struct decode *d, int at, struct str token) {
         int cut = cut_start(&token, c, s->left);
         s->left = token.len ? 0 : s->left - cut;
     }
-    struct buf all = s->held;        /* what was held comes before; then the end is held again */
-    s->held = (struct buf){ 0 };
-    buf_str(&all, token);
-    size_t end = end_run(buf_view(&all), c, s->part->stop);
-    buf_str(&s->held, str_from(buf_view(&all), end));
-    if (end)
-        give(d, at + 1, str_cut(buf_view(&all), 0, end));
-    buf_free(&all);
+    /* What is held is `stop` such characters at most: only the token need be looked at. */
+    struct buf *held = &s->held;
+    size_t end = end_run(token, c, s->part->stop);
+    buf_str(held, token);
+    size_t keep = end ? token.len - end : MIN(held->len, (size_t)s->part->stop * len);
+    size_t n = held->len - keep;
+    if (!n)
+        return;
+    give(d, at + 1, str_cut(buf_view(held), 0, n));
+    memmove(held->at, held->at + n, keep);
+    held->len = keep;
 }
 
 static void replace_all(struct step *s, struct str token, struct buf *out) {
@@ -363,6 +372,7 @@ static const struct {
 
 bool decode_bind(struct parts *list, struct err *err) {
     bool joined = false;
+    size_t factor = 1;
     for (int i = 0; i < list->n; i++) {
         struct part *p = &list->at[i];
         size_t row = 0;
@@ -377,6 +387,9 @@ bool decode_bind(struct parts *list, struct err *err) {
                             "that joins all tokens", STR_ARG(p->type));
         if (rows[row].push == replace && !p->regex)
             return err_set(err, "tokenizer.json: decoder Replace without a pattern");
+        factor *= rows[row].push == replace ? part_growth(p) : 1;
+        if (factor > PART_GROWTH_MAX)
+            return err_set(err, "tokenizer.json: the decoders make a text too long");
         if (rows[row].push == metaspace && p->add_prefix_space_false)
             p->prepend = PREPEND_NEVER;
         joined |= rows[row].joins;

@@ -47,8 +47,8 @@ bool bpe_add_merge(struct tok_model *, struct str left, struct str right, struct
 void bpe_no_more_merges(struct tok_model *);
 
 /* For vocabularies without merges, where whatever two tokens make a token: every such pair, with
- * the rank of what it makes. rank is by id, UINT32_MAX: nothing makes it. */
-void bpe_all_pairs(struct tok_model *, const uint32_t *rank);
+ * the rank of what it makes. rank is by id, UINT32_MAX: nothing makes it. False: err, too many. */
+bool bpe_all_pairs(struct tok_model *, const uint32_t *rank, struct err *err);
 
 /* The next token of a Unigram model. found: texts may be cut into it. */
 bool unigram_put(struct tok_model *, struct str piece, double score, bool found, struct err *err);

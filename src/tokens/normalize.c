@@ -10,9 +10,6 @@
 #include "tokens/byte_chars.h"
 #include "tokens/regex.h"
 
-/* A chain may make a text longer by this factor at most. Unicode's own forms stay below 20. */
-enum { GROWTH_MAX = 1 << 12 };
-
 struct ch { int32_t cp; uint32_t origin; };
 struct chars { struct ch *at; size_t n, cap; };
 
@@ -288,7 +285,7 @@ static void space_chinese(const struct text *in, struct text *out) {
 
 /* Each step that is on reads one text and writes the other; the last one lands in `out`. */
 static void bert(const struct part *p, const struct text *in, struct text *out) {
-    struct text a = { .track = in->track }, b = { .track = in->track };
+    struct text a = { .track = in->track, .max = in->max }, b = a;
     bool accents = p->strip_accents < 0 ? p->lowercase : p->strip_accents;
     if (p->clean_text)
         map(in, &a, clean_cp);
@@ -368,12 +365,15 @@ static void sentence_piece(const struct part *p, const struct text *in, struct t
         if (!any && p->add_prefix_space && !text_origin(in, 0))
             text_cp(out, 0x2581, origin);
         any = true;
-        for (size_t k = 0; k < to.len; k++)
-            if (to.at[k] == ' ')
-                text_cp(out, 0x2581, origin);
-            else
-                text_put(out, to.at + k, 1, origin);
         after_space = p->strip_left && to.at[to.len - 1] == ' ';
+        for (; to.len; to = str_from(to, n)) {
+            const char *space = memchr(to.at, ' ', to.len);
+            n = space ? (size_t)(space - to.at) : to.len;
+            if (n)
+                text_put(out, to.at, n, origin);
+            else
+                text_cp(out, 0x2581, origin), n = 1;
+        }
     }
     while (p->strip_left && str_ends(buf_view(&out->bytes), "\xe2\x96\x81"))
         out->bytes.len -= 3;
@@ -390,15 +390,6 @@ static const struct {
     { "Precompiled", precompiled }, { "SentencePiece", sentence_piece },
 };
 
-/* By how much a step can make a text longer, the constant part aside. */
-static size_t growth(const struct part *p) {
-    if (!p->has_pattern)
-        return 1;
-    if (p->pattern_is_regex)
-        return 1 + p->content.len;
-    return p->pattern.len ? (p->content.len + p->pattern.len - 1) / p->pattern.len : 1;
-}
-
 bool normalize_bind(struct parts *list, struct err *err) {
     size_t factor = 1;
     for (int i = 0; i < list->n; i++) {
@@ -412,13 +403,13 @@ bool normalize_bind(struct parts *list, struct err *err) {
         if (rows[row].run == replace && !p->regex)
             return err_set(err, "tokenizer.json: normalizer Replace without a pattern");
         if (rows[row].run == replace)
-            factor *= MAX(growth(p), (size_t)1);
+            factor *= part_growth(p);
         if (rows[row].run == precompiled && !p->charsmap
             && !(p->charsmap = charsmap_new(p->charsmap_text, err)))
             return false;
         if (rows[row].run == byte_level)
             factor *= 2;
-        if (factor > GROWTH_MAX)
+        if (factor > PART_GROWTH_MAX)
             return err_set(err, "tokenizer.json: the normalizers make a text too long");
         p->row = (int)row;
     }
@@ -433,6 +424,7 @@ bool normalize_needs_origin(const struct parts *list) {
 }
 
 void normalize_run(const struct parts *list, struct text *text, struct text *spare) {
+    text->max = spare->max = text_bound(text->bytes.len);
     for (int i = 0; i < list->n; i++) {
         text_clear(spare);
         rows[list->at[i].row].run(&list->at[i], text, spare);

@@ -280,6 +280,15 @@ bool parts_read(struct parts *list, struct pull *j, struct arena *a, const char 
     return true;
 }
 
+size_t part_growth(const struct part *p) {
+    size_t n = 1;
+    if (p->has_pattern && p->pattern_is_regex)
+        n += p->content.len;
+    else if (p->has_pattern && p->pattern.len)
+        n = (p->content.len + p->pattern.len - 1) / p->pattern.len;
+    return MAX(n, (size_t)1);
+}
+
 void parts_free(struct parts *list) {
     for (int i = 0; i < list->n; i++) {
         regex_free(list->at[i].regex);

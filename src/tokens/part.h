@@ -47,3 +47,8 @@ struct parts { struct part *at; int n; };
  * like, for the err. Regexes and charsmaps are not compiled yet. */
 bool parts_read(struct parts *, struct pull *, struct arena *, const char *where, struct err *);
 void parts_free(struct parts *);
+
+/* By how much a Replace can make a text longer, at least 1. A chain may do so by PART_GROWTH_MAX,
+ * or it is refused. */
+enum { PART_GROWTH_MAX = 1 << 12 };
+size_t part_growth(const struct part *);

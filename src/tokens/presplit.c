@@ -265,13 +265,16 @@ static void metaspace(struct job *job, struct pieces *pieces) {
     struct text mark = { 0 };
     text_clear(out);
     out->track = in->track;
+    out->max = in->max;
     text_cp(&mark, p->replacement, 0);
     struct str sign = buf_view(&mark.bytes);
     for (size_t i = 0; i < pieces->n; i++) {
         struct piece *piece = &pieces->at[i];
         size_t begin = out->bytes.len;
         struct str s = str_cut(buf_view(&in->bytes), piece->begin, piece->end);
-        bool marked = s.at[0] == ' ' || (s.len >= sign.len && !memcmp(s.at, sign.at, sign.len));
+        /* A piece may be empty where the text came to its bound. */
+        bool marked = !s.len || s.at[0] == ' '
+            || (s.len >= sign.len && !memcmp(s.at, sign.at, sign.len));
         uint32_t origin = text_origin(in, piece->begin);
         if (!marked && (p->prepend == PREPEND_ALWAYS || (p->prepend == PREPEND_FIRST && !origin)))
             text_put(out, sign.at, sign.len, origin);
@@ -295,10 +298,11 @@ static void prefix_space(struct job *job, struct pieces *pieces) {
     struct text *in = job->text, *out = &job->space->text;
     text_clear(out);
     out->track = in->track;
+    out->max = in->max;
     for (size_t i = 0; i < pieces->n; i++) {
         struct piece *piece = &pieces->at[i];
         size_t begin = out->bytes.len;
-        if (in->bytes.at[piece->begin] != ' ')
+        if (piece->begin < piece->end && in->bytes.at[piece->begin] != ' ')
             text_put(out, " ", 1, text_origin(in, piece->begin));
         text_copy(out, in, piece->begin, piece->end);
         *piece = (struct piece){ (uint32_t)begin, (uint32_t)out->bytes.len };
@@ -316,6 +320,7 @@ static void byte_level(struct job *job, struct pieces *pieces) {
     struct text *in = job->text, *out = &job->space->text;
     text_clear(out);
     out->track = in->track;
+    out->max = in->max;
     for (size_t i = 0; i < pieces->n; i++) {
         struct piece *piece = &pieces->at[i];
         size_t begin = out->bytes.len;

@@ -8,7 +8,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-enum { PATTERN_BYTES_MAX = 1 << 16, HEAP_KIB_MAX = 64 << 10, STEPS_MIN = 10000000 };
+enum { PATTERN_BYTES_MAX = 1 << 16, HEAP_KIB_MAX = 64 << 10, STEPS_MAX = 10000000,
+       STRETCH = 1 << 16, STRETCH_MIN = 1 << 10 };
 
 struct regex {
     pcre2_code *code;                /* NULL: a literal */
@@ -57,7 +58,7 @@ struct regex *regex_new(struct str pattern, struct err *err) {
     if (!re->limits)
         abort();
     pcre2_set_heap_limit(re->limits, HEAP_KIB_MAX);
-    pcre2_set_match_limit(re->limits, STEPS_MIN);
+    pcre2_set_match_limit(re->limits, STEPS_MAX);
     re->jit = pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE) == 0;
     return re;
 }
@@ -89,7 +90,7 @@ void regex_walk_close(struct regex_walk *w) {
 void regex_walk_text(struct regex_walk *w, struct str text) {
     w->text = text;
     w->at = w->last_end = 0;
-    w->any = false;
+    w->any = w->narrow = false;
 }
 
 static bool next_literal(struct regex_walk *w, size_t *begin, size_t *end) {
@@ -106,17 +107,49 @@ static bool next_literal(struct regex_walk *w, size_t *begin, size_t *end) {
 
 /* JIT code has a small stack of its own; what does not fit it is run by the interpreter, whose
  * frames are on the heap. */
-static int match_at(struct regex_walk *w) {
+static int match_to(struct regex_walk *w, size_t len) {
     const struct regex *re = w->regex;
     PCRE2_SPTR text = (PCRE2_SPTR)w->text.at;
     int rc = PCRE2_ERROR_JIT_STACKLIMIT;
     if (re->jit)
-        rc = pcre2_match(re->code, text, w->text.len, w->at, PCRE2_NO_UTF_CHECK, w->data,
+        rc = pcre2_match(re->code, text, len, w->at, PCRE2_NO_UTF_CHECK, w->data,
                          re->limits);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
-        rc = pcre2_match(re->code, text, w->text.len, w->at,
+        rc = pcre2_match(re->code, text, len, w->at,
                          PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, w->data, re->limits);
     return rc;
+}
+
+/* The end of a stretch of n bytes from where the walk is, between two characters. */
+static size_t stretch(const struct regex_walk *w, size_t n) {
+    if (w->text.len - w->at <= n)
+        return w->text.len;
+    size_t end = w->at + n;
+    while (((unsigned char)w->text.at[end] & 0xc0) == 0x80)
+        end--;
+    return end;
+}
+
+/* After a limit was met the walk goes on as if the text ended a stretch further on: one word that
+ * is too long for its regex then costs the words behind it nothing. */
+static int match_at(struct regex_walk *w) {
+    if (!w->narrow) {
+        int rc = match_to(w, w->text.len);
+        if (rc >= 0 || rc == PCRE2_ERROR_NOMATCH)
+            return rc;
+        w->narrow = true;
+    }
+    for (size_t n = STRETCH; n >= STRETCH_MIN;) {
+        size_t end = stretch(w, n);
+        int rc = match_to(w, end);
+        if (rc >= 0 || (rc == PCRE2_ERROR_NOMATCH && end == w->text.len))
+            return rc;
+        if (rc == PCRE2_ERROR_NOMATCH)
+            w->at = end;
+        else
+            n /= 8;
+    }
+    return PCRE2_ERROR_MATCHLIMIT;
 }
 
 bool regex_walk_next(struct regex_walk *w, size_t *begin, size_t *end) {

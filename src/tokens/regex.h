@@ -18,13 +18,15 @@ void regex_free(struct regex *);
 bool regex_rewrite(struct str pattern, struct buf *out, struct err *);
 
 /* A walk over the matches in a text: not overlapping, left to right, an empty match never
- * right after another match. The text is valid UTF-8 and stays where it is. A match that needs
- * more than the limits on steps and memory counts as no match. */
+ * right after another match. The text is valid UTF-8 and stays where it is. Where a match needs
+ * more than the limits on steps and memory, the rest of the text is matched in stretches of
+ * 64 KiB. */
 struct regex_walk {
     const struct regex *regex;
     struct str text;
     size_t at, last_end;
     bool any;
+    bool narrow;                     /* a limit was met in this text */
     void *data;
 };
 struct regex_walk regex_walk_open(const struct regex *);

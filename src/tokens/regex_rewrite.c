@@ -275,7 +275,19 @@ static bool group_or_char(struct rewrite *r, char c) {
     return true;
 }
 
+/* "\s+$" at the end, alone or as an alternative: in the middle of a run of white space it matches
+ * only where it did so from the run's begin. Said aloud, that saves a search through every run
+ * from each of its characters, which PCRE2's JIT avoids by itself, but not its interpreter. */
+static bool ends_blank(struct str pattern) {
+    struct str before = str_cut(pattern, 0, pattern.len - MIN(pattern.len, (size_t)4));
+    return str_ends(pattern, "\\s+$")
+        && (!before.len || (str_ends(before, "|") && !str_ends(before, "\\|")));
+}
+
 bool regex_rewrite(struct str pattern, struct buf *out, struct err *err) {
+    bool blank = ends_blank(pattern);
+    if (blank)
+        pattern.len -= 4;
     struct rewrite r = { .in = pattern, .out = out, .err = err };
     while (r.at < pattern.len) {
         char c = pattern.at[r.at];
@@ -294,5 +306,7 @@ bool regex_rewrite(struct str pattern, struct buf *out, struct err *err) {
         if (!done)
             return false;
     }
+    if (blank)
+        buf_str(out, r.n_open ? S("[" SPACE "]+$") : S("(?:\\G|(?<![" SPACE "]))[" SPACE "]+$"));
     return true;
 }

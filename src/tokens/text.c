@@ -5,7 +5,21 @@
 #include <string.h>
 #include "base/utf8.h"
 
+/* Offsets have 32 bits, one of which is a flag; GROWTH times is what a hostile chain of steps gets
+ * out of a text. */
+enum { BYTES_MAX = 1 << 29, GROWTH = 64, BYTES_MIN = 1 << 12 };
+
+size_t text_bound(size_t n) {
+    return n < (BYTES_MAX - BYTES_MIN) / GROWTH ? BYTES_MIN + n * GROWTH : BYTES_MAX;
+}
+
+static bool fits(const struct text *t, size_t n) {
+    return n <= (t->max ? t->max : BYTES_MAX) - t->bytes.len;
+}
+
 void text_put(struct text *t, const char *bytes, size_t n, uint32_t origin) {
+    if (!fits(t, n))
+        return;
     if (t->track) {
         if (t->bytes.len + n > t->origin_cap) {
             t->origin_cap = (t->bytes.len + n) * 2 + 64;
@@ -45,12 +59,14 @@ void text_cp(struct text *t, uint32_t cp, uint32_t origin) {
 void text_copy(struct text *t, const struct text *from, size_t begin, size_t end) {
     if (begin == end) return;                    /* an empty text has no address to add to */
     if (!t->track) {
+        if (!fits(t, end - begin))
+            return;
         buf_put(&t->bytes, from->bytes.at + begin, end - begin);
         return;
     }
     size_t old = t->bytes.len;
     text_put(t, from->bytes.at + begin, end - begin, 0);
-    if (from->track && end > begin)
+    if (from->track && t->bytes.len > old)
         memcpy(t->origin + old, from->origin + begin, (end - begin) * sizeof *t->origin);
 }
 

@@ -8,9 +8,13 @@
 struct text {
     struct buf bytes;
     uint32_t *origin;                /* [bytes.len] when track */
-    size_t origin_cap;
+    size_t origin_cap, max;          /* max: bytes it may have, what comes beyond is left out; 0:
+                                      * as many as offsets can count */
     bool track;
 };
+/* The max of a text that steps make of n bytes. Unicode's forms and charsmaps stay below 12 times,
+ * the other steps add a few bytes to a character. */
+size_t text_bound(size_t n);
 
 void text_put(struct text *, const char *bytes, size_t n, uint32_t origin);
 void text_cp(struct text *, uint32_t cp, uint32_t origin);

@@ -43,9 +43,10 @@ bool tokenizer_add(struct tokenizer *t, struct str text, unsigned flags, bool no
     if (id < 0) {
         /* The next one is counted from the model's tokens, even where ids leave gaps; a taken
          * number is passed over. */
-        uint64_t next = (uint64_t)t->vocab.count;
+        uint64_t next = MAX((uint64_t)t->vocab.count, t->next_id);
         while (vocab_flags(&t->vocab, (int)next) & VOCAB_HERE)
             next++;
+        t->next_id = next;
         const char *wrong = vocab_put(&t->vocab, text, next);
         if (wrong)
             return err_set(err, "added token \"%.*s\" %s", STR_ARG(text), wrong);
@@ -308,7 +309,7 @@ static void encode_part(struct encoding *e, size_t begin, size_t end) {
         return;
     /* Steps that write a new text write it for the pieces they are given only, so the segment is
      * kept whole beside it as long as parts of it are to come. */
-    struct text part = { .track = t->track };
+    struct text part = { .track = t->track, .max = text_bound(end - begin) };
     struct text *text = &part;
     text_copy(text, &e->text, begin, end);
     e->pieces.n = 0;
@@ -327,6 +328,7 @@ static void encode_segment(struct encoding *e, struct str segment, size_t offset
     e->plain = !allowed_at(e, offset, offset + segment.len);
     text_clear(&e->text);
     e->text.track = e->spare.track = t->track;
+    e->text.max = text_bound(segment.len);
     if (t->track)
         for (size_t i = 0; i < segment.len;) {
             uint32_t cp;

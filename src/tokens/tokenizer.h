@@ -14,6 +14,7 @@ struct tokenizer {
     struct vocab vocab;
     struct tok_model model;
     struct parts normalizers, presplits, decoders;
+    uint64_t next_id;                /* every id from the model's count to here is taken */
     struct added_set *raw, *normalized;              /* by where the tokens are looked for */
     int before[FRAME_MAX], after[FRAME_MAX];         /* what the post-processor puts around */
     int n_before, n_after;

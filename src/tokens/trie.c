@@ -1,9 +1,10 @@
 /* trie.c - building a trie. */
 #include "tokens/trie.h"
 #include <stdlib.h>
+#include "tokens/vocab.h"
 
 static struct trie_edge *edge_at(const struct trie *t, uint32_t key) {
-    size_t i = (size_t)(key * 0x9e3779b97f4a7c15u >> 32) & (t->n_slots - 1);
+    size_t i = (size_t)(key * t->factor >> 32) & (t->n_slots - 1);
     while (t->edge[i].child && t->edge[i].key != key) i = (i + 1) & (t->n_slots - 1);
     return &t->edge[i];
 }
@@ -32,9 +33,10 @@ bool trie_put(struct trie *t, struct str key, int value) {
     uint32_t node = TRIE_ROOT;
     if (!t->n_nodes) {
         new_node(t);
+        t->factor = vocab_seed() | 1;
         edges_grow(t);
     }
-    if (t->n_nodes + key.len > TRIE_NODES_MAX)
+    if (key.len > TRIE_KEY_MAX || t->n_nodes + key.len > TRIE_NODES_MAX)
         return false;
     for (size_t i = 0; i < key.len; i++) {
         uint32_t child = trie_step(t, node, (uint8_t)key.at[i]);

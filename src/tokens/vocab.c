@@ -10,7 +10,7 @@
 #include <xxhash.h>
 
 /* Two threads may both draw; the first to store wins, and all use that one. */
-static uint64_t seed(void) {
+uint64_t vocab_seed(void) {
     static _Atomic uint64_t chosen;
     uint64_t now = atomic_load(&chosen);
     if (now)
@@ -23,7 +23,7 @@ static uint64_t seed(void) {
 }
 
 uint32_t vocab_hash(struct str text) {
-    uint64_t h = XXH3_64bits_withSeed(text.at, text.len, seed());
+    uint64_t h = XXH3_64bits_withSeed(text.at, text.len, vocab_seed());
     return (uint32_t)(h ^ h >> 32);
 }
 

@@ -38,6 +38,7 @@ int vocab_find(const struct vocab *, struct str text);            /* -1: none */
 /* vocab_find in steps, for whoever has many to find: each but the last only asks memory for what
  * the next will read, so that several searches wait at once. */
 uint32_t vocab_hash(struct str text);
+uint64_t vocab_seed(void);           /* drawn once per process; for hash tables of what files say */
 void vocab_ask_slot(const struct vocab *, uint32_t hash);
 void vocab_ask_entry(const struct vocab *, uint32_t hash);
 void vocab_ask_text(const struct vocab *, uint32_t hash);

@@ -32,7 +32,7 @@ static bool ready(struct tok_model *m, struct err *err) {
     for (int id = 0; id < m->vocab->n; id++)
         if ((vocab_flags(m->vocab, id) & VOCAB_HERE)
             && !trie_put(&t->trie, vocab_text(m->vocab, id), id))
-            return err_set(err, "the vocabulary is too large");
+            return err_set(err, "the token of id %d is too long, or the vocabulary too large", id);
     t->can_go_on = true;
     for (size_t i = 0; t->can_go_on && i < m->prefix.len; i++) {
         t->inside = trie_step(&t->trie, t->inside, (uint8_t)m->prefix.at[i]);

@@ -116,10 +116,63 @@ static void test_limit(void **state) {
     buf_free(&text);
 }
 
+/* A word too long for the limits is cut, and those behind it are found as if it were not there. */
+static void test_behind_long(void **state) {
+    struct buf text = { 0 };
+    struct err err = { 0 };
+    size_t begin, end, done = 0, n_x = 0, longest = 0;
+    (void)state;
+    while (text.len < 1 << 20) buf_str(&text, S("ab"));
+    buf_str(&text, S("xx abab x"));
+    struct regex *re = regex_new(S("(?:a|b)+c?|x"), &err);
+    assert_non_null(re);
+    struct regex_walk walk = regex_walk_open(re);
+    regex_walk_text(&walk, buf_view(&text));
+    while (regex_walk_next(&walk, &begin, &end)) {
+        assert_true(begin == done || text.at[done] == ' ');
+        n_x += end - begin == 1;
+        longest = MAX(longest, end - begin);
+        done = end;
+    }
+    assert_int_equal(done, text.len);
+    assert_int_equal(n_x, 3);
+    assert_in_range(longest, 1 << 10, (1 << 20) - 1);
+    regex_walk_close(&walk);
+    regex_free(re);
+    buf_free(&text);
+}
+
+/* White space at the end of a line: in a run of it, what a search finds behind a match or from its
+ * begin, in linear time also without a JIT. */
+static void test_blank_end(void **state) {
+    static const struct { const char *regex, *text; size_t found[4]; } cases[] = {
+        { "\\s+$", "a  b  ", { 4, 6 } }, { "\\s+$", "   \n  x", { 0, 3 } },
+        { "a\\s|\\s+$", "a   ", { 0, 2, 2, 4 } }, { "\\s+$", "  x", { 0 } },
+        { "x|\\s+$", "x \n", { 0, 1, 1, 3 } }, { "(?:x|\\s+$)", "x \n", { 0, 1, 1, 3 } },
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct err err = { 0 };
+        struct regex *re = regex_new(str_of(cases[i].regex), &err);
+        assert_non_null(re);
+        struct regex_walk walk = regex_walk_open(re);
+        size_t begin, end, n = 0;
+        regex_walk_text(&walk, str_of(cases[i].text));
+        for (; n < 4 && regex_walk_next(&walk, &begin, &end); n += 2) {
+            assert_int_equal(begin, cases[i].found[n]);
+            assert_int_equal(end, cases[i].found[n + 1]);
+        }
+        assert_true(n == 4 || !cases[i].found[n + 1]);
+        regex_walk_close(&walk);
+        regex_free(re);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_matches), cmocka_unit_test(test_refused),
         cmocka_unit_test(test_literal), cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_behind_long), cmocka_unit_test(test_blank_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
