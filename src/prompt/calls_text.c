@@ -30,11 +30,25 @@ static enum reading begin_call(struct reader *r, enum dialect dialect) {
     return READ_DONE;
 }
 
+/* "0" or "call00003": where ids of a dialog looked so, the model makes more of that kind. */
+static bool bare_id(struct str id) {
+    static const char call[] = "call";
+    if (str_starts(id, call)) id = str_from(id, strlen(call));
+    for (size_t i = 0; i < id.len; i++)
+        if (id.at[i] < '0' || id.at[i] > '9') return false;
+    return id.len > 0;
+}
+
 /* "name:0" and "functions.name:0" without the number; "functionsname0", which is also said, is
- * only understood where there is such a tool. */
+ * only understood where there is such a tool, and an id alone where there is but one. */
 static struct str name_in_id(struct reader *r, struct str id) {
     static const char prefix[] = "functions";
     size_t end = id.len;
+    struct str only = schema_only(r->tools);
+    if (only.len && bare_id(id) && !str_eq(id, only)) {
+        reader_id(r, id);
+        return only;
+    }
     while (end && id.at[end - 1] >= '0' && id.at[end - 1] <= '9') end--;
     if (end == id.len || !end) return id;
     struct str name = str_cut(id, 0, id.at[end - 1] == ':' ? end - 1 : end);

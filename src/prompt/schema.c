@@ -30,6 +30,17 @@ struct json_object *schema_tool(struct json_object *tools, struct str name) {
     return NULL;
 }
 
+struct str schema_only(struct json_object *tools) {
+    struct str none = { 0 };
+    if (!json_object_is_type(tools, json_type_array) || json_object_array_length(tools) != 1)
+        return none;
+    struct json_object *tool = json_object_array_get_idx(tools, 0);
+    struct json_object *function = member(tool, "function");
+    struct json_object *name = member(function ? function : tool, "name");
+    if (!json_object_is_type(name, json_type_string)) return none;
+    return (struct str){ json_object_get_string(name), (size_t)json_object_get_string_len(name) };
+}
+
 static void add_type(struct types *t, struct json_object *name) {
     const char *s = json_object_is_type(name, json_type_string) ? json_object_get_string(name) : "";
     if (!strcmp(s, "string") || !strcmp(s, "str")) t->string = true;

@@ -8,6 +8,8 @@ struct types { bool known, string, number, boolean, array, object, null; };
 
 /* The tool's "function" member, or the tool itself where it is flat; NULL: there is none. */
 struct json_object *schema_tool(struct json_object *tools, struct str name);
+/* The name of the only tool; empty: there is none, or there are several. */
+struct str schema_only(struct json_object *tools);
 /* Of one parameter; not `known` where tool, parameter or type are not found. */
 struct types schema_types(struct json_object *tools, struct str tool, struct str parameter);
 /* Whether the text is a string whatever it looks like. */
