@@ -232,15 +232,16 @@ static void begin(struct exchange *x, const char *method, const char *version) {
     take_request_id(x);
     x->method = METHOD_GET;
     if (!method_of(method, &x->method)) {
-        check_request(x, version);     /* a stranger without a key hears of that first */
+        check_request(x, method, version);     /* a stranger without a key hears of that first */
         if (!in->refused.status || in->refused.status == 415) {
             in->refused = (struct fault){ 0 };
             fault_set(&in->refused, 405, NULL, "this method is not known here");
         }
     } else {
-        check_request(x, version);
+        check_request(x, method, version);
     }
-    in->last = ++in->conn->n_requests >= REQUESTS_PER_CONNECTION;
+    /* After a head that is not understood nobody knows where the next one begins. */
+    in->last = ++in->conn->n_requests >= REQUESTS_PER_CONNECTION || in->refused.status == 400;
     expect_more(in->conn, x->server->options.body_s, true);
 }
 

@@ -67,6 +67,7 @@ void exchange_tick(struct exchange *, double now_s);
 void exchange_probe(struct exchange *);
 
 /* Headers, before the body is read: false and x->inside->refused, or true. */
-bool check_request(struct exchange *, const char *version);
+/* The texts are libmicrohttpd's own, inside of the head that it read. */
+bool check_request(struct exchange *, const char *method, const char *version);
 const struct route *route_find(const struct server *, struct str path);
 const char *method_name(enum method);
