@@ -266,8 +266,13 @@ def expect(text):
 
 
 # What differs on purpose: texts that tell of Python's insides, and integers beyond 64 bits.
-INSIDES = re.compile(r" at 0x|generate_lorem|l1o1r1e1m|s1a1f1e1_1r1a|<built-in|<function|<bound method|<class '|<LoopContext|<Macro|<generator|<jinja2|&lt;|<Cycler|b'|b\"|TemplateReference", re.I)
+INSIDES = re.compile(r" at 0x|generate_lorem|<built-in|<function|<bound method|<class '|<LoopContext|<Macro|<generator|<jinja2|&lt;|<Cycler|b'|b\"|TemplateReference", re.I)
 OURS_ONLY = ("beyond 64 bits", "is not supported", "not a real number", "pprint of more", "a power beyond", "has no 64-bit", "float has no")
+
+
+def tells_insides(text):
+    """Also where replace('', 1) has put a 1 between all letters."""
+    return INSIDES.search(text) or INSIDES.search(text.replace("1", ""))
 
 
 class Ours:
@@ -294,7 +299,7 @@ def random_templates(n, seed, show):
         if i % 10 == 9:
             text = mutated(draw, text)
         want, why = expect(text)
-        if want is None and why is None or want is not None and INSIDES.search(want) or not text:
+        if want is None and why is None or want is not None and tells_insides(want) or not text:
             skipped += 1
             continue
         have, error = ours.ask({"t": text, "vars": VARS, "messages": VARS["messages"]})

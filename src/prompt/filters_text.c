@@ -107,7 +107,7 @@ BUILTIN(filter_indent) {
         /* A break at the very end opens one more, empty line. */
         if (next == end) break;
     }
-    return v_text(built(&b));
+    return vm_markup(vm, v_text(built(&b)), t->markup);
 }
 
 BUILTIN(filter_truncate) {
@@ -163,6 +163,51 @@ BUILTIN(filter_safe) {
 }
 
 /* Without comments and tags, and every run of white space as one blank. */
+/* The character of an entity at `i`, and in *n its bytes; 0: there is none. Of the names only those
+ * that escaping makes. */
+static uint32_t entity(struct str s, size_t i, size_t *n) {
+    static const struct { const char *name; char is; } names[] = {
+        { "&lt", '<' }, { "&gt", '>' }, { "&amp", '&' }, { "&quot", '"' }, { "&apos;", '\'' },
+    };
+    enum { DIGITS_MAX = 8 };
+    struct str at = str_from(s, i);
+    for (size_t k = 0; k < COUNT(names); k++) {
+        *n = strlen(names[k].name);
+        if (!str_starts(at, names[k].name)) continue;
+        *n += *n < at.len && at.at[*n] == ';';
+        return (uint32_t)names[k].is;
+    }
+    if (!str_starts(at, "&#")) return 0;
+    bool hex = at.len > 2 && (at.at[2] | 0x20) == 'x';
+    uint32_t cp = 0;
+    size_t first = hex ? 3 : 2, end = first;
+    for (; end < at.len && end - first < DIGITS_MAX; end++) {
+        char c = at.at[end], low = (char)(c | 0x20);
+        bool digit = c >= '0' && c <= '9';
+        if (!digit && !(hex && low >= 'a' && low <= 'f')) break;
+        cp = cp * (hex ? 16 : 10) + (uint32_t)(digit ? c - '0' : low - 'a' + 10);
+    }
+    *n = end + (end < at.len && at.at[end] == ';');
+    if (end == first) return 0;
+    return !cp || cp > 0x10FFFF || (cp >= 0xD800 && cp < 0xE000) ? 0xFFFD : cp;
+}
+
+static struct text *unescaped(struct vm *vm, struct text *t) {
+    struct builder b = { .box = &vm->box };
+    struct str s = text_str(t);
+    for (size_t i = 0, n; i < s.len; i += n) {
+        uint32_t cp = s.at[i] == '&' ? entity(s, i, &n) : 0;
+        if (cp) {
+            put_point(&b, cp, text_input_at(t, i));
+            continue;
+        }
+        const char *next = memchr(s.at + i + 1, '&', s.len - i - 1);
+        n = next ? (size_t)(next - s.at) - i : s.len - i;
+        put_cut(&b, t, i, i + n);
+    }
+    return built(&b);
+}
+
 BUILTIN(filter_striptags) {
     struct text *t = soft(vm, self);
     struct str s = text_str(t);
@@ -186,7 +231,7 @@ BUILTIN(filter_striptags) {
         space = false;
         put_cut(&b, t, i, i + n);
     }
-    return v_text(built(&b));
+    return v_text(unescaped(vm, built(&b)));
 }
 
 static void put_url(struct builder *b, const struct text *t, bool query) {
