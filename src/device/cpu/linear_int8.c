@@ -38,25 +38,54 @@ bool cpu_int8_applies(const struct cpu_job *j) {
         && INT8_ROWS * row_bytes(j) + 3 * 64 <= (int64_t)j->scratch->bytes;
 }
 
+/* Tiles are as equal as can be: 8 rows are two of 4, for a tile of 2 waits for its own sums. */
+static int64_t n_tiles(const struct int8_job *o) {
+    return (o->n_rows + INT8_ROWS - 1) / INT8_ROWS;
+}
+
+static int64_t tile_begin(const struct int8_job *o, int64_t tile) {
+    return tile * o->n_rows / n_tiles(o);
+}
+
 static struct cpu_int8_tile tile_at(const struct int8_job *o, int64_t tile) {
-    const int64_t begin = tile * INT8_ROWS;
+    const int64_t begin = tile_begin(o, tile);
     return (struct cpu_int8_tile){
         .q = o->q + begin * o->stride,
         .scale = o->scale + begin * o->groups,
         .sum = o->sum + begin * o->groups,
-        .rows = (int)MIN(INT8_ROWS, o->n_rows - begin),
+        .rows = (int)(tile_begin(o, tile + 1) - begin),
         .stride = o->flat ? o->stride : 0,
     };
 }
 
-static void quantize_rows(void *to, int64_t begin, int64_t end) {
+static void quantize_tiles(void *to, int64_t begin, int64_t end) {
     const struct int8_job *o = to;
     const struct cpu_matrix *w = &o->job->w;
-    for (int64_t r = begin; r < end; r++) {
-        struct cpu_int8_tile t = tile_at(o, r / INT8_ROWS);
-        o->kernels->quantize(&t, (int)(r % INT8_ROWS), cpu_job_x(o->job, 0, o->row + r),
-                             o->job->cols, w->group, w->bits);
+    for (int64_t i = begin; i < end; i++) {
+        const struct cpu_int8_tile t = tile_at(o, i);
+        for (int r = 0; r < t.rows; r++)
+            o->kernels->quantize(&t, r, cpu_job_x(o->job, 0, o->row + tile_begin(o, i) + r),
+                                 o->job->cols, w->group, w->bits);
     }
+}
+
+/* The bytes that are woven after columns [begin, begin + n) of a block, for the kernel to ask for
+ * while it multiplies. Beyond the last block there may be nothing, which does no harm. */
+static void look_ahead(const struct int8_job *o, struct cpu_woven *woven, int64_t out,
+                       int64_t begin, int n) {
+    const struct cpu_matrix *w = &o->job->w;
+    begin += n;
+    if (begin >= o->job->cols)
+        out += BLOCK, begin = 0;
+    n = out < o->job->end ? (int)MIN(INT8_COLS, o->job->cols - begin) : 0;
+    const int lines = (n / 8 * w->bits + 63) / 64;
+    woven->ahead = (uintptr_t)w->at + (uintptr_t)(out * w->row_bytes + begin / 8 * w->bits);
+    woven->ahead_stride = (uintptr_t)w->row_bytes;
+    woven->ahead_lines = lines;
+    woven->ahead_row = 0;
+    woven->ahead_line = 0;
+    woven->ahead_rows = (int)MIN(BLOCK, MAX(0, o->job->end - out));
+    woven->ahead_pace = (int)((lines * BLOCK * w->group) / (MAX(n, 1) * n_tiles(o)) + 1);
 }
 
 /* One block of w times all rows of this run. */
@@ -68,11 +97,13 @@ static void run_block(const struct int8_job *o, struct cpu_woven *woven, int64_t
         for (int p = 0; p * INT8_PANEL < outs; p++)
             o->kernels->weave(woven, p, w, out + p * INT8_PANEL,
                               MIN(INT8_PANEL, outs - p * INT8_PANEL), begin, n);
-        for (int64_t r = 0; r < o->n_rows; r += INT8_ROWS) {
-            struct cpu_int8_tile t = tile_at(o, r / INT8_ROWS);
+        look_ahead(o, woven, out, begin, n);
+        for (int64_t i = 0; i < n_tiles(o); i++) {
+            struct cpu_int8_tile t = tile_at(o, i);
+            const int64_t r = tile_begin(o, i);
             float *y[INT8_ROWS];
-            for (int i = 0; i < t.rows; i++)
-                y[i] = cpu_job_y(j, 0, o->row + r + i) + (out - j->begin);
+            for (int k = 0; k < t.rows; k++)
+                y[k] = cpu_job_y(j, 0, o->row + r + k) + (out - j->begin);
             t.q += begin * t.rows;
             t.scale += begin / w->group * t.rows;
             t.sum += begin / w->group * t.rows;
@@ -125,9 +156,9 @@ void cpu_int8_run(struct pool *pool, const struct cpu_job *j) {
         const int64_t grain = MAX(1, PIECE_BYTES / MAX(1, block_bytes));
         /* A row or two are rounded sooner than another thread hears of it. */
         if (!pool || o.n_rows <= 2)
-            quantize_rows(&o, 0, o.n_rows);
+            quantize_tiles(&o, 0, n_tiles(&o));
         else
-            pool_run(pool, o.n_rows, INT8_ROWS, quantize_rows, &o);
+            pool_run(pool, n_tiles(&o), 1, quantize_tiles, &o);
         if (pool)
             pool_run(pool, blocks, grain, run_blocks, &o);
         else

@@ -31,6 +31,10 @@ struct cpu_woven {
     _Alignas(64) unsigned char q[INT8_PANELS][INT8_COLS * INT8_PANEL];
     _Alignas(64) float scale[INT8_PANELS][INT8_GROUPS][INT8_PANEL];
     _Alignas(64) float bias[INT8_PANELS][INT8_GROUPS][INT8_PANEL];
+    /* What will be woven next: `multiply` may ask the memory for `pace` lines of it a group, and
+     * so keeps it busy. An address, never read: it may lie behind the last row. */
+    uintptr_t ahead, ahead_stride;
+    int ahead_rows, ahead_lines, ahead_row, ahead_line, ahead_pace;
 };
 
 /* A tile of 1 to INT8_ROWS rows of x, woven as well: q is [cols / 4][rows][4], for weights of
@@ -56,7 +60,7 @@ struct cpu_int8_kernels {
     void (*weave)(struct cpu_woven *, int panel, const struct cpu_matrix *, int64_t row, int outs,
                   int64_t begin, int n);
     /* y[r][0..outs) = the products, or += them when `more`. `tile` begins at the same column. */
-    void (*multiply)(float *const *y, const struct cpu_woven *, const struct cpu_int8_tile *,
+    void (*multiply)(float *const *y, struct cpu_woven *, const struct cpu_int8_tile *,
                      int n, int group, int bits, int outs, bool more);
     /* y[r][0..outs) = rows [row, row + outs) of a matrix times the rows of a flat tile. NULL: not
      * offered. */

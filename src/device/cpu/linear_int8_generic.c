@@ -99,7 +99,7 @@ static int group_sum(const unsigned char *w, int o, const struct cpu_int8_tile *
     return sum;
 }
 
-static void multiply(float *const *y, const struct cpu_woven *w, const struct cpu_int8_tile *t,
+static void multiply(float *const *y, struct cpu_woven *w, const struct cpu_int8_tile *t,
                      int n, int group, int bits, int outs, bool more) {
     for (int r = 0; r < t->rows; r++) {
         for (int i = 0; i < outs; i++) {
