@@ -50,6 +50,11 @@ static const struct row { const char *id, *body, *says; } rows[] = {
       "\"vocab\":{\"a\":0,\"b\":1,\"ab\":2}}", NULL },
     { "TK-03 type, then merges", "\"model\":{\"type\":\"BPE\",\"merges\":[\"a b\"],"
       "\"vocab\":{\"a\":0,\"b\":1,\"ab\":2}}", NULL },
+    /* Each merge makes of two symbols one, whatever it makes: no circle goes on for ever. */
+    { "TK-04 to itself", "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"\":1},"
+      "\"merges\":[[\"a\",\"\"],[\"\",\"a\"]]}", NULL },
+    { "TK-04 of itself", "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"aa\":1,\"aaaa\":2},"
+      "\"merges\":[[\"aa\",\"aa\"],[\"a\",\"a\"],[\"aa\",\"aa\"]]}", NULL },
     { "dropout", "\"model\":{\"type\":\"BPE\",\"dropout\":0.1,\"vocab\":{\"a\":0},\"merges\":[]}",
       "dropout" },
     { "two models", BPE "," BPE, "two models" },
@@ -198,7 +203,7 @@ static void test_cut(void **state) {
     free(cut);
 }
 
-/* a becomes aa, 40 times over. */
+/* TK-10: a becomes aa, 40 times over. */
 static void test_growth(void **state) {
     (void)state;
     struct buf b = { 0 };
@@ -214,6 +219,7 @@ static void test_growth(void **state) {
     buf_free(&b);
 }
 
+/* TK-14: special tokens that the vocabulary has not, among others. */
 static void test_config(void **state) {
     static const struct { const char *text, *says; int bos, eos, n; } configs[] = {
         { "{}", NULL, -1, -1, 1 },
@@ -271,6 +277,7 @@ static void test_special_map(void **state) {
     drop_file("special_tokens_map.json");
 }
 
+/* TK-01 */
 static void test_missing(void **state) {
     struct err err = { 0 };
     (void)state;

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 #include <cmocka.h>
+#include "tokens/normalize.h"
 #include "tokens/tokens.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -77,6 +78,12 @@ static const struct row rows[] = {
       1000000, NULL, "a<999999><7>", 3, 3, 14 },
     { "TK-05 two million", "{" PLAIN ",\"added_tokens\":[", "{\"id\":0,\"content\":\"<%d>\"}", ",",
       "]}", 2000000, "more than 1048576 added tokens", NULL, 0, 0, 0 },
+    { "TK-09 a regex of 1 MiB", "{" PLAIN ",\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":"
+      "\"Isolated\",\"pattern\":{\"Regex\":\"", "a?", "", "\"}}}", 1 << 19, "more than 65536",
+      NULL, 0, 0, 0 },
+    { "TK-09 repeats of repeats", "{" PLAIN ",\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":"
+      "\"Isolated\",\"pattern\":{\"Regex\":\"(((a{99}){99}){99}", "){99}(((a)", "", ")))\"}}}", 1,
+      "not supported", NULL, 0, 0, 0 },
     { "TK-10 40 times as long", "{" PLAIN ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":"
       "[", "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aa\"}", ",", "]}}",
       40, "too long", NULL, 0, 0, 0 },
@@ -225,6 +232,30 @@ static void stripped_white_space(void **state) {
     tok_close(t);
 }
 
+/* TK-13: a trie in which the letter a leads back to where it came from. A search that followed it
+ * would go through all of the text from each of its places. */
+static void charsmap_with_a_circle(void **state) {
+    (void)state;
+    enum { UNITS = 'a' + 1 };
+    struct err err = { 0 };
+    struct buf map = { 0 }, text = { 0 };
+    for (uint32_t i = 0; i <= UNITS; i++) {
+        uint32_t word = i == 0 ? UNITS * 4 : i - 1 == 'a' ? (uint32_t)'a' << 10 | 'a' : 0;
+        for (int k = 0; k < 32; k += 8) buf_char(&map, (char)(word >> k));
+    }
+    buf_str(&map, S("x"));
+    struct charsmap *m = charsmap_from(buf_view(&map), &err);
+    if (!m) fail_msg("%s", err.text);
+    for (int i = 0; i < 1 << 20; i++) buf_char(&text, 'a');
+    for (size_t i = 0; i < text.len; i += SANITIZED ? 16 : 1) {
+        struct str to;
+        assert_int_equal(charsmap_longest(m, str_from(buf_view(&text), i), &to), 0);
+    }
+    charsmap_free(m);
+    buf_free(&map);
+    buf_free(&text);
+}
+
 /* TK-19: a million ids, none or some of which the vocabulary has, in one go and one by one. */
 static void a_million_ids(void **state) {
     (void)state;
@@ -256,7 +287,8 @@ static void a_million_ids(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(large_files), cmocka_unit_test(long_texts_for_all),
-        cmocka_unit_test(stripped_white_space), cmocka_unit_test(a_million_ids),
+        cmocka_unit_test(stripped_white_space), cmocka_unit_test(charsmap_with_a_circle),
+        cmocka_unit_test(a_million_ids),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

@@ -98,7 +98,7 @@ static void test_literal(void **state) {
     regex_free(re);
 }
 
-/* Steps are bounded: what needs more is no match, and the walk ends. */
+/* TK-09. Steps are bounded: what needs more is no match, and the walk ends. */
 static void test_limit(void **state) {
     struct buf text = { 0 };
     struct err err = { 0 };
@@ -116,7 +116,7 @@ static void test_limit(void **state) {
     buf_free(&text);
 }
 
-/* A word too long for the limits is cut, and those behind it are found as if it were not there. */
+/* TK-09. A word too long for the limits is cut, and those behind it are found as if it were not there. */
 static void test_behind_long(void **state) {
     struct buf text = { 0 };
     struct err err = { 0 };
