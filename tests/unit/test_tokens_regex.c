@@ -116,7 +116,8 @@ static void test_limit(void **state) {
     buf_free(&text);
 }
 
-/* TK-09. A word too long for the limits is cut, and those behind it are found as if it were not there. */
+/* TK-09. A word too long for the limits is cut, and those behind it are found as if it were not
+ * there. */
 static void test_behind_long(void **state) {
     struct buf text = { 0 };
     struct err err = { 0 };
