@@ -1,7 +1,8 @@
 /* What a model says, taken apart: a folder of tests/prompt/said for each way of marking, with a
  * file for each case. Every case is cut in two at every byte, short ones at every pair of bytes,
  * and gives the same events; and so does every beginning of it, of which nothing may be lost. All
- * of it twice: with letters deciding on marks, and with a vocabulary that has them as tokens. */
+ * of it twice: with letters deciding on marks, and with a vocabulary that has them as tokens. A
+ * call is [name, arguments] and, where the model has given one, its id. */
 #include "../maker.h"
 #include "heard.h"
 #include "base/utf8.h"
