@@ -15,8 +15,16 @@
 
 enum { OUT_MAX = 1 << 20, OUT_KEEP = 16 << 10, STREAM_BLOCK = 4096, EAGER = 3 };
 
-struct exchange *exchange_new(struct conn *conn, struct MHD_Connection *connection) {
+void request_id_new(char *text, size_t size) {
     static _Atomic uint64_t counter;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t n = atomic_fetch_add(&counter, 1);
+    snprintf(text, size, "req_%08llx%05lx%06llx", (unsigned long long)now.tv_sec,
+             (unsigned long)now.tv_nsec >> 10, (unsigned long long)(n & 0xffffff));
+}
+
+struct exchange *exchange_new(struct conn *conn, struct MHD_Connection *connection) {
     struct exchange *x = mem_new(sizeof *x);
     struct inside *in = x->inside = mem_new(sizeof *in);
     const char *query = strchr(conn->uri, '?');
@@ -27,12 +35,7 @@ struct exchange *exchange_new(struct conn *conn, struct MHD_Connection *connecti
     x->query = str_of(query ? uri + path_len + 1 : "");
     x->begun_s = clock_s();
     x->body.max = conn->server->options.body_max;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    uint64_t n = atomic_fetch_add(&counter, 1);
-    snprintf(x->request_id, sizeof x->request_id, "req_%08llx%05lx%06llx",
-             (unsigned long long)now.tv_sec, (unsigned long)now.tv_nsec >> 10,
-             (unsigned long long)(n & 0xffffff));
+    request_id_new(x->request_id, sizeof x->request_id);
     in->conn = conn;
     in->connection = connection;
     in->refs = 1;

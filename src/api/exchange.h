@@ -77,6 +77,9 @@ struct exchange {
     const char *finish;              /* a literal */
 };
 
+/* An id for a request that brings none: "req_" and hexadecimal digits, each time another. */
+void request_id_new(char *text, size_t size);
+
 struct exchange *exchange_hold(struct exchange *);        /* one more reference */
 void exchange_release(struct exchange *);
 

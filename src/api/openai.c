@@ -18,6 +18,7 @@ const char *openai_type(int status) {
     case 413: return "request_too_large";
     case 429: return "rate_limit_error";
     case 501: return "not_supported_error";
+    case 505: return "invalid_request_error";
     case 503: return "unavailable_error";
     default:  return status >= 500 ? "server_error" : "invalid_request_error";
     }
