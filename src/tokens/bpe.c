@@ -13,7 +13,7 @@
 #include "tokens/text.h"
 
 enum { SCAN_MAX = 32, MERGES_MAX = 1 << 23, CACHE_SLOTS = 1 << 12, CACHE_WORD_MAX = 64,
-       CACHE_IDS_MAX = 15, FAST_CPS = 0x180, PAIR_BYTES_MAX = 1 << 9 };
+       CACHE_IDS_MAX = 15, FAST_CPS = 0x180, PAIR_BYTES_MAX = 1 << 9, CACHE_FROM = 32 };
 
 static const uint32_t NO_RANK = UINT32_MAX;
 
@@ -48,7 +48,8 @@ struct space {
     size_t cap, n;
     uint64_t *heap;                  /* rank << 32 | position */
     size_t heap_n, heap_cap;
-    struct cached *cache;            /* [CACHE_SLOTS] */
+    struct cached *cache;            /* [CACHE_SLOTS]; NULL while there were few words */
+    int n_words;
     struct buf text;
     const struct vocab *plain;       /* its commands are not made; NULL: they are */
 };
@@ -533,7 +534,7 @@ static void encode(const struct tok_model *m, void *space, struct str word, bool
     struct cached *hit = NULL;
     uint64_t hash = 0;
     s->plain = plain ? m->vocab : NULL;
-    if (word.len <= CACHE_WORD_MAX && !plain) {
+    if (word.len <= CACHE_WORD_MAX && !plain && s->n_words++ >= CACHE_FROM) {
         if (!s->cache)
             s->cache = mem_array(CACHE_SLOTS, sizeof *s->cache);
         hash = XXH3_64bits(word.at, word.len) | 1;
