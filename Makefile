@@ -66,8 +66,8 @@ NVCCFLAGS := -std=c++17 -O3 -lineinfo -Isrc -Xcompiler -fPIC,-Wall \
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all tools tests test tsan bench bench-serve diff-tokens diff-templates tidy fuzz fuzz-short \
-        fuzz-programs install uninstall docs clean help always
+.PHONY: all tools tests test tsan bench bench-serve bench-peers bench-report diff-tokens \
+        diff-templates tidy fuzz fuzz-short fuzz-programs install uninstall docs clean help always
 all: $(LIB) $(BIN) $(BIN:%=%-server) $(CUDA_SO) tools ## build the program (build/mlxcel) and the tools
 
 # An instruction set is a file: it alone is compiled for it, and runs only where the CPU has it.
@@ -147,6 +147,15 @@ bench: all ## measure with checkpoints of recipe weights; writes bench/RESULTS.m
 
 bench-serve: all ## measure the server beside bench; writes bench/SERVE.md (BENCH_QUICK=1: a rehearsal)
 	bench/serve
+
+bench-peers: all ## beside a llama-bench: PEER=path of it (needs pip's gguf); writes bench/PEERS.md
+	@test -n "$(PEER)" || { echo 'bench-peers: PEER=path of a llama-bench' >&2; exit 2; }
+	python3 tools/bench_peers.py $(PEER) $(PEER_OPTIONS)
+
+bench-report: all ## time of a token over context, batch and threads; writes bench/report
+	test -f build/bench/1b-4bit/config.json || \
+	    $(BUILD)/tools/synth --shape llama-1b --bits 4 --group 64 -o build/bench/1b-4bit
+	python3 tools/bench_report.py build/bench/1b-4bit $(REPORT_OPTIONS)
 
 diff-tokens: tools ## compare tokenizers with the package on random strings (needs pip's tokenizers)
 	python3 tools/diff_tokens.py
