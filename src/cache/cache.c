@@ -196,6 +196,10 @@ void cache_bind(struct cache *c, struct cache_seq *const *seq, int n_seqs) {
     c->dev->op->copy_in(c->dev, c->slots, c->stage, (size_t)n_seqs * sizeof(int));
 }
 
+int cache_width(const struct cache *c) {
+    return c->stride;
+}
+
 struct kv_view cache_kv(const struct cache *c, int layer) {
     assert(layer >= 0 && layer < c->n_layers && c->layer[layer].group >= 0);
     const struct plan_layer *l = &c->layer[layer];

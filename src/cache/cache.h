@@ -69,6 +69,8 @@ bool cache_fits(const struct cache *, struct cache_seq *const *seq, const int *l
 
 /* Makes the views below describe these sequences, in this order, until the next call. */
 void cache_bind(struct cache *, struct cache_seq *const *seq, int n_seqs);
+/* Pages that the bound tables have room for: kv_view.pages_max of all layers. */
+int cache_width(const struct cache *);
 struct kv_view    cache_kv(const struct cache *, int layer);
 struct state_view cache_state(const struct cache *, int layer);
 

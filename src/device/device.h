@@ -141,6 +141,12 @@ struct device_ops {
     /* Inside the device. */
     void (*move)(struct device *, void *to, const void *from, size_t bytes);
     bool (*sync)(struct device *, struct err *);
+    /* Optional, both or none: for devices on which starting an op is dear. replay: true: the ops
+     * that were kept under this key are started again, with what they were given then. False: the
+     * caller gives them, and `record_end` closes their list, which may be kept. The key holds all
+     * that decides which ops there are and what they are given; free forgets every list. */
+    bool (*replay)(struct device *, const void *key, size_t bytes);
+    void (*record_end)(struct device *);
 
     /* dense */
     /* y[r] = table[ids[r]] * scale; also gathers rows. ids I32 [rows]. */

@@ -110,6 +110,30 @@ static struct batch moved(struct model *m, const struct batch *from) {
     return b;
 }
 
+/* All that decides which ops a step of decoding has, and which addresses and counts they get. */
+struct step_key {
+    const struct model *m;
+    const struct cache *cache;
+    int rows, logits, width, variants;
+};
+
+enum { REPLAY_ROWS_MAX = 64 };
+
+/* Steps of decoding are short and alike: a device may start one as a whole. */
+static void run_step(struct model *m, struct pass *p, const struct batch *b,
+                     const struct probe *probe) {
+    const struct device_ops *op = m->dev->op;
+    bool alike = op->replay && p->cache && !probe && b->n_rows == b->rows.n_seqs &&
+                 b->n_rows <= REPLAY_ROWS_MAX;
+    if (alike) {
+        const struct step_key key = { m, p->cache, b->n_rows, b->n_logits, cache_width(p->cache),
+                                      b->variant != NULL };
+        if (op->replay(m->dev, &key, sizeof key)) return;
+    }
+    run_pass(m, p, b, probe);
+    if (alike) op->record_end(m->dev);
+}
+
 float *model_run(struct model *m, struct cache *cache, const struct batch *batch,
                  const struct probe *probe, struct err *err) {
     struct batch there = moved(m, batch), *b = &there;
@@ -118,7 +142,7 @@ float *model_run(struct model *m, struct cache *cache, const struct batch *batch
         .rows = b->rows, .variant = b->variant,
     };
     m->scratch.used_bytes = 0;
-    run_pass(m, &p, b, probe);
+    run_step(m, &p, b, probe);
     if (b->n_logits && !m->dev->op->host_memory)
         m->dev->op->copy_out(m->dev, m->host_logits, m->logits,
                              (size_t)b->n_logits * (size_t)m->is.spec.vocab * sizeof(float));

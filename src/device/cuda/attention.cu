@@ -135,6 +135,8 @@ __device__ static inline void weigh(struct split *s, float *const *y, int n, int
 template <bool BF, bool WHOLE, int G>
 __global__ static void __launch_bounds__(THREADS) attend_split(
     float *partial, struct tensor q, struct attend a, struct rows rows, int64_t first_row) {
+    let_next_begin();
+    after_previous();
     extern __shared__ float4 dynamic[];
     __shared__ struct split s;
     float *qs = (float *)dynamic, *out[G];
@@ -177,6 +179,8 @@ __global__ static void __launch_bounds__(THREADS) attend_split(
 
 __global__ static void merge(struct tensor y, float *partial, struct attend a, struct rows rows,
                              int64_t first_row, int splits) {
+    let_next_begin();
+    after_previous();
     const int64_t row = first_row + blockIdx.x;
     const int head = blockIdx.y, pos = rows.pos[row];
     const int first = first_visible(a, pos) / SPLIT, last = pos / SPLIT;
@@ -200,21 +204,20 @@ __global__ static void merge(struct tensor y, float *partial, struct attend a, s
 }
 
 struct launch {
-    float *partial;
+    struct cuda *c;
     struct attend a;
     struct tensor q;
     int64_t row;
     unsigned rows, splits;
-    cudaStream_t stream;
 };
 
 template <bool BF, bool WHOLE, int G>
 static void start(const struct launch &l) {
     const unsigned chunks = blocks_of(l.a.heads / l.a.kv_heads, G);
     const size_t bytes = (size_t)G * (size_t)((l.a.k_dim + 7) / 8 * 8) * sizeof(float);
-    attend_split<BF, WHOLE, G>
-        <<<dim3(l.rows, (unsigned)l.a.kv_heads * chunks, l.splits), THREADS, bytes, l.stream>>>(
-            l.partial, l.q, l.a, *l.a.rows, l.row);
+    cuda_start(l.c, attend_split<BF, WHOLE, G>,
+               dim3(l.rows, (unsigned)l.a.kv_heads * chunks, l.splits), THREADS, bytes,
+               l.c->partial, l.q, l.a, *l.a.rows, l.row);
 }
 
 template <bool BF, bool WHOLE>
@@ -241,18 +244,17 @@ static void by_dtype(const struct launch &l) {
 void cuda_attention(struct device *dev, struct tensor *y, const struct tensor *q,
                     const struct attend *args) {
     struct cuda *c = cuda_of(dev);
-    struct launch l = { c->partial, *args, *q };
+    struct launch l = { c, *args, *q };
     l.a.sinks = (const float *)cuda_there(dev, l.a.sinks);
     l.splits = blocks_of((int64_t)l.a.kv.pages_max * l.a.kv.page_tokens, SPLIT);
-    l.stream = c->stream;
     const int64_t room = PARTIAL_FLOATS / ((int64_t)l.a.heads * l.splits * (l.a.v_dim + 2));
     const int64_t n = args->rows->n_rows, step = MIN(room, n);
     if (room < 1 && c->error == cudaSuccess) c->error = cudaErrorMemoryAllocation;
     for (l.row = 0; room > 0 && l.row < n; l.row += step) {
         l.rows = (unsigned)MIN(step, n - l.row);
         by_dtype(l);
-        merge<<<dim3(l.rows, (unsigned)l.a.heads), THREADS, 0, c->stream>>>(
-            *y, c->partial, l.a, *args->rows, l.row, (int)l.splits);
+        cuda_start(c, merge, dim3(l.rows, (unsigned)l.a.heads), THREADS, 0, *y, c->partial, l.a,
+                   *args->rows, l.row, (int)l.splits);
     }
     cuda_check(dev);
 }
@@ -269,6 +271,8 @@ __device__ static void store_row(char *to, const struct tensor &x, int64_t row,
 
 __global__ static void kv_store(struct attend a, struct rows rows, struct tensor k,
                                 struct tensor v) {
+    let_next_begin();
+    after_previous();
     const struct kv_view &kv = a.kv;
     const int64_t r = blockIdx.x;
     const size_t bytes = kv.dtype == BF16 ? 2 : 4;
@@ -284,7 +288,6 @@ __global__ static void kv_store(struct attend a, struct rows rows, struct tensor
 void cuda_kv_store(struct device *dev, const struct attend *a, const struct tensor *k,
                    const struct tensor *v) {
     const dim3 grid((unsigned)a->rows->n_rows, (unsigned)a->kv_heads);
-    kv_store<<<grid, THREADS, 0, cuda_of(dev)->stream>>>(
-        *a, *a->rows, *k, v ? *v : *k);
+    cuda_start(cuda_of(dev), kv_store, grid, THREADS, 0, *a, *a->rows, *k, v ? *v : *k);
     cuda_check(dev);
 }

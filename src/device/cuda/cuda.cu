@@ -6,7 +6,7 @@
 #include <cstring>
 #include <new>
 
-enum { ALIGN = 256 };
+enum { ALIGN = 256, LISTS_MAX = 64 };
 static const size_t SLAB_BYTES = (size_t)256 << 20;
 
 /* Fills the error that main programs read, without calling into them. */
@@ -36,13 +36,21 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
         delete c;
         return fail(err, ERR_DEVICE, "the GPU gives no stream and no memory", e);
     }
+    c->overlaps = is.major >= 9;
     snprintf(c->name, sizeof c->name, "cuda, %.80s, %zu GiB", is.name, is.totalGlobalMem >> 30);
     c->copies = new std::map<const char *, struct cuda_copy>();
     c->experts = new std::map<const void *, struct cuda_table>();
     c->slabs = new std::map<char *, size_t>();
+    c->lists = new std::map<std::string, struct cuda_list>();
     dev->impl = c;
     dev->ordinal = o->ordinal;
     return true;
+}
+
+static void forget_lists(struct cuda *c) {
+    for (auto &list : *c->lists)
+        if (list.second.graph) cudaGraphExecDestroy(list.second.graph);
+    c->lists->clear();
 }
 
 static void close_cuda(struct device *dev) {
@@ -51,12 +59,14 @@ static void close_cuda(struct device *dev) {
     cudaStreamSynchronize(c->stream);
     cudaFree(c->partial);
     cudaFree(c->rounded);
+    forget_lists(c);
     for (auto &slab : *c->slabs) cudaFree(slab.first);
     for (auto &table : *c->experts) cudaFree(table.second.at);
     cudaStreamDestroy(c->stream);
     delete c->copies;
     delete c->experts;
     delete c->slabs;
+    delete c->lists;
     delete c;
     dev->impl = NULL;
 }
@@ -87,8 +97,41 @@ static void *alloc(struct device *dev, size_t bytes) {
     return p;
 }
 
+/* A key that is met again is worth a graph; by then every op has what it makes at its first use. */
+static bool replay(struct device *dev, const void *key, size_t bytes) {
+    struct cuda *c = cuda_of(dev);
+    const std::string name((const char *)key, bytes);
+    auto found = c->lists->find(name);
+    if (found == c->lists->end()) {
+        if (c->lists->size() >= LISTS_MAX) forget_lists(c);
+        (*c->lists)[name] = (struct cuda_list){ NULL };
+        return false;
+    }
+    if (found->second.graph) {
+        note(dev, cudaGraphLaunch(found->second.graph, c->stream));
+        return true;
+    }
+    if (cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess)
+        c->recording = &found->second;
+    else cudaGetLastError();
+    return false;
+}
+
+static void record_end(struct device *dev) {
+    struct cuda *c = cuda_of(dev);
+    cudaGraph_t graph = NULL;
+    if (!c->recording) return;
+    cudaError_t e = cudaStreamEndCapture(c->stream, &graph);
+    if (e == cudaSuccess) e = cudaGraphInstantiate(&c->recording->graph, graph, 0);
+    if (e == cudaSuccess) e = cudaGraphLaunch(c->recording->graph, c->stream);
+    if (graph) cudaGraphDestroy(graph);
+    c->recording = NULL;
+    note(dev, e);
+}
+
 static void release(struct device *dev, void *p, size_t bytes) {
     (void)bytes;
+    forget_lists(cuda_of(dev));
     if (p) note(dev, cudaFree(p));
 }
 
@@ -171,7 +214,7 @@ static int count(void) {
 /* In the order of device.h. */
 static const struct device_ops ops = {
     "cuda", false, open_cuda, close_cuda, describe, alloc, release, adopt, copy_in, copy_out,
-    move, sync, cuda_embed, cuda_linear, cuda_norm, cuda_rope, cuda_gate, cuda_add,
+    move, sync, replay, record_end, cuda_embed, cuda_linear, cuda_norm, cuda_rope, cuda_gate, cuda_add,
     cuda_copy_view, cuda_scale, cuda_temperature, cuda_kv_store, cuda_attention, cuda_conv,
     cuda_ssm, cuda_delta, cuda_route, cuda_experts,
 };

@@ -12,9 +12,11 @@ extern "C" {
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <map>
+#include <string>
 
 struct cuda {
     cudaStream_t stream;
+    bool overlaps;                           /* a kernel may begin before the last one ends */
     cudaError_t error;                       /* the first; sync reports it */
     char name[128];
     std::map<const char *, struct cuda_copy> *copies;        /* of host bytes, by their begin */
@@ -25,7 +27,11 @@ struct cuda {
     char *slab;                              /* what copies are cut from */
     size_t slab_used, slab_bytes;
     std::map<char *, size_t> *slabs;
+    std::map<std::string, struct cuda_list> *lists;          /* of ops, by the caller's key */
+    struct cuda_list *recording;             /* NULL: ops start at once */
 };
+
+struct cuda_list { cudaGraphExec_t graph; };     /* NULL: the key was seen once */
 
 struct cuda_copy { size_t bytes; char *there; };
 struct cuda_table { struct linear *at; int reading; };        /* on the device; see linear.cu */
@@ -42,6 +48,37 @@ struct tensor cuda_view(const struct device *, const struct tensor *);
 struct tensor cuda_heads(const struct device *, const struct tensor *);
 /* Keeps the first launch error. */
 void cuda_check(struct device *);
+
+/* Starts a kernel that may begin while the one before it still runs: it calls after_previous
+ * before it reads what ops write, and before it writes. */
+template <class... P, class... A>
+static void cuda_start(const struct cuda *c, void (*kernel)(P...), dim3 grid, dim3 block,
+                       size_t shared, A... args) {
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = c->stream;
+    config.attrs = &early;
+    config.numAttrs = c->overlaps ? 1 : 0;
+    cudaLaunchKernelEx(&config, kernel, (P)args...);
+}
+
+/* Lets the next kernel begin, and waits until all that the ones before wrote can be read. */
+__device__ static inline void let_next_begin(void) {
+#if __CUDA_ARCH__ >= 900
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+__device__ static inline void after_previous(void) {
+#if __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
+}
 
 static inline unsigned blocks_of(int64_t n, int64_t size) {
     return (unsigned)((n + size - 1) / size);

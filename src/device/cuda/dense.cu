@@ -23,6 +23,8 @@ __device__ static inline int64_t column(void) {
 
 /* Columns that do not fill eight are read one by one: only plain tables have such. */
 __global__ static void embed(struct tensor y, struct tensor table, const int *ids, float scale) {
+    let_next_begin();
+    after_previous();
     const int64_t row = (int64_t)ids[blockIdx.x] * table.stride[0];
     float *to = (float *)y.at + (int64_t)blockIdx.x * y.stride[0];
     for (int64_t i = threadIdx.x * 8; i < y.shape[1]; i += THREADS * 8) {
@@ -36,8 +38,8 @@ __global__ static void embed(struct tensor y, struct tensor table, const int *id
 
 void cuda_embed(struct device *dev, struct tensor *y, const struct tensor *table,
                 const struct tensor *ids, float scale) {
-    embed<<<(unsigned)y->shape[0], THREADS, 0, cuda_of(dev)->stream>>>(
-        *y, cuda_view(dev, table), (const int *)ids->at, scale);
+    cuda_start(cuda_of(dev), embed, (unsigned)y->shape[0], THREADS, 0,
+               *y, cuda_view(dev, table), (const int *)ids->at, scale);
     cuda_check(dev);
 }
 
@@ -57,6 +59,8 @@ __device__ static double block_sum(double x) {
 
 __global__ static void norm(struct tensor y, struct tensor x, struct tensor w, const float *b,
                             enum norm kind, float eps) {
+    let_next_begin();
+    after_previous();
     const float *from = head_at(x, blockIdx.x, blockIdx.y);
     float *to = head_at(y, blockIdx.x, blockIdx.y);
     const float *gain = (const float *)w.at;
@@ -87,12 +91,14 @@ void cuda_norm(struct device *dev, struct tensor *y, const struct tensor *w, con
     const float *bias = b ? (const float *)cuda_there(dev, b->at) : NULL;
     /* Four columns a thread: their number alone says how many threads add. */
     const int64_t threads = MIN((xt.shape[2] + 127) / 128 * 32, (int64_t)NORM_THREADS_MAX);
-    norm<<<grid_of(xt), (unsigned)threads, 0, cuda_of(dev)->stream>>>(yt, xt, gain, bias, kind,
+    cuda_start(cuda_of(dev), norm, grid_of(xt), (unsigned)threads, 0, yt, xt, gain, bias, kind,
                                                                      eps);
     cuda_check(dev);
 }
 
 __global__ static void rope(struct tensor x, struct rope_args a, struct rows rows) {
+    let_next_begin();
+    after_previous();
     const int64_t half = x.shape[2] / 2, r = blockIdx.x;
     const bool pairs = a.pairing == ROPE_PAIRS;
     const float *freq = a.freq + (a.variant ? a.variant[rows.seq[r]] * half : 0);
@@ -111,12 +117,14 @@ void cuda_rope(struct device *dev, struct tensor *x, const struct rope_args *arg
     struct rope_args a = *args;
     struct tensor t = cuda_heads(dev, x);
     a.freq = (const float *)cuda_there(dev, a.freq);
-    rope<<<grid_of(t), 64, 0, cuda_of(dev)->stream>>>(t, a, *args->rows);
+    cuda_start(cuda_of(dev), rope, grid_of(t), 64, 0, t, a, *args->rows);
     cuda_check(dev);
 }
 
 __global__ static void gate(struct tensor y, struct tensor g, struct tensor u,
                             struct gate_args a) {
+    let_next_begin();
+    after_previous();
     float *yr = head_at(y, blockIdx.x, blockIdx.y);
     const float *gr = head_at(g, blockIdx.x, blockIdx.y);
     const float *ur = u.at ? head_at(u, blockIdx.x, blockIdx.y) : NULL;
@@ -130,12 +138,14 @@ __global__ static void gate(struct tensor y, struct tensor g, struct tensor u,
 void cuda_gate(struct device *dev, struct tensor *y, const struct tensor *g,
                const struct tensor *up, const struct gate_args *a) {
     struct tensor none = {}, t = cuda_heads(dev, y);
-    gate<<<grid_of_columns(t), THREADS, 0, cuda_of(dev)->stream>>>(
-        t, cuda_heads(dev, g), up ? cuda_heads(dev, up) : none, *a);
+    cuda_start(cuda_of(dev), gate, grid_of_columns(t), THREADS, 0,
+               t, cuda_heads(dev, g), up ? cuda_heads(dev, up) : none, *a);
     cuda_check(dev);
 }
 
 __global__ static void add(struct tensor y, struct tensor x, float scale) {
+    let_next_begin();
+    after_previous();
     float *yr = head_at(y, blockIdx.x, blockIdx.y);
     const float *xr = head_at(x, blockIdx.x, blockIdx.y);
     for (int64_t i = column(); i < y.shape[2]; i += gridDim.z * THREADS) yr[i] += scale * xr[i];
@@ -143,11 +153,13 @@ __global__ static void add(struct tensor y, struct tensor x, float scale) {
 
 void cuda_add(struct device *dev, struct tensor *y, const struct tensor *x, float scale) {
     struct tensor t = cuda_heads(dev, y);
-    add<<<grid_of_columns(t), THREADS, 0, cuda_of(dev)->stream>>>(t, cuda_heads(dev, x), scale);
+    cuda_start(cuda_of(dev), add, grid_of_columns(t), THREADS, 0, t, cuda_heads(dev, x), scale);
     cuda_check(dev);
 }
 
 __global__ static void copy(struct tensor y, struct tensor x) {
+    let_next_begin();
+    after_previous();
     float *yr = head_at(y, blockIdx.x, blockIdx.y);
     const float *xr = head_at(x, blockIdx.x, blockIdx.y);
     for (int64_t i = column(); i < y.shape[2]; i += gridDim.z * THREADS) yr[i] = xr[i];
@@ -155,11 +167,13 @@ __global__ static void copy(struct tensor y, struct tensor x) {
 
 void cuda_copy_view(struct device *dev, struct tensor *y, const struct tensor *x) {
     struct tensor t = cuda_heads(dev, y);
-    copy<<<grid_of_columns(t), THREADS, 0, cuda_of(dev)->stream>>>(t, cuda_heads(dev, x));
+    cuda_start(cuda_of(dev), copy, grid_of_columns(t), THREADS, 0, t, cuda_heads(dev, x));
     cuda_check(dev);
 }
 
 __global__ static void scale(struct tensor x, float factor, float clip, float cap) {
+    let_next_begin();
+    after_previous();
     float *p = head_at(x, blockIdx.x, blockIdx.y);
     for (int64_t i = column(); i < x.shape[2]; i += gridDim.z * THREADS) {
         float v = p[i] * factor;
@@ -170,12 +184,14 @@ __global__ static void scale(struct tensor x, float factor, float clip, float ca
 
 void cuda_scale(struct device *dev, struct tensor *x, float factor, float clip, float cap) {
     struct tensor t = cuda_heads(dev, x);
-    scale<<<grid_of_columns(t), THREADS, 0, cuda_of(dev)->stream>>>(t, factor, clip, cap);
+    cuda_start(cuda_of(dev), scale, grid_of_columns(t), THREADS, 0, t, factor, clip, cap);
     cuda_check(dev);
 }
 
 __global__ static void temperature(struct tensor x, struct rows rows, float beta, float original,
                                    int shift) {
+    let_next_begin();
+    after_previous();
     const float at = floorf((float)(rows.pos[blockIdx.x] + shift) / original);
     const float factor = 1.0f + beta * logf(1.0f + at);
     float *p = head_at(x, blockIdx.x, blockIdx.y);
@@ -185,7 +201,7 @@ __global__ static void temperature(struct tensor x, struct rows rows, float beta
 void cuda_temperature(struct device *dev, struct tensor *x, const struct rows *rows, float beta,
                       float original, int shift) {
     struct tensor t = cuda_heads(dev, x);
-    temperature<<<grid_of_columns(t), THREADS, 0, cuda_of(dev)->stream>>>(t, *rows, beta, original,
+    cuda_start(cuda_of(dev), temperature, grid_of_columns(t), THREADS, 0, t, *rows, beta, original,
                                                                           shift);
     cuda_check(dev);
 }

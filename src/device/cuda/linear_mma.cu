@@ -101,6 +101,8 @@ __device__ static inline void part_of_rounded(struct x_part &x, const uint4 *at,
 /* x in bf16; in 8 packed columns the order is that of nibbles as they leave a word. */
 __global__ static void round_rows(__nv_bfloat16 *to, const float *x, int64_t x_row, int cols,
                                   bool packed) {
+    let_next_begin();
+    after_previous();
     const int i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i >= cols) return;
     const float *from = x + (int64_t)blockIdx.y * x_row + i;
@@ -230,6 +232,16 @@ __device__ static inline void load(struct factors &f, const struct product &p,
         }
 }
 
+template <enum format F>
+__device__ static inline void load_some(w_part<F> w[AT_ONCE][1], struct factors &f,
+                                        const struct product &p, const int64_t row[2], int col,
+                                        int end, int t) {
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++)
+        if (col + i * STEP < end) load(w[i][0], p, row, col + i * STEP, t);
+    if (F != PLAIN && col < end) load<F>(f, p, row, col, end, t);
+}
+
 __device__ static inline void spread(float s[2][1][2], float b[2][1][2], const struct factors &f,
                                      const struct product &p, int i) {
     const int from = (threadIdx.x % 32 & ~3u) + i;
@@ -252,13 +264,13 @@ __global__ static void __launch_bounds__(THREADS, 2) few(struct product p) {
     const int64_t row[2] = { MIN(first + lane / 4, p.outs - 1),
                              MIN(first + lane / 4 + 8, p.outs - 1) };
     float sum[1][N][4] = {};
+    w_part<F> w[AT_ONCE][1];
+    struct factors f = {};
+    let_next_begin();
+    load_some(w, f, p, row, begin, end, t);          /* nobody writes weights */
+    after_previous();
     for (int c = begin; c < end; c += AT_ONCE * STEP) {
-        w_part<F> w[AT_ONCE][1];
-        struct factors f = {};
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++)
-            if (c + i * STEP < end) load(w[i][0], p, row, c + i * STEP, t);
-        if (F != PLAIN) load<F>(f, p, row, c, end, t);
+        if (c != begin) load_some(w, f, p, row, c, end, t);
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
             if (c + i * STEP >= end) break;
@@ -441,17 +453,18 @@ template <enum format F>
 static void run(struct cuda *c, struct product &p) {
     const dim3 few_blocks(blocks_of(p.outs, 16), 1);
     if (p.n_rows <= FEW) {
-        few<F, 1><<<few_blocks, THREADS, 0, c->stream>>>(p);
+        cuda_start(c, few<F, 1>, few_blocks, THREADS, 0, p);
         return;
     }
-    round_rows<<<dim3(blocks_of(p.cols, 8 * 128), (unsigned)p.n_rows), 128, 0, c->stream>>>(
-        c->rounded, p.x, p.x_row, p.cols, F != PLAIN);
+    cuda_start(c, round_rows, dim3(blocks_of(p.cols, 8 * 128), (unsigned)p.n_rows), 128, 0,
+               c->rounded, p.x, p.x_row, p.cols, F != PLAIN);
     p.rounded = c->rounded;
-    if (p.n_rows <= 2 * FEW) few<F, 2><<<few_blocks, THREADS, 0, c->stream>>>(p);
-    else if (p.n_rows <= SOME) few<F, 4><<<few_blocks, THREADS, 0, c->stream>>>(p);
+    if (p.n_rows <= 2 * FEW) cuda_start(c, few<F, 2>, few_blocks, THREADS, 0, p);
+    else if (p.n_rows <= SOME) cuda_start(c, few<F, 4>, few_blocks, THREADS, 0, p);
     else {
         const size_t bytes = STAGES * sizeof(struct stage<F>);
         cudaFuncSetAttribute(many<F>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+        /* No early start: its blocks would take the room of those that still work. */
         many<F><<<dim3(blocks_of(p.outs, OUTS), blocks_of(p.n_rows, ROWS)), THREADS, bytes,
                   c->stream>>>(p);
     }
