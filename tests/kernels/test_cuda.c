@@ -342,6 +342,36 @@ static void test_attention(void **state) {
     for (size_t i = 0; i < COUNT(shapes); i++) check_attention(&shapes[i]);
 }
 
+/* ---- lists of ops ---- */
+
+/* The second run is recorded, the third started from the list: on other numbers each time. What is
+ * freed takes the list along. */
+static void test_replay(void **state) {
+    (void)state;
+    enum { N = 300 };
+    const int key = 7;
+    void *at = there(&f32, NULL, N * sizeof(float)), *spare = there(&f32, NULL, sizeof(float));
+    struct tensor t = tensor_2d(at, F32, 1, N);
+    float got[N];
+    for (int run = 0; run < 5; run++) {
+        float *x = numbers(N);
+        if (run == 4) f32.op->free(&f32, spare, sizeof(float));
+        f32.op->copy_in(&f32, at, x, N * sizeof *x);
+        bool again = f32.op->replay(&f32, &key, sizeof key);
+        assert_int_equal(again, run == 2 || run == 3);
+        if (!again) {
+            f32.op->scale(&f32, &t, 3, 0, 0);
+            f32.op->scale(&f32, &t, 2, 0, 0);
+            f32.op->record_end(&f32);
+        }
+        f32.op->copy_out(&f32, got, at, N * sizeof *x);
+        assert_true(f32.op->sync(&f32, NULL));
+        for (int i = 0; i < N; i++) assert_true(got[i] == x[i] * 3 * 2);
+        free(x);
+    }
+    f32.op->free(&f32, at, N * sizeof(float));
+}
+
 static bool open_all(void) {
     const struct device_ops *gpu = device_find("cuda", NULL);
     const struct device_options plain = { .threads = 2, .isa = "generic" };
@@ -355,7 +385,7 @@ static bool open_all(void) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear), cmocka_unit_test(test_norm),
-        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_replay),
     };
     if (!open_all()) {
         puts("test_cuda: no GPU here, or built without CUDA=1: nothing was tested");
