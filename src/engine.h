@@ -21,6 +21,7 @@ struct engine_options {              /* zeroed: defaults */
     double slowdown;                 /* how much longer prompts may make a step in which others
                                         decode, at least 1; 0: 2; negative: no limit */
     bool f32;                        /* parity mode: f32 activations, arithmetic and KV */
+    const char *kv;                  /* "f32", "bf16", "q8"; NULL or "auto": bf16, with f32 f32 */
     bool no_reuse;                   /* never look for kept prefixes */
     bool no_tokenizer;               /* ids in, ids out */
     void (*progress)(void *to, double done);
@@ -112,6 +113,7 @@ void engine_token_text(const struct engine *, int token, struct buf *);
 
 struct engine_info {
     const char *family, *quantization;       /* "qwen3"; "affine 4-bit g64" or "bf16" */
+    const char *kv;                  /* what keys and values are kept as: "bf16" */
     char device[96];
     int context, vocab, n_layers, dim;
     int context_train;               /* what the model was made for; context may be less */
@@ -140,8 +142,8 @@ struct engine_stats {                /* since open, but for those of now */
 /* Any thread; as of the last step. Never waits for a step. */
 struct engine_stats engine_stats(struct engine *);
 
-/* JSON for `inspect` and `arch`. */
-bool engine_inspect(const char *dir, int context, struct buf *json, struct err *);
+/* JSON for `inspect` and `arch`. kv: as in engine_options. */
+bool engine_inspect(const char *dir, int context, const char *kv, struct buf *json, struct err *);
 void engine_families(struct buf *json);
 /* The exactness contract on a real checkpoint: runs each check, reports it by line(name, ok,
  * detail). False when one failed. */

@@ -40,6 +40,7 @@ struct engine {
     struct err chat_err;
     struct generation generation;
     struct probe *probe, probe_is;
+    const struct kv_name *kv;
     char format[48];                 /* "affine 4-bit g64", "bf16" */
     uint64_t awaited;                /* engine_finish waits for it; 0: nobody does */
     size_t cache_bytes;

@@ -1,5 +1,6 @@
 /* engine_open.c - putting the engine together from a folder, taking it apart, and what
  * can be asked of it. */
+#include "base/log.h"
 #include "engine_inside.h"
 
 #include <errno.h>
@@ -19,6 +20,30 @@ static bool dir_exists(const char *dir, struct err *err) {
     return true;
 }
 
+static const struct kv_name { const char *name; enum dtype dtype; } kv_names[] = {
+    { "f32", F32 }, { "bf16", BF16 }, { "q8", I8 },
+};
+
+static bool find_kv(const char *name, bool f32, const struct kv_name **out, struct err *err) {
+    *out = NULL;
+    if (!name || !strcmp(name, "auto")) name = f32 ? "f32" : "bf16";
+    for (size_t i = 0; i < COUNT(kv_names); i++)
+        if (!strcmp(name, kv_names[i].name)) *out = &kv_names[i];
+    return *out || err_code(err, ERR_USAGE, "kv %s: unknown; there is: auto, f32, bf16, q8", name);
+}
+
+/* What of a model 8 bits are not for is kept as before, and the user told. */
+static void tell_kv(const struct state_need *need, int n_layers) {
+    int q8 = 0, others = 0;
+    for (int i = 0; i < n_layers; i++) {
+        q8 += need[i].per_token && need[i].dtype == I8;
+        others += need[i].per_sequence || (need[i].per_token && need[i].dtype != I8);
+    }
+    if (others)
+        log_line(LOG_WARN, "--kv q8 is for keys and values of heads, which %d of %d layers have; "
+                 "latents stay bf16, recurrent states f32", q8, q8 + others);
+}
+
 /* 0 asks for the model's own context, or for as much of it as the cache can be given. */
 static bool open_cache(struct engine *e, const struct engine_options *o, int requests, int rows,
                        struct err *err) {
@@ -26,12 +51,13 @@ static bool open_cache(struct engine *e, const struct engine_options *o, int req
     struct state_need *need = mem_array((size_t)d->n_layers, sizeof *need);
     struct cache_options want = {
         .bytes = o->cache_bytes, .seqs_max = requests, .rows_max = rows,
-        .kv_dtype = o->f32 ? F32 : BF16, .reuse = !o->no_reuse,
+        .reuse = !o->no_reuse,
         .tokens_max = o->context ? MIN(o->context, d->context) : MIN(d->context, CONTEXT_USUAL),
     };
     if (o->context > d->context)
         err_set(err, "context: %d asked for, but the model goes to %d", o->context, d->context);
-    model_need(e->model, need, want.kv_dtype == F32 ? 4 : 2);
+    model_need(e->model, need, e->kv->dtype);
+    if (e->kv->dtype == I8) tell_kv(need, d->n_layers);
     struct err tried = { 0 };
     while (!err->code) {
         tried = (struct err){ 0 };
@@ -82,7 +108,11 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
     jobs_open(&e->jobs, e->waiting_max + requests);
     e->dev.op = device_find(o->device, err);
     struct device_options d = { .threads = o->threads, .isa = o->isa, .rounded = !o->f32 };
-    if (!e->dev.op || !e->dev.op->open(&e->dev, &d, err)) return false;
+    if (!e->dev.op || !find_kv(o->kv, o->f32, &e->kv, err)) return false;
+    if (e->kv->dtype == I8 && !e->dev.op->kv_i8)
+        return err_code(err, ERR_DEVICE, "device %s: it cannot keep keys and values as q8 yet; "
+                        "there is: --kv bf16 and f32", e->dev.op->name);
+    if (!e->dev.op->open(&e->dev, &d, err)) return false;
     struct model_options m = { .device = &e->dev, .rows_max = rows, .seqs_max = requests,
                                .logits_max = rows, .progress = o->progress, .to = o->to };
     e->model = model_open(o->dir, &m, err);
@@ -178,6 +208,7 @@ struct engine_info engine_info(const struct engine *e) {
     struct engine_stats s = engine_stats((struct engine *)(uintptr_t)e);     /* for its mutex */
     struct engine_info info = {
         .family = model_family(e->model)->name, .quantization = e->format,
+        .kv = e->kv->name,
         .context = e->context, .vocab = e->vocab, .n_layers = d->n_layers, .dim = d->dim,
         .context_train = d->context, .requests_max = e->requests_max,
         .params = e->params,
@@ -189,8 +220,11 @@ struct engine_info engine_info(const struct engine *e) {
     return info;
 }
 
-bool engine_inspect(const char *dir, int context, struct buf *json, struct err *err) {
-    return dir_exists(dir, err) && model_inspect(dir, context, json, err);
+bool engine_inspect(const char *dir, int context, const char *kv, struct buf *json,
+                    struct err *err) {
+    const struct kv_name *is;
+    return dir_exists(dir, err) && find_kv(kv, false, &is, err) &&
+           model_inspect(dir, context, is->dtype, json, err);
 }
 
 void engine_families(struct buf *json) {

@@ -207,7 +207,7 @@ struct kv_view cache_kv(const struct cache *c, int layer) {
     return (struct kv_view){ .pages = c->memory + l->pages_at, .page_bytes = l->page_bytes,
                              .table = c->tables + (size_t)l->group * table,
                              .pages_max = c->stride, .page_tokens = CACHE_PAGE_TOKENS,
-                             .dtype = c->options.kv_dtype };
+                             .dtype = l->dtype };
 }
 
 struct state_view cache_state(const struct cache *c, int layer) {

@@ -109,7 +109,7 @@ bool plan_layout(const struct plan *p, const struct state_need *layer, int n_lay
                  struct plan_layer *out, size_t *bytes) {
     size_t end = 0, tables = 0;
     for (int i = 0; i < n_layers; i++) {
-        struct plan_layer l = { .group = plan_group(p, &layer[i]) };
+        struct plan_layer l = { .group = plan_group(p, &layer[i]), .dtype = layer[i].dtype };
         if (l.group >= 0) {
             /* Pages begin where vector loads like them to. */
             if (!mul_size(layer[i].per_token, CACHE_PAGE_TOKENS, &l.page_bytes) ||

@@ -26,7 +26,11 @@ bool plan_make(struct plan *, const struct state_need *layer, int n_layers,
 int  plan_group(const struct plan *, const struct state_need *);
 /* Where a layer's regions begin; sets *bytes to the end of the last one. plan_make has
  * checked that nothing overflows. */
-struct plan_layer { int group; size_t page_bytes, slot_bytes, pages_at, slots_at; };
+struct plan_layer {
+    int group;
+    enum dtype dtype;
+    size_t page_bytes, slot_bytes, pages_at, slots_at;
+};
 bool plan_layout(const struct plan *, const struct state_need *layer, int n_layers,
                  struct plan_layer *out, size_t *bytes);
 /* Where the tables begin (after the layers): [n_groups][n_slots * pages_max], then [n_slots]. */

@@ -126,8 +126,10 @@ static void print_head(const struct args *a, const struct session *s) {
     struct engine_info i = engine_info(s->engine);
     struct buf j = { 0 };
     if (!a->json) {
-        printf("%s, %s, %s, compute %s\n%6s %8s %8s %14s %14s %14s\n", i.family, i.quantization,
-               i.device, a->compute, "batch", "prompt", "new", "prefill tok/s", "decode tok/s",
+        printf("%s, %s, %s, compute %s, kv %s\n"
+               "%6s %8s %8s %14s %14s %14s\n", i.family, i.quantization,
+               i.device, a->compute, i.kv,
+               "batch", "prompt", "new", "prefill tok/s", "decode tok/s",
                "first token s");
         fflush(stdout);
         return;
@@ -140,9 +142,10 @@ static void print_head(const struct args *a, const struct session *s) {
     buf_json(&j, str_of(i.quantization));
     buf_str(&j, S(",\"device\":"));
     buf_json(&j, str_of(i.device));
-    printf("%s,\"compute\":\"%s\",\"threads\":%d,\"weights_bytes\":%zu,\"cache_bytes\":%zu,"
+    printf("%s,\"compute\":\"%s\",\"kv\":\"%s\",\"threads\":%d,"
+           "\"weights_bytes\":%zu,\"cache_bytes\":%zu,"
            "\"load_s\":%.6f,\"prompt\":%d,\"generate\":%d,\"repeats\":%d,\"results\":[", buf_c(&j),
-           a->compute, a->threads, i.weights_bytes, i.cache_bytes, i.load_s, a->bench_prompt,
+           a->compute, i.kv, a->threads, i.weights_bytes, i.cache_bytes, i.load_s, a->bench_prompt,
            a->bench_generate, a->repeats);
     buf_free(&j);
 }

@@ -139,7 +139,7 @@ int cli_inspect(struct args *a) {
     struct buf dir = { 0 }, json = { 0 };
     model_from_words(a, true);
     bool ok = model_find(a->model, &dir, &err)
-           && engine_inspect(buf_c(&dir), a->context, &json, &err);
+           && engine_inspect(buf_c(&dir), a->context, a->kv, &json, &err);
     if (ok && a->json) {
         while (json.len && json.at[json.len - 1] == '\n') json.len--;
         buf_char(&json, '\n');

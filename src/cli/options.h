@@ -42,7 +42,7 @@ struct origin {
 struct args {
     const char *command;
     /* which model, and how it is opened */
-    const char *model, *device, *isa, *compute;
+    const char *model, *device, *isa, *compute, *kv;
     int threads, context, chunk;
     size_t cache_bytes;
     bool no_prefix_cache;

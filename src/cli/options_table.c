@@ -41,6 +41,9 @@ const struct option options[] = {
          "CPU instruction set; without it the best one there is")
     PICK("--compute", "Model", OPENS, compute, "auto|f32", NULL,
          "f32 keeps activations, arithmetic and KV cache in f32 (parity mode)")
+    PICK("--kv", "Model", OPENS | CMD_INSPECT, kv, "auto|f32|bf16|q8", NULL,
+         "what keys and values are cached as; auto is bf16, or f32 with --compute f32; q8, 8 bits "
+         "with a scale for each head and token, halves their memory")
     WHOLE("-t --threads", "Model", OPENS, threads, -1, 1024, ENV("THREADS"),
           "CPU threads; 0 means as many as this process may use")
     WHOLE("-c --ctx-size --max-kv-size --max-model-len", "Model", OPENS | CMD_INSPECT, context, 0,
@@ -254,7 +257,7 @@ const int n_options = COUNT(options);
 _Static_assert(COUNT(options) <= OPTIONS_MAX, "struct args notes where each row came from");
 
 void args_init(struct args *a) {
-    *a = (struct args){ .n_max = -1, .compute = "auto", .color = "auto",
+    *a = (struct args){ .n_max = -1, .compute = "auto", .kv = "auto", .color = "auto",
                         .bench_prompt = 512, .bench_generate = 128, .repeats = 3, .batches = "1",
                         .port = 8080, .log_format = "text", .timeout_s = 0, .drain_s = 30,
                         .ping_s = 15, .header_s = 10, .body_s = 30, .idle_s = 75, .stall_s = 30 };

@@ -28,7 +28,7 @@ int cli_selftest(struct args *a) {
         struct engine_options o = {
             .dir = buf_c(&dir), .device = a->device, .isa = a->isa, .threads = a->threads,
             .context = a->context, .chunk_max = a->chunk, .cache_bytes = a->cache_bytes,
-            .f32 = !strcmp(a->compute, "f32"), .no_reuse = a->no_prefix_cache,
+            .f32 = !strcmp(a->compute, "f32"), .kv = a->kv, .no_reuse = a->no_prefix_cache,
         };
         ok = engine_selftest(&o, line, &c, &err);
     }

@@ -258,8 +258,9 @@ static void banner(const struct serving *s, const struct session *session, bool 
     struct engine_info i = engine_info(session->engine);
     struct buf at = { 0 }, what = { 0 };
     server_addresses(s->server, &at);
-    buf_format(&what, "mlxcel %s: %s, %s, %.1f MiB, context %d, %s", MLXCEL_VERSION, i.family,
-               i.quantization, (double)i.weights_bytes / (1 << 20), i.context, i.device);
+    buf_format(&what, "mlxcel %s: %s, %s, %.1f MiB, context %d, kv %s, %s", MLXCEL_VERSION,
+               i.family, i.quantization, (double)i.weights_bytes / (1 << 20), i.context, i.kv,
+               i.device);
     if (!s->a->quiet && plain) fprintf(stderr, "%s\n", buf_c(&what));
     if (plain) fprintf(stderr, "listening on %s\n", buf_c(&at));
     if (!plain) log_line(LOG_INFO, "%s", buf_c(&what));

@@ -107,7 +107,7 @@ bool session_open(struct session *s, const struct args *a, const struct session_
         .threads = MAX(a->threads, 0), .context = a->context, .chunk_max = a->chunk,
         .requests_max = plan->running, .waiting_max = plan->waiting,
         .slowdown = plan->slowdown,
-        .cache_bytes = a->cache_bytes, .f32 = !strcmp(a->compute, "f32"),
+        .cache_bytes = a->cache_bytes, .f32 = !strcmp(a->compute, "f32"), .kv = a->kv,
         .no_reuse = a->no_prefix_cache, .no_tokenizer = plan->no_tokenizer,
         .progress = progress, .to = s,
     };

@@ -49,7 +49,8 @@ struct kv_view {                     /* one layer, one batch: what a kernel may 
     const int *table;                /* [n_seqs, pages_max] page of each page_tokens positions;
                                         -1: let go, outside every window */
     int pages_max, page_tokens;
-    enum dtype dtype;                /* F32, BF16, or I8: 8 bytes more a kv head and token */
+    enum dtype dtype;                /* F32, BF16, or I8 (never with v_in_k): 8 bytes more a kv
+                                        head and token */
 };
 
 struct attend {                      /* arguments of the attention ops */
@@ -125,6 +126,7 @@ struct device_options {
 struct device_ops {
     const char *name;
     bool host_memory;                /* the host reads its memory: results need no copy_out */
+    bool kv_i8;                      /* kv_store and attention know pages of I8 */
 
     /* life and memory */
     bool (*open)(struct device *, const struct device_options *, struct err *);

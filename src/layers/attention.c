@@ -60,11 +60,13 @@ static void bind(struct binder *b, const struct decoder_spec *d, const struct la
 }
 
 static struct state_need need(const struct decoder_spec *d, const struct layer_spec *l,
-                              size_t kv_bytes) {
+                              enum dtype kv) {
     (void)d;
     const struct attn_spec *a = &l->attn;
-    size_t row = (size_t)a->kv_heads * (size_t)(a->head_dim + a->v_dim) * kv_bytes;
-    return (struct state_need){ .per_token = a->kv_from < 0 ? row : 0, .window = a->window };
+    const size_t scales = kv == I8 ? 2 * sizeof(float) : 0;
+    size_t head = (size_t)(a->head_dim + a->v_dim) * dtype_bytes(kv) + scales;
+    return (struct state_need){ .per_token = a->kv_from < 0 ? (size_t)a->kv_heads * head : 0,
+                                .window = a->window, .dtype = kv };
 }
 
 static void norm_heads(struct pass *p, const struct attn_spec *a, const struct tensor *w,

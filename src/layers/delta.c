@@ -35,9 +35,9 @@ static void bind(struct binder *b, const struct decoder_spec *d, const struct la
 }
 
 static struct state_need need(const struct decoder_spec *d, const struct layer_spec *l,
-                              size_t kv_bytes) {
+                              enum dtype kv) {
     (void)d;
-    (void)kv_bytes;
+    (void)kv;
     const struct delta_spec *m = &l->delta;
     size_t matrix = (size_t)m->v_heads * (size_t)m->k_dim * (size_t)m->v_dim * sizeof(float);
     return (struct state_need){ .per_sequence = conv_bytes(m) + matrix };

@@ -28,9 +28,9 @@ struct mixer {
     size_t weights_size;
     void (*bind)(struct binder *, const struct decoder_spec *, const struct layer_spec *,
                  void *weights);
-    /* kv_bytes: of one cached value, 4 or 2. */
+    /* kv: F32, BF16 or I8, for keys and values of heads. */
     struct state_need (*need)(const struct decoder_spec *, const struct layer_spec *,
-                              size_t kv_bytes);
+                              enum dtype kv);
     /* y [rows, dim] from x [rows, dim], both borrowed. */
     void (*run)(struct pass *, const struct layer_spec *, const void *weights,
                 struct tensor *y, const struct tensor *x);

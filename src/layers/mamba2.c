@@ -39,9 +39,9 @@ static void bind(struct binder *b, const struct decoder_spec *d, const struct la
 }
 
 static struct state_need need(const struct decoder_spec *d, const struct layer_spec *l,
-                              size_t kv_bytes) {
+                              enum dtype kv) {
     (void)d;
-    (void)kv_bytes;                  /* states are F32: they are summed into for ever */
+    (void)kv;                        /* states are F32: they are summed into for ever */
     const struct mamba_spec *m = &l->mamba;
     return (struct state_need){
         .per_sequence = conv_bytes(m) + (size_t)inner(m) * (size_t)m->state * sizeof(float) };

@@ -38,10 +38,12 @@ static void bind(struct binder *b, const struct decoder_spec *d, const struct la
 }
 
 static struct state_need need(const struct decoder_spec *d, const struct layer_spec *l,
-                              size_t kv_bytes) {
+                              enum dtype kv) {
     (void)d;
+    /* All heads read one latent, which is small: 8 bits would save little and cost all of them. */
+    if (kv == I8) kv = BF16;
     return (struct state_need){
-        .per_token = (size_t)(l->mla.kv_rank + l->mla.rope_dim) * kv_bytes };
+        .per_token = (size_t)(l->mla.kv_rank + l->mla.rope_dim) * dtype_bytes(kv), .dtype = kv };
 }
 
 static void turn(struct pass *p, const struct mla_spec *a, const float *freq, struct tensor *x) {

@@ -91,11 +91,11 @@ static void put_unread(void *to, struct str path) {
     buf_json(u->b, path);
 }
 
-static void put_memory(struct buf *b, const struct loaded *m, int context) {
+static void put_memory(struct buf *b, const struct loaded *m, int context, enum dtype kv) {
     const struct decoder_spec *d = &m->spec;
     struct state_need *need = mem_array((size_t)d->n_layers, sizeof *need);
     size_t per_token = 0, per_sequence = 0;
-    load_need(m, need, 2);
+    load_need(m, need, kv);
     for (int i = 0; i < d->n_layers; i++) {
         per_token += need[i].per_token;
         per_sequence += need[i].per_sequence;
@@ -103,7 +103,7 @@ static void put_memory(struct buf *b, const struct loaded *m, int context) {
     if (!context || context > d->context) context = d->context;
     /* Of the model, so without a limit by this machine's memory. */
     struct cache_options o = { .bytes = SIZE_MAX, .seqs_max = 1, .tokens_max = context,
-                               .rows_max = 256, .kv_dtype = BF16 };
+                               .rows_max = 256 };
     size_t cache = cache_bytes(need, d->n_layers, &o), weights = weights_bytes(m->weights);
     buf_format(b, ",\n\"memory\":{\"weights\":%zu,\"kv_per_token\":%zu,\"state_per_sequence\":%zu,"
                "\"context\":%d,\"cache\":%zu,\"total\":%zu}", weights, per_token, per_sequence,
@@ -111,7 +111,7 @@ static void put_memory(struct buf *b, const struct loaded *m, int context) {
     free(need);
 }
 
-bool model_inspect(const char *dir, int context, struct buf *b, struct err *err) {
+bool model_inspect(const char *dir, int context, enum dtype kv, struct buf *b, struct err *err) {
     struct loaded m = { 0 };
     struct device dev = { .op = &device_null };
     bool ok = load_spec(&m, dir, err) && load_bind(&m, dir, &dev, NULL, NULL, err);
@@ -125,7 +125,7 @@ bool model_inspect(const char *dir, int context, struct buf *b, struct err *err)
         buf_str(b, S(",\n\"unread\":["));
         cfg_unread(m.config, put_unread, &(struct unread){ b, 0 });
         buf_char(b, ']');
-        put_memory(b, &m, context);
+        put_memory(b, &m, context, kv);
         buf_str(b, S("}\n"));
         ok = load_finish(&m, err);
     }

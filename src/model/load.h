@@ -30,4 +30,4 @@ int64_t load_params(const struct loaded *);
 bool load_finish(struct loaded *, struct err *);
 void load_close(struct loaded *);
 /* [n_layers] what each layer keeps. */
-void load_need(const struct loaded *, struct state_need *, size_t kv_bytes);
+void load_need(const struct loaded *, struct state_need *, enum dtype kv);

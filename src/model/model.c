@@ -233,15 +233,15 @@ void model_format(const struct model *m, char *text, size_t size) {
     else snprintf(text, size, "%s", dtype_name(w->dtype));
 }
 
-void load_need(const struct loaded *is, struct state_need *need, size_t kv_bytes) {
+void load_need(const struct loaded *is, struct state_need *need, enum dtype kv) {
     const struct decoder_spec *d = &is->spec;
     for (int i = 0; i < d->n_layers; i++) {
         const struct layer_spec *l = &d->layer[i];
-        need[i] = l->mixer && l->mixer->need ? l->mixer->need(d, l, kv_bytes)
+        need[i] = l->mixer && l->mixer->need ? l->mixer->need(d, l, kv)
                                              : (struct state_need){ 0 };
     }
 }
 
-void model_need(const struct model *m, struct state_need *need, size_t kv_bytes) {
-    load_need(&m->is, need, kv_bytes);
+void model_need(const struct model *m, struct state_need *need, enum dtype kv) {
+    load_need(&m->is, need, kv);
 }

@@ -15,8 +15,9 @@ struct model *model_open(const char *dir, const struct model_options *, struct e
 void model_close(struct model *);
 const struct decoder_spec *model_spec(const struct model *);
 const struct family *model_family(const struct model *);
-/* [n_layers] what each layer keeps, for cache_open. kv_bytes: of one cached value. */
-void model_need(const struct model *, struct state_need *layer, size_t kv_bytes);
+/* [n_layers] what each layer keeps, for cache_open. kv: F32, BF16 or I8, which
+ * only keys and values of heads become: latents are BF16 then, states always F32. */
+void model_need(const struct model *, struct state_need *layer, enum dtype kv);
 
 int64_t model_params(const struct model *);              /* values in all its tensors */
 size_t model_weights_bytes(const struct model *);                /* of its files */
@@ -34,4 +35,4 @@ float *model_run(struct model *, struct cache *, const struct batch *, const str
 
 /* A JSON object for `inspect`: family, spec, tensors, keys nobody read, memory. Reads
  * headers only. */
-bool model_inspect(const char *dir, int context, struct buf *json, struct err *);
+bool model_inspect(const char *dir, int context, enum dtype kv, struct buf *json, struct err *);

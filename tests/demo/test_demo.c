@@ -13,9 +13,9 @@
 
 enum { IDS_MAX = 1024 };
 
-static struct engine *open_demo(bool f32) {
+static struct engine *open_demo(bool f32, const char *kv) {
     struct err err = { 0 };
-    struct engine_options o = { .dir = "models/demo", .f32 = f32, .no_reuse = true };
+    struct engine_options o = { .dir = "models/demo", .f32 = f32, .kv = kv, .no_reuse = true };
     struct engine *e = engine_open(&o, &err);
     if (!e) fail_msg("%s", err.text);
     return e;
@@ -72,7 +72,7 @@ static void check_vector(struct engine *e, struct json_object *v) {
 
 static void test_vectors(void **state) {
     (void)state;
-    struct engine *e = open_demo(true);
+    struct engine *e = open_demo(true, NULL);
     struct json_object *root = json_object_from_file("tests/demo/vectors.json");
     struct json_object *list = json_object_object_get(root, "vectors");
     assert_true(json_object_array_length(list) >= 3);
@@ -85,7 +85,7 @@ static void test_vectors(void **state) {
 /* The messages of each vector, through the checkpoint's own template and tokenizer. */
 static void test_template(void **state) {
     (void)state;
-    struct engine *e = open_demo(true);
+    struct engine *e = open_demo(true, NULL);
     struct err err = { 0 };
     const struct chat *chat = engine_chat(e, &err);
     if (!chat) fail_msg("%s", err.text);
@@ -140,10 +140,17 @@ static double divergence(const float *p, const float *q, int n) {
     return kl;
 }
 
-/* The promise of the default mode: mean KL under 2e-3, top-1 agreement over 99 %. */
-static void test_default_mode(void **state) {
-    (void)state;
-    struct engine *exact = open_demo(true), *fast = open_demo(false);
+/* What a mode promises against F32 throughout, over a held-out text. */
+struct promise { const char *name; bool f32; const char *kv; double kl, agree; };
+static const struct promise promises[] = {
+    { "default", false, NULL, 2e-3, 0.99 },
+    { "8-bit keys and values", true, "q8", 1e-3, 0.99 },
+    { "default with 8-bit keys and values", false, "q8", 3e-3, 0.985 },
+};
+
+static void test_promise(void **state) {
+    const struct promise *mode = *state;
+    struct engine *exact = open_demo(true, NULL), *fast = open_demo(mode->f32, mode->kv);
     struct json_object *root = json_object_from_file("tests/demo/text.json");
     struct json_object *texts = json_object_object_get(root, "ids");
     int vocab = engine_info(exact).vocab, positions = 0, agree = 0;
@@ -162,11 +169,11 @@ static void test_default_mode(void **state) {
         }
         positions += n;
     }
-    print_message("default against f32 over %d positions: mean KL %.2e, top-1 agreement %.2f %%\n",
-                  positions, kl / positions, 100.0 * agree / positions);
+    print_message("%s against f32 over %d positions: mean KL %.2e, top-1 agreement %.2f %%\n",
+                  mode->name, positions, kl / positions, 100.0 * agree / positions);
     assert_true(positions >= 2000);
-    assert_true(kl / positions < 2e-3);
-    assert_true(agree > 0.99 * positions);
+    assert_true(kl / positions < mode->kl);
+    assert_true(agree > mode->agree * positions);
     free(a.at);
     free(b.at);
     json_object_put(root);
@@ -180,18 +187,49 @@ static void line(void *to, const char *name, bool ok, const char *detail) {
 }
 
 static void test_exact(void **state) {
+    static const char *const kv[] = { "auto", "q8", "f32" };
     (void)state;
+    for (size_t i = 0; i < COUNT(kv); i++) {
+        struct err err = { 0 };
+        struct engine_options o = { .dir = "models/demo", .kv = kv[i] };
+        assert_true(engine_selftest(&o, line, NULL, &err));
+    }
+}
+
+/* Half the memory of bf16, but for the scales, is what an estimate and an engine say. */
+static void test_kv_memory(void **state) {
+    (void)state;
+    static const struct { const char *kv; int per_token; } rows[] = {
+        { "f32", 8192 }, { "bf16", 4096 }, { "auto", 4096 }, { "q8", 2176 },
+    };
     struct err err = { 0 };
-    struct engine_options o = { .dir = "models/demo" };
-    assert_true(engine_selftest(&o, line, NULL, &err));
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct buf json = { 0 };
+        if (!engine_inspect("models/demo", 0, rows[i].kv, &json, &err)) fail_msg("%s", err.text);
+        struct json_object *root = json_tokener_parse(buf_c(&json));
+        struct json_object *memory = json_object_object_get(root, "memory");
+        assert_int_equal(json_object_get_int(json_object_object_get(memory, "kv_per_token")),
+                         rows[i].per_token);
+        json_object_put(root);
+        buf_free(&json);
+        struct engine *e = open_demo(false, rows[i].kv);
+        assert_string_equal(engine_info(e).kv, rows[i].kv[0] == 'a' ? "bf16" : rows[i].kv);
+        engine_close(e);
+    }
+    struct engine_options o = { .dir = "models/demo", .kv = "q4" };
+    assert_null(engine_open(&o, &err));
+    assert_string_equal(err.text, "kv q4: unknown; there is: auto, f32, bf16, q8");
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
+    struct CMUnitTest tests[COUNT(promises) + 4] = {
         cmocka_unit_test(test_template),
         cmocka_unit_test(test_vectors),
-        cmocka_unit_test(test_default_mode),
         cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_kv_memory),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    for (size_t i = 0; i < COUNT(promises); i++)
+        tests[4 + i] = (struct CMUnitTest){ promises[i].name, test_promise, NULL, NULL,
+                                            (void *)(uintptr_t)&promises[i] };
+    return _cmocka_run_group_tests("demo", tests, COUNT(tests), NULL, NULL);
 }

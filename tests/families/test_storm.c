@@ -42,6 +42,8 @@ struct asked {                       /* one request in the storm */
     pthread_cond_t *over;
 };
 
+struct memory { const char *family, *kv; };      /* family NULL: the built-in model */
+
 static int draw(uint64_t *seed, int n) {
     *seed = *seed * 6364136223846793005u + 1442695040888963407u;
     return (int)((*seed >> 33) % (uint64_t)n);
@@ -77,8 +79,9 @@ static struct engine *open_with(struct engine_options o, const char *dir) {
 }
 
 /* As little for the cache as one sequence of CONTEXT tokens can do with, or a little more. */
-static struct engine *open_small(const char *dir, bool no_tokenizer) {
-    struct engine_options o = { .dir = dir, .threads = 1, .context = CONTEXT, .slowdown = 1.5,
+static struct engine *open_small(const char *dir, bool no_tokenizer, const char *kv) {
+    struct engine_options o = { .dir = dir, .kv = kv, .threads = 1, .context = CONTEXT,
+                                .slowdown = 1.5,
                                 .requests_max = RUNNING_MAX, .no_tokenizer = no_tokenizer };
     struct engine *e = open_with(o, dir);
     size_t bytes = engine_info(e).cache_bytes;
@@ -99,8 +102,9 @@ static void run_all(struct engine *e) {
 }
 
 /* Half of the kinds draw their tokens; most begin as others do. */
-static void make_kinds(struct kind *kind, const char *dir, bool no_tokenizer) {
+static void make_kinds(struct kind *kind, const char *dir, bool no_tokenizer, const char *kv) {
     struct engine *e = open_with((struct engine_options){ .no_reuse = true, .requests_max = 1,
+                                                          .kv = kv,
                                                           .no_tokenizer = no_tokenizer }, dir);
     int vocab = engine_info(e).vocab;
     uint64_t seed = 7;
@@ -197,14 +201,15 @@ static char *checkpoint(const char *family) {
 }
 
 static void test_storm(void **state) {
-    const char *family = *state;
+    const struct memory *m = *state;
+    const char *family = m->family;
     static struct kind kind[KINDS];
     static struct asked a[REQUESTS];
     char *dir = checkpoint(family);
     uint64_t seed = 11, forced = 0;
     memset(a, 0, sizeof a);
-    make_kinds(kind, dir, true);
-    struct engine *e = open_small(dir, true);
+    make_kinds(kind, dir, true, m->kv);
+    struct engine *e = open_small(dir, true, m->kv);
     for (int n = 0, steps = 0, rows = 1; n < REQUESTS || rows; steps++) {
         struct engine_stats s = engine_stats(e);
         while (n < REQUESTS && s.waiting < 12 && draw(&seed, 4)) {
@@ -284,13 +289,14 @@ static void *client_loop(void *to) {
 
 /* The built-in model gives texts; a tiny one is fast enough for the thread sanitizer. */
 static void test_threads(void **state) {
-    const char *family = *state;
+    const struct memory *m = *state;
+    const char *family = m->family;
     static struct kind kind[KINDS];
     static struct crowd c;
     pthread_t steps, client[THREADS];
     char *dir = family ? checkpoint(family) : mem_str(S("models/demo"));
-    make_kinds(kind, dir, family);
-    c = (struct crowd){ .e = open_small(dir, family), .kind = kind };
+    make_kinds(kind, dir, family, m->kv);
+    c = (struct crowd){ .e = open_small(dir, family, m->kv), .kind = kind };
     pthread_mutex_init(&c.lock, NULL);
     pthread_cond_init(&c.over, NULL);
     assert_int_equal(pthread_create(&steps, NULL, step_loop, &c), 0);
@@ -313,16 +319,23 @@ static void test_threads(void **state) {
 
 int main(void) {
     /* Pages; with windows; latents; delta states beside pages; states alone; sinks; and a rope that
-     * makes long sequences begin anew. */
-    static const char *const families[] = { "llama", "gemma3_text", "deepseek_v3", "qwen3_next",
-                                            "mamba2", "gpt_oss", "phi3" };
-    struct CMUnitTest tests[COUNT(families) + 2];
+     * makes long sequences begin anew. 8 bits where all, some or none of the layers take them. */
+    static const struct memory memories[] = {
+        { "llama", NULL }, { "gemma3_text", NULL }, { "deepseek_v3", NULL }, { "qwen3_next", NULL },
+        { "mamba2", NULL }, { "gpt_oss", NULL }, { "phi3", NULL },
+        { "llama", "q8" }, { "gemma3_text", "q8" }, { "deepseek_v3", "q8" }, { "qwen3_next", "q8" },
+        { "gpt_oss", "q8" }, { "llama", "f32" },
+    };
+    static const struct memory demo = { NULL, NULL }, tiny = { "llama", NULL };
+    struct CMUnitTest tests[COUNT(memories) + 2];
     size_t n = 0;
-    for (; n < COUNT(families) && !ONLY_THREADS; n++)
-        tests[n] = (struct CMUnitTest){ families[n], test_storm, NULL, NULL,
-                                        (void *)(uintptr_t)families[n] };
-    if (!ONLY_THREADS) tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_threads);
+    for (; n < COUNT(memories) && !ONLY_THREADS; n++)
+        tests[n] = (struct CMUnitTest){ memories[n].family, test_storm, NULL, NULL,
+                                        (void *)(uintptr_t)&memories[n] };
+    if (!ONLY_THREADS)
+        tests[n++] = (struct CMUnitTest){ "test_threads", test_threads, NULL, NULL,
+                                          (void *)(uintptr_t)&demo };
     tests[n++] = (struct CMUnitTest){ "threads", test_threads, NULL, NULL,
-                                      (void *)(uintptr_t)families[0] };
+                                      (void *)(uintptr_t)&tiny };
     return _cmocka_run_group_tests("storm", tests, n, NULL, NULL);
 }

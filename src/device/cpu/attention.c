@@ -84,16 +84,12 @@ static void find_block(const struct attention *o, int64_t i, struct block *b) {
 static struct cpu_kv turned(const struct attend *a, char *page, float *tile) {
     const size_t tokens = (size_t)a->kv.page_tokens, dims = (size_t)a->k_dim;
     const enum dtype dtype = a->kv.dtype;
-    const float *rope = dtype == I8 ? page_scales(a, page, 0, 0) : NULL, *scale = rope;
     for (size_t t = 0; t < tokens; t++)
         for (size_t d = 0; d < dims; d++) {
             float *to = tile + d * tokens + t;
             if (dtype == F32) *to = ((const float *)(const void *)page)[t * dims + d];
             if (dtype == BF16)
                 *to = bf16_to_f32(((const uint16_t *)(const void *)page)[t * dims + d]);
-            if (dtype != I8) continue;
-            scale = (int)d < a->v_dim ? rope + tokens : rope;
-            *to = ((const signed char *)page)[t * dims + d] * scale[t];
         }
     return (struct cpu_kv){ (const char *)tile, tokens * sizeof *tile, F32, NULL };
 }
@@ -269,7 +265,8 @@ void cpu_attention(struct device *dev, struct tensor *y, const struct tensor *q,
     const struct cpu *cpu = cpu_of(dev);
     struct attention o = { .kernels = cpu->kernels->attention, .a = a, .y = y, .q = q };
     assert(a->kv.page_tokens <= STEP_TOKENS && a->v_dim <= Y_FLOATS);
-    assert(!a->v_in_k || (a->kv_heads == 1 && a->k_dim * a->kv.page_tokens <= TILE_FLOATS));
+    assert(!a->v_in_k || (a->kv_heads == 1 && a->kv.dtype != I8 &&
+                           a->k_dim * a->kv.page_tokens <= TILE_FLOATS));
     const int64_t pieces = plan(&o, cpu);
     if (!o.splits) {
         pool_run(cpu->pool, pieces, 1, run_whole, &o);

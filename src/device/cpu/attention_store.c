@@ -26,12 +26,10 @@ static void store_head(const struct store *o, char *page, int64_t r, int h) {
     const enum dtype dtype = a->kv.dtype;
     const size_t tokens = (size_t)a->kv.page_tokens, at = (size_t)a->rows->pos[r] % tokens;
     const float *k = head_f32(o->k, r, h);
-    float scale[2];
+    float scale[2] = { 0 };
     if (a->v_in_k) {
         char *to = page + at * (size_t)a->k_dim * l.bytes;
-        scale[1] = store_values(to, 1, k, a->v_dim, dtype);
-        scale[0] = store_values(to + (size_t)a->v_dim * l.bytes, 1, k + a->v_dim,
-                                a->k_dim - a->v_dim, dtype);
+        store_values(to, 1, k, a->k_dim, dtype);
     } else {
         char *to = page + ((size_t)(h * a->k_dim) * tokens + at) * l.bytes;
         scale[0] = store_values(to, tokens, k, a->k_dim, dtype);

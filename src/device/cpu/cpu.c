@@ -87,7 +87,7 @@ static void linear(struct device *dev, struct tensor *y, const struct linear *w,
 }
 
 const struct device_ops device_cpu = {
-    .name = "cpu", .host_memory = true,
+    .name = "cpu", .host_memory = true, .kv_i8 = true,
     .open = open_cpu, .close = close_cpu, .describe = describe,
     .alloc = alloc, .free = release, .adopt = adopt, .copy_in = copy, .copy_out = copy,
     .move = copy, .sync = sync,
