@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 struct str str_of(const char *c) {
@@ -120,6 +121,13 @@ void *mem_grow(void *p, size_t n, size_t size) {
     size_t bytes = 0;
     if (!mul_size(n, size, &bytes)) bytes = SIZE_MAX;
     return checked(realloc(p, bytes ? bytes : 1), bytes ? bytes : 1);
+}
+
+void mem_filled_soon(void *at, size_t bytes) {
+    enum { HUGE_PAGE = 2 << 20 };
+    uintptr_t from = ((uintptr_t)at + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
+    uintptr_t to = ((uintptr_t)at + bytes) & ~(uintptr_t)(HUGE_PAGE - 1);
+    if (bytes >= HUGE_PAGE && from < to) madvise((void *)from, to - from, MADV_HUGEPAGE);
 }
 
 char *mem_str(struct str s) {

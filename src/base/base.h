@@ -48,6 +48,8 @@ bool err_code(struct err *, enum err_code, const char *format, ...)
 void *mem_new(size_t bytes);                              /* zeroed; free() */
 void *mem_array(size_t n, size_t size);                   /* zeroed; free() */
 void *mem_grow(void *, size_t n, size_t size);            /* realloc; new part not zeroed */
+/* Advice, for a large table or text that will be filled: fewer and larger pages. */
+void mem_filled_soon(void *, size_t bytes);
 char *mem_str(struct str);                                /* terminated copy; free() */
 
 /* False on overflow; *out is then unchanged. */

@@ -97,6 +97,7 @@ void buf_free(struct buf *b) {
 
 static bool read_all(struct buf *b, int fd, const char *path, size_t size, struct err *err) {
     if (!room(b, size)) return err_set(err, "%s: too large (%zu bytes)", path, size);
+    mem_filled_soon(b->at, b->cap);
     for (size_t left = size; left;) {
         ssize_t n = read(fd, b->at + b->len, left);
         if (n < 0 && errno == EINTR) continue;

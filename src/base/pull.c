@@ -26,7 +26,11 @@ static char look(struct pull *j) {
     if (j->error) return 0;
     const char *at = j->text.at;
     size_t i = j->offset, n = j->text.len;
-    while (i < n && (at[i] == ' ' || at[i] == '\n' || at[i] == '\r' || at[i] == '\t')) i++;
+    while (i < n && (unsigned char)at[i] <= ' ') {
+        if (n - i >= 8 && !memcmp(at + i, "        ", 8)) i += 8;      /* indented files */
+        else if (at[i] == ' ' || at[i] == '\n' || at[i] == '\r' || at[i] == '\t') i++;
+        else break;
+    }
     j->offset = i;
     return i < n ? at[i] : 0;
 }
@@ -134,14 +138,33 @@ static bool escape(struct pull *j) {
     return true;
 }
 
-/* Bytes up to the next quote, backslash, control character or end. Most strings are ASCII, and
- * need no look at their UTF-8. */
+/* A bit in each byte of x that is below n, which is at most 128. Right up to the lowest such
+ * byte; a borrow may set bits above it. */
+static uint64_t bytes_below(uint64_t x, unsigned n) {
+    return (x - 0x0101010101010101u * n) & ~x & 0x8080808080808080u;
+}
+
+/* Bytes up to the next quote, backslash, control character or end, eight at a time. Most strings
+ * are ASCII, and need no look at their UTF-8. */
 static size_t plain_run(struct str s, bool *ascii) {
     const unsigned char *at = (const unsigned char *)s.at;
-    unsigned char all = 0;
+    uint64_t all = 0;
     size_t n = 0;
+    for (uint64_t x; s.len - n >= sizeof x; n += sizeof x) {
+        memcpy(&x, at + n, sizeof x);
+        uint64_t stop = bytes_below(x, 0x20) | bytes_below(x ^ 0x2222222222222222u, 1)
+            | bytes_below(x ^ 0x5c5c5c5c5c5c5c5cu, 1);
+        if (stop && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__) break;
+        if (stop) {
+            unsigned bits = (unsigned)__builtin_ctzll(stop) & ~7u;
+            all |= x & (((uint64_t)1 << bits) - 1);
+            *ascii = !(all & 0x8080808080808080u);
+            return n + bits / 8;
+        }
+        all |= x;
+    }
     for (; n < s.len && at[n] >= 0x20 && at[n] != '"' && at[n] != '\\'; n++) all |= at[n];
-    *ascii = all < 0x80;
+    *ascii = !(all & 0x8080808080808080u);
     return n;
 }
 
@@ -151,9 +174,9 @@ static bool string(struct pull *j, struct str *out) {
     bool copied = false;
     buf_clear(&j->scratch);
     for (;;) {
-        struct str run = str_from(j->text, j->offset);
+        struct str run = { j->text.at + j->offset, j->text.len - j->offset };
         bool ascii;
-        run = str_cut(run, 0, plain_run(run, &ascii));
+        run.len = plain_run(run, &ascii);
         if (!ascii && !utf8_valid(run)) return pull_fail(j, "invalid UTF-8 in a string");
         j->offset += run.len;
         if (j->offset >= j->text.len) return pull_fail(j, "unterminated string");
@@ -165,7 +188,8 @@ static bool string(struct pull *j, struct str *out) {
         j->offset++;
         if (!escape(j)) return false;
     }
-    *out = copied ? buf_view(&j->scratch) : str_cut(j->text, begin, j->offset);
+    *out = (struct str){ j->text.at + begin, j->offset - begin };
+    if (copied) *out = buf_view(&j->scratch);
     if (copied && !out->at) out->at = "";
     j->offset++;
     return true;
@@ -219,8 +243,25 @@ bool pull_number(struct pull *j, struct str *out) {
     return true;
 }
 
+/* Ids are small whole numbers: they need no second look at their digits. 0: anything else. */
+static size_t small_number(struct pull *j, uint64_t max, uint64_t *out) {
+    char c = look(j);
+    uint64_t v = 0;
+    if (c < '1' || c > '9') return 0;
+    const char *at = j->text.at + j->offset;
+    size_t left = j->text.len - j->offset, n = 0;
+    for (; n < left && n < 16 && at[n] >= '0' && at[n] <= '9'; n++)
+        v = v * 10 + (uint64_t)(at[n] - '0');
+    if (n == left || n == 16 || at[n] == '.' || at[n] == 'e' || at[n] == 'E' || v > max) return 0;
+    *out = v;
+    return n;
+}
+
 bool pull_u64(struct pull *j, uint64_t max, uint64_t *out) {
     struct str s;
+    size_t n = small_number(j, max, out);
+    j->offset += n;
+    if (n) return true;
     if (!pull_number(j, &s)) return false;
     return str_u64(s, max, out) || pull_fail(j, "expected a whole number in range");
 }

@@ -76,6 +76,7 @@ static void merges_reserve(struct bpe *b, size_t n) {
     size_t n_old = b->n_slots;
     b->n_slots = n_slots;
     b->merge = mem_array(n_slots, sizeof *b->merge);
+    mem_filled_soon(b->merge, n_slots * sizeof *b->merge);
     memset(b->merge, 0xff, n_slots * sizeof *b->merge);
     for (size_t i = 0; i < n_old; i++)
         if (old[i].rank != NO_RANK)

@@ -62,6 +62,7 @@ static void slots_grow(struct vocab *v, size_t n_slots) {
     struct vocab_slot *slot = v->slot;
     size_t old = v->n_slots;
     v->slot = mem_array(n_slots, sizeof *v->slot);
+    mem_filled_soon(v->slot, n_slots * sizeof *v->slot);
     v->n_slots = n_slots;
     v->used = 0;
     for (size_t i = 0; i < old; i++)
