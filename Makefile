@@ -136,7 +136,7 @@ test: all $(TESTS) ## build and run every test; T=word only those with the word 
 	    $(TEST_SCRIPTS))
 
 TSAN_TESTS := $(addprefix build/tsan/tests/,unit/test_threads unit/test_workers \
-                families/test_storm api/test_leaving)
+                families/test_storm api/test_leaving api/test_exchanges)
 tsan: ## the server's load test and the threads' tests under the thread sanitizer
 	$(MAKE) SAN=thread BUILD=build/tsan all $(TSAN_TESTS)
 	MLXCEL=build/tsan/mlxcel MLXCEL_BUILD=build/tsan scripts/run-tests \
