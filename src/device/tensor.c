@@ -75,6 +75,8 @@ static void move(struct tensor *t, int64_t offset) {
     assert(n % q->group == 0 && n * q->bits % 8 == 0);
     size_t scales = n / q->group * dtype_bytes(q->scale_dtype);
     t->at = (char *)t->at + n * q->bits / 8;
+    if (q->packed)                   /* rows take the same bytes there */
+        q->packed = (const char *)q->packed + n * q->bits / 8 + 2 * scales;
     if (q->scales)
         q->scales = (const char *)q->scales + scales;
     if (q->biases)
@@ -87,6 +89,8 @@ struct tensor tensor_part(const struct tensor *t, int axis, int64_t begin, int64
     assert(dtype_bytes(t->dtype) || axis < t->rank - 1 || n % t->quant.group == 0);
     struct tensor part = *t;
     part.shape[axis] = n;
+    if (t->rank != 2 || axis == 1 || begin % QUANT_PANEL != 0)
+        part.quant.packed = NULL;
     move(&part, begin * t->stride[axis]);
     return part;
 }
@@ -94,6 +98,7 @@ struct tensor tensor_part(const struct tensor *t, int axis, int64_t begin, int64
 struct tensor tensor_at(const struct tensor *t, int64_t i) {
     assert(t->rank > 1 && i >= 0 && i < t->shape[0]);
     struct tensor entry = *t;
+    entry.quant.packed = NULL;
     entry.rank--;
     for (int axis = 0; axis < entry.rank; axis++) {
         entry.shape[axis] = t->shape[axis + 1];
@@ -109,6 +114,7 @@ struct tensor tensor_heads(const struct tensor *t, int64_t heads) {
     int64_t cols = t->shape[1] / heads;
     assert(dtype_bytes(t->dtype) || cols % t->quant.group == 0);
     struct tensor view = *t;
+    view.quant.packed = NULL;
     view.rank = 3;
     view.shape[1] = heads, view.stride[1] = cols;
     view.shape[2] = cols, view.stride[2] = 1;
@@ -118,6 +124,7 @@ struct tensor tensor_heads(const struct tensor *t, int64_t heads) {
 struct tensor tensor_every(const struct tensor *t, int64_t begin, int64_t step) {
     assert(t->rank > 1 && step > 0 && begin >= 0 && begin <= t->shape[0]);
     struct tensor view = *t;
+    view.quant.packed = NULL;
     view.shape[0] = (t->shape[0] - begin + step - 1) / step;
     view.stride[0] = t->stride[0] * step;
     move(&view, begin * t->stride[0]);

@@ -13,7 +13,11 @@ struct quant {
     enum dtype scale_dtype;
     uint16_t group;
     uint8_t bits;
+    const void *packed;              /* the same rows as the device likes them (device/cpu/pack.h),
+                                        in panels of QUANT_PANEL rows; NULL: there are none. A view
+                                        keeps them when it begins at a panel and has whole rows. */
 };
+enum { QUANT_PANEL = 16 };
 
 struct tensor {                      /* a view: whoever allocated .at frees it */
     void *at;

@@ -111,7 +111,7 @@ static struct matrix matrix_new(const struct format *f, int64_t outs, int64_t co
         biases[i] = plain_of(f->scales, uniform() / 2);
     }
     m.l.w.quant = (struct quant){ scales, biases, f->scales, (uint16_t)f->group,
-                                  (uint8_t)f->bits };
+                                  (uint8_t)f->bits, NULL };
     return m;
 }
 

@@ -92,7 +92,8 @@ static void fill_affine(struct matrix *m, struct format f, int64_t n) {
         m->size[i] = fabs((double)v * scale) + fabs(bias);
     }
     m->t.at = q;
-    m->t.quant = (struct quant){ scales, biases, f.scales, (uint16_t)f.group, (uint8_t)f.bits };
+    m->t.quant = (struct quant){ scales, biases, f.scales, (uint16_t)f.group, (uint8_t)f.bits,
+                                NULL };
 }
 
 /* [heads, outs, cols], or [outs, cols] when heads is 0. */

@@ -38,12 +38,13 @@ static void check_dtype(const struct tensor *t) {
     assert(t->quant.scales && t->quant.biases && t->shape[t->rank - 1] % t->quant.group == 0);
 }
 
-static struct cpu_matrix matrix_of(const struct tensor *t, int64_t row_stride) {
+struct cpu_matrix cpu_matrix_of(const struct tensor *t, int64_t row_stride) {
     check_dtype(t);
     return (struct cpu_matrix){
         .at = t->at,
         .scales = t->quant.scales,
         .biases = t->quant.biases,
+        .packed = t->quant.packed,
         .row_bytes = packed_bytes(t, row_stride),
         .scale_row_bytes = scale_bytes(t, row_stride),
         .dtype = t->dtype,
@@ -159,7 +160,7 @@ void cpu_linear(struct pool *pool, const struct cpu_kernels *k, const struct cpu
     struct cpu_job j = {
         .kernels = k,
         .scratch = scratch,
-        .w = matrix_of(w, w->stride[last - 1]),
+        .w = cpu_matrix_of(w, w->stride[last - 1]),
         .bias = l->bias.at,
         .rows = { .x = x->at, .y = y->at, .x_stride = x->stride[0], .y_stride = y->stride[0],
                   .n = x->shape[0] },
@@ -184,7 +185,7 @@ void cpu_linear_rows(struct pool *pool, const struct cpu_kernels *k,
     struct cpu_job j = {
         .kernels = k,
         .scratch = scratch,
-        .w = matrix_of(&l->w, l->w.stride[0]),
+        .w = cpu_matrix_of(&l->w, l->w.stride[0]),
         .bias = l->bias.at,
         .rows = *rows,
         .cols = l->w.shape[1],
@@ -199,7 +200,7 @@ void cpu_linear_rows(struct pool *pool, const struct cpu_kernels *k,
 
 void cpu_dequantize_row(const struct tensor *t, int64_t row, float *out) {
     assert(t->rank == 2);
-    struct cpu_matrix m = matrix_of(t, t->stride[0]);
+    struct cpu_matrix m = cpu_matrix_of(t, t->stride[0]);
     float w[CPU_TILE_COLS];
     for (int64_t begin = 0; begin < t->shape[1]; begin += CPU_TILE_COLS) {
         int n = (int)MIN(CPU_TILE_COLS, t->shape[1] - begin);

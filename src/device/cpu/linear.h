@@ -24,6 +24,7 @@ enum {
 /* Rows of weights as the kernels read them. Nothing is aligned: it lies in a file. */
 struct cpu_matrix {
     const unsigned char *at, *scales, *biases;
+    const unsigned char *packed;             /* of pack.h, at a line; NULL: not there */
     int64_t row_bytes, scale_row_bytes;      /* from row to row */
     enum dtype dtype, scale_dtype;
     int bits, group;                         /* of MLX_AFFINE */

@@ -33,6 +33,9 @@ static inline void cpu_job_add_bias(const struct cpu_job *j, int64_t head, float
         y[i] += bias[i];
 }
 
+/* A matrix whose rows begin row_stride elements apart. */
+struct cpu_matrix cpu_matrix_of(const struct tensor *, int64_t row_stride);
+
 /* The way over 8 bits: whether it is open for this product, and the product. */
 bool cpu_int8_applies(const struct cpu_job *);
 void cpu_int8_run(struct pool *, const struct cpu_job *);

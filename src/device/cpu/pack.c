@@ -1,0 +1,97 @@
+/* pack.c - puts affine matrices in panels. The only writer of the layout that pack.h describes;
+ * faster ones for the machine at hand (weave, in the kernels) give the same bytes. */
+#include "device/cpu/pack.h"
+
+#include "device/cpu/linear_job.h"
+
+#include <string.h>
+
+enum { UNIT = CPU_PACK_COLS, LINE = 64, QUADS = 8 };
+
+/* 32 values of a row, a byte each, quad by quad. */
+static void read_unit(unsigned char *to, const unsigned char *at, int bits) {
+    for (int i = 0; i < UNIT; i += 8, at += bits) {
+        uint64_t word = 0;
+        for (int b = 0; b < bits; b++)
+            word |= (uint64_t)at[b] << (8 * b);
+        for (int j = 0; j < 8; j++, word >>= bits)
+            to[i + j % 2 * 4 + j / 2] = (unsigned char)(word & ((1u << bits) - 1));
+    }
+}
+
+/* The lowest `width` bits of 8 quads as the lines of a plane, at 4 bytes of one row. */
+static unsigned char *write_plane(unsigned char *to, unsigned char *values, int width) {
+    const int per_line = 8 / width;
+    for (int line = 0; line < width; line++, to += LINE) {
+        for (int c = 0; c < 4; c++) {
+            unsigned byte = 0;
+            for (int s = 0; s < per_line; s++) {
+                unsigned char *v = &values[(line * per_line + s) * 4 + c];
+                byte |= (*v & ((1u << width) - 1)) << (s * width);
+                *v = (unsigned char)(*v >> width);
+            }
+            to[c] = (unsigned char)byte;
+        }
+    }
+    return to;
+}
+
+static void pack_unit(unsigned char *to, const unsigned char *at, int from, int bits) {
+    unsigned char values[UNIT];
+    if (from == 4 && bits == 4) {    /* as it is: most matrices */
+        for (int i = 0; i < 4; i++)
+            memcpy(to + i * LINE, at + i * 4, 4);
+        return;
+    }
+    read_unit(values, at, from);
+    if (bits == 8) {
+        write_plane(to, values, 8);
+        return;
+    }
+    if (bits & 4)
+        to = write_plane(to, values, 4);
+    if (bits & 2)
+        to = write_plane(to, values, 2);
+    if (bits & 1)
+        write_plane(to, values, 1);
+}
+
+/* Zeros in the rows past the last. */
+void cpu_pack_panel(unsigned char *to, const struct cpu_matrix *m, int bits, int64_t row, int rows,
+                    int64_t begin, int64_t n) {
+    const int64_t size = m->scale_dtype == F32 ? 4 : 2, unit_bytes = (int64_t)bits * LINE;
+    const int64_t group_bytes = cpu_pack_group_bytes(bits, m->group, m->scale_dtype);
+    for (int64_t g = 0; g < n / m->group; g++, to += group_bytes) {
+        const int64_t from = begin + g * m->group;
+        if (rows < QUANT_PANEL)
+            memset(to, 0, (size_t)group_bytes);
+        for (int r = 0; r < rows; r++) {
+            const int64_t skip = (row + r) * m->scale_row_bytes + from / m->group * size;
+            const unsigned char *at = m->at + (row + r) * m->row_bytes + from / 8 * m->bits;
+            memcpy(to + r * size, m->scales + skip, (size_t)size);
+            memcpy(to + (QUANT_PANEL + r) * size, m->biases + skip, (size_t)size);
+            unsigned char *unit = to + 2 * QUANT_PANEL * size + 4 * r;
+            for (int i = 0; i < m->group / UNIT; i++)
+                pack_unit(unit + i * unit_bytes, at + i * UNIT / 8 * m->bits, m->bits, bits);
+        }
+    }
+}
+
+size_t cpu_packed_bytes(const struct tensor *w) {
+    if (w->dtype != MLX_AFFINE || w->rank != 2 || w->stride[0] != w->shape[1] || !w->at
+        || w->shape[0] < 1 || w->shape[1] < 1 || !w->quant.biases)
+        return 0;
+    struct tensor whole = *w;
+    whole.shape[0] = (w->shape[0] + QUANT_PANEL - 1) / QUANT_PANEL * QUANT_PANEL;
+    return tensor_bytes(&whole);
+}
+
+void cpu_pack(void *to, const struct tensor *w, int64_t panel_begin, int64_t panel_end) {
+    const struct cpu_matrix m = cpu_matrix_of(w, w->stride[0]);
+    const int64_t bytes = QUANT_PANEL * (m.row_bytes + 2 * m.scale_row_bytes);
+    for (int64_t p = panel_begin; p < panel_end; p++) {
+        const int64_t row = p * QUANT_PANEL;
+        cpu_pack_panel((unsigned char *)to + p * bytes, &m, m.bits, row,
+                       (int)MIN(QUANT_PANEL, w->shape[0] - row), 0, w->shape[1]);
+    }
+}
