@@ -1,15 +1,15 @@
 /* threads.c - the thread pool and the count of processors we may use.
  *
- * A run is a ticket: its number in the high half, the next piece in the low
- * half of one word. A helper takes a piece by advancing the ticket it read, so
- * a late one, still looking at an earlier run, takes nothing, and the caller
- * never waits for a helper that took no piece. Idle helpers spin for some tens
- * of microseconds, the pause between two ops, and then sleep. */
+ * Every thread has a share of each run, always the same part of the range, so that it finds in its
+ * caches and on its memory node what it read last time, as one stream. Who has done its own share
+ * goes on with what is left of the others': a thread that lost its processor holds up one piece.
+ * Idle helpers spin for some tens of microseconds, the pause between two ops, and then sleep. */
 #include "base/threads.h"
 
 #include <assert.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -17,36 +17,46 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum {
     CPUS_MAX = 8192,
     THREADS_MAX = 1024,
     CGROUP_FILE_MAX = 16 << 10,
-    SPINS = 4000,
-    STACK_BYTES = 2 << 20            /* kernels keep tiles of some 100 KiB on it */
+    SPINS_A_LOOK = 64,               /* pauses between two looks at the clock */
+    STACK_BYTES = 2 << 20,           /* kernels keep tiles of some 100 KiB on it */
+    PIECE_BITS = 16                  /* 48 for the number of a run: it never comes round */
 };
 
-/* No piece has this number: nothing can be taken. */
-#define CLOSED UINT32_MAX
+#define SPIN_S 1e-4
+#define PIECES_MAX ((int64_t)1 << PIECE_BITS)
 
 typedef void run_fn(void *to, int64_t begin, int64_t end);
 
-struct pool {
-    _Alignas(64) _Atomic uint64_t ticket;
-    _Alignas(64) _Atomic int64_t done;       /* pieces of this run that have ended */
-    /* The run, atomic because a late helper may read it while the next one is written. What
-     * it read counts only if the ticket is still the one it read before, so the ticket is
-     * closed first: a helper that sees a new value (acquire) sees the closed ticket too. */
+/* A run, atomic because a late helper may read it while a later one is written. */
+struct run {
     _Alignas(64) _Atomic int64_t n, grain;
     _Atomic(run_fn *) run;
     _Atomic(void *) to;
-    _Atomic bool stop, busy;
+};
+
+/* How far a share is: the number of the run above, the next piece below. A number that is not
+ * this run's says that nobody has taken a piece yet: the first to come begins it. */
+struct share { _Alignas(64) _Atomic uint64_t at; };
+
+struct pool {
+    /* The last run's number. A reader that finds the same number after it read runs[number % 2]
+     * has read that run: the same place is written again only two runs later. */
+    _Alignas(64) _Atomic uint64_t number;
+    _Atomic uint32_t wake;           /* changes when sleepers are woken */
+    struct run runs[2];
+    _Alignas(64) _Atomic int64_t done;       /* pieces of this run that have ended */
     _Atomic int sleeping;
+    _Atomic bool stop, busy;
     int n_helpers;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-    pthread_t *helpers;
+    struct helper { struct pool *pool; int index; pthread_t thread; } *helpers;
+    struct share *shares;            /* [n_helpers + 1]; the caller's is the first */
 };
 
 #if defined __x86_64__ || defined __i386__
@@ -61,74 +71,101 @@ static void relax(void) {
     __asm__ volatile(PAUSE);
 }
 
-/* Takes and runs pieces of the run that `ticket` belongs to until none is left. */
-static void work(struct pool *p) {
-    uint64_t ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
-    const uint64_t id = ticket >> 32;
-    while (ticket >> 32 == id) {
-        int64_t piece = (int64_t)(ticket & UINT32_MAX);
-        int64_t n = atomic_load_explicit(&p->n, memory_order_acquire);
-        int64_t grain = atomic_load_explicit(&p->grain, memory_order_acquire);
-        run_fn *run = atomic_load_explicit(&p->run, memory_order_acquire);
-        void *to = atomic_load_explicit(&p->to, memory_order_acquire);
-        if (grain < 1 || piece >= (n + grain - 1) / grain)
-            return;
-        if (!atomic_compare_exchange_weak_explicit(&p->ticket, &ticket, ticket + 1,
-                                                   memory_order_acq_rel, memory_order_acquire))
-            continue;
-        run(to, piece * grain, MIN(n, (piece + 1) * grain));
-        atomic_fetch_add_explicit(&p->done, 1, memory_order_release);
-        ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
+static void futex(_Atomic uint32_t *word, int what, uint32_t value) {
+    syscall(SYS_futex, word, what | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
+}
+
+/* The next piece of the share [first, end) in run `number`; -1: none is left, or the run is over. */
+static int64_t take(struct share *s, uint64_t number, int64_t first, int64_t end) {
+    uint64_t at = atomic_load_explicit(&s->at, memory_order_relaxed);
+    for (;;) {
+        uint64_t of = at >> PIECE_BITS;
+        int64_t piece = of == number ? (int64_t)(at & (uint64_t)(PIECES_MAX - 1)) : first;
+        if (of > number || piece >= end)
+            return -1;
+        uint64_t next = number << PIECE_BITS | (uint64_t)(piece + 1);
+        if (atomic_compare_exchange_weak_explicit(&s->at, &at, next, memory_order_relaxed,
+                                                  memory_order_relaxed))
+            return piece;
     }
 }
 
-/* Until there is a run later than `seen`. False: the pool closes. */
-static bool await_run(struct pool *p, uint64_t seen) {
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(&p->stop, memory_order_acquire))
-            return false;
-        if (atomic_load_explicit(&p->ticket, memory_order_acquire) >> 32 != seen)
-            return true;
-        relax();
+/* Runs pieces of run `number`, those of the share `mine` first, until none is left. A helper that
+ * comes when that run is over finds its number gone, or all of its shares done: while a piece
+ * that somebody took is not counted in `done`, no other run begins. */
+static void work(struct pool *p, uint64_t number, int mine) {
+    const struct run *r = &p->runs[number % 2];
+    const int64_t n = atomic_load_explicit(&r->n, memory_order_acquire);
+    const int64_t grain = atomic_load_explicit(&r->grain, memory_order_acquire);
+    run_fn *run = atomic_load_explicit(&r->run, memory_order_acquire);
+    void *to = atomic_load_explicit(&r->to, memory_order_acquire);
+    if (atomic_load_explicit(&p->number, memory_order_acquire) != number)
+        return;
+    const int64_t pieces = (n + grain - 1) / grain;
+    const int threads = p->n_helpers + 1;
+    int64_t done = 0, piece;
+    for (int i = 0; i < threads; i++) {
+        int owner = mine + i < threads ? mine + i : mine + i - threads;
+        int64_t first = pieces * owner / threads, end = pieces * (owner + 1) / threads;
+        while ((piece = take(&p->shares[owner], number, first, end)) >= 0) {
+            run(to, piece * grain, MIN(n, (piece + 1) * grain));
+            done++;
+        }
     }
-    /* Whoever publishes a run looks at `sleeping` after it wrote the ticket, and we look at the
-     * ticket after we wrote `sleeping`, both sequentially consistent: one sees the other. */
-    pthread_mutex_lock(&p->lock);
+    if (done)
+        atomic_fetch_add_explicit(&p->done, done, memory_order_release);
+}
+
+/* Until there is a run later than `seen`, whose number it returns. 0: the pool closes. */
+static uint64_t await_run(struct pool *p, uint64_t seen) {
+    double begin = clock_s();
+    do
+        for (int i = 0; i < SPINS_A_LOOK; i++) {
+            uint64_t number = atomic_load_explicit(&p->number, memory_order_acquire);
+            if (atomic_load_explicit(&p->stop, memory_order_relaxed))
+                return 0;
+            if (number != seen)
+                return number;
+            relax();
+        }
+    while (clock_s() - begin < SPIN_S);
+    /* Whoever begins a run looks at `sleeping` after it wrote the number, and we look at the
+     * number after we wrote `sleeping`, both sequentially consistent: one sees the other. And
+     * `wake` changes before the call that wakes, so a sleep that would begin after it does not. */
     atomic_fetch_add(&p->sleeping, 1);
-    while (!atomic_load(&p->stop) && atomic_load(&p->ticket) >> 32 == seen)
-        pthread_cond_wait(&p->wake, &p->lock);
+    uint32_t wake = atomic_load(&p->wake);
+    while (!atomic_load(&p->stop) && atomic_load(&p->number) == seen) {
+        futex(&p->wake, FUTEX_WAIT, wake);
+        wake = atomic_load(&p->wake);
+    }
     atomic_fetch_sub(&p->sleeping, 1);
-    pthread_mutex_unlock(&p->lock);
-    return !atomic_load(&p->stop);
+    return atomic_load(&p->stop) ? 0 : atomic_load(&p->number);
 }
 
 static void *helper(void *arg) {
-    struct pool *p = arg;
-    uint64_t seen = 0;
-    while (await_run(p, seen)) {
-        seen = atomic_load_explicit(&p->ticket, memory_order_acquire) >> 32;
-        work(p);
-    }
+    const struct helper *h = arg;
+    for (uint64_t seen = 0; (seen = await_run(h->pool, seen)) != 0;)
+        work(h->pool, seen, h->index);
     return NULL;
 }
 
 static void wake_sleepers(struct pool *p) {
     if (atomic_load(&p->sleeping) == 0)
         return;
-    pthread_mutex_lock(&p->lock);
-    pthread_cond_broadcast(&p->wake);
-    pthread_mutex_unlock(&p->lock);
+    atomic_fetch_add(&p->wake, 1);
+    futex(&p->wake, FUTEX_WAKE, INT_MAX);
 }
 
 struct pool *pool_open(int n_threads) {
     n_threads = MAX(1, MIN(n_threads, THREADS_MAX));
     struct pool *p = aligned_alloc(64, sizeof *p);
-    if (!p)
+    struct share *shares = aligned_alloc(64, (size_t)n_threads * sizeof *shares);
+    if (!p || !shares)
         abort();
     memset(p, 0, sizeof *p);
+    memset(shares, 0, (size_t)n_threads * sizeof *shares);
+    p->shares = shares;
     p->helpers = mem_array((size_t)n_threads, sizeof *p->helpers);
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->wake, NULL);
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, STACK_BYTES);
@@ -137,10 +174,16 @@ struct pool *pool_open(int n_threads) {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    /* A system that refuses another thread leaves us with fewer, which is slower, not wrong. */
-    while (p->n_helpers < n_threads - 1
-           && pthread_create(&p->helpers[p->n_helpers], &attr, helper, p) == 0)
-        p->n_helpers++;
+    /* A system that refuses another thread leaves us with fewer, which is slower, not wrong. No
+     * run begins before all are counted, so none of them sees the count change. */
+    int n = 0;
+    for (; n < n_threads - 1; n++) {
+        struct helper *h = &p->helpers[n];
+        *h = (struct helper){ .pool = p, .index = n + 1 };
+        if (pthread_create(&h->thread, &attr, helper, h) != 0)
+            break;
+    }
+    p->n_helpers = n;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     return p;
@@ -152,10 +195,9 @@ void pool_close(struct pool *p) {
     atomic_store(&p->stop, true);
     wake_sleepers(p);
     for (int i = 0; i < p->n_helpers; i++)
-        pthread_join(p->helpers[i], NULL);
-    pthread_cond_destroy(&p->wake);
-    pthread_mutex_destroy(&p->lock);
+        pthread_join(p->helpers[i].thread, NULL);
     free(p->helpers);
+    free(p->shares);
     free(p);
 }
 
@@ -163,13 +205,39 @@ int pool_threads(const struct pool *p) {
     return p->n_helpers + 1;
 }
 
+/* At most PIECES_MAX pieces, which is what a share's word has room for. */
+static void run_pieces(struct pool *p, int64_t n, int64_t grain, run_fn *run, void *to) {
+    const int64_t pieces = (n + grain - 1) / grain;
+    const uint64_t number = atomic_load_explicit(&p->number, memory_order_relaxed) + 1;
+    struct run *r = &p->runs[number % 2];
+    atomic_store_explicit(&r->n, n, memory_order_release);
+    atomic_store_explicit(&r->grain, grain, memory_order_release);
+    atomic_store_explicit(&r->run, run, memory_order_release);
+    atomic_store_explicit(&r->to, to, memory_order_release);
+    atomic_store_explicit(&p->done, 0, memory_order_relaxed);
+    atomic_store(&p->number, number);
+    wake_sleepers(p);
+    work(p, number, 0);
+    for (int i = 0; atomic_load_explicit(&p->done, memory_order_acquire) < pieces;) {
+        if (i < SPINS_A_LOOK * SPINS_A_LOOK) {
+            relax();
+            i++;
+        } else {
+            sched_yield();           /* a helper lost its processor: lend it ours */
+        }
+    }
+}
+
+struct shifted { run_fn *run; void *to; int64_t by; };
+
+static void run_shifted(void *to, int64_t begin, int64_t end) {
+    const struct shifted *s = to;
+    s->run(s->to, begin + s->by, end + s->by);
+}
+
 void pool_run(struct pool *p, int64_t n, int64_t grain, run_fn *run, void *to) {
     assert(grain > 0 && n <= INT64_MAX - grain);
-    if (n <= 0)
-        return;
-    int64_t pieces = (n + grain - 1) / grain;
-    assert(pieces < INT32_MAX);
-    if (pieces == 1 || p->n_helpers == 0) {
+    if (n <= grain || p->n_helpers == 0) {
         for (int64_t begin = 0; begin < n; begin += grain)
             run(to, begin, MIN(n, begin + grain));
         return;
@@ -177,24 +245,13 @@ void pool_run(struct pool *p, int64_t n, int64_t grain, run_fn *run, void *to) {
     bool busy = atomic_exchange(&p->busy, true);
     assert(!busy && "pool_run inside pool_run");
     (void)busy;
-    uint64_t id = (atomic_load_explicit(&p->ticket, memory_order_relaxed) >> 32) + 1;
-    atomic_store(&p->ticket, (id - 1) << 32 | CLOSED);
-    atomic_store_explicit(&p->n, n, memory_order_release);
-    atomic_store_explicit(&p->grain, grain, memory_order_release);
-    atomic_store_explicit(&p->run, run, memory_order_release);
-    atomic_store_explicit(&p->to, to, memory_order_release);
-    atomic_store_explicit(&p->done, 0, memory_order_relaxed);
-    atomic_store(&p->ticket, id << 32);
-    wake_sleepers(p);
-    work(p);
-    for (int i = 0; atomic_load_explicit(&p->done, memory_order_acquire) < pieces;) {
-        if (i < SPINS) {
-            relax();
-            i++;
-        } else {
-            sched_yield();           /* a helper lost its processor: lend it ours */
-        }
-    }
+    struct shifted s = { run, to, 0 };
+    const int64_t most = grain > INT64_MAX / PIECES_MAX ? n : grain * (PIECES_MAX - 1);
+    if (n <= most)
+        run_pieces(p, n, grain, run, to);
+    else
+        for (; s.by < n; s.by += most)
+            run_pieces(p, MIN(most, n - s.by), grain, run_shifted, &s);
     atomic_store(&p->busy, false);
 }
 

@@ -80,6 +80,54 @@ static void runs_do_not_mix(void **state) {
     pool_close(NULL);
 }
 
+struct held { _Atomic int64_t ended; int64_t n; _Atomic bool holds; };
+
+/* The first piece to begin ends as the last. */
+static void hold_one(void *to, int64_t begin, int64_t end) {
+    struct held *h = to;
+    if (!atomic_exchange(&h->holds, true))
+        while (h->ended < h->n - 1)
+            usleep(100);
+    h->ended += end - begin;
+}
+
+/* A thread that lost its processor in the middle of a piece: the rest of its share is done by the
+ * others. A pool that left it to its owner would wait here until the alarm. */
+static void one_thread_stops_no_other(void **state) {
+    (void)state;
+    alarm(60);
+    for (int threads = 2; threads <= 5; threads++) {
+        struct pool *p = pool_open(threads);
+        for (int64_t n = 2; n < 100; n += 7) {
+            struct held h = { .n = n };
+            pool_run(p, n, 1, hold_one, &h);
+            assert_int_equal(h.ended, n);
+        }
+        pool_close(p);
+    }
+    alarm(0);
+}
+
+static void count(void *to, int64_t begin, int64_t end) {
+    unsigned char *hits = to;
+    for (int64_t i = begin; i < end; i++)
+        hits[i]++;
+}
+
+/* More pieces than a share's word can number. */
+static void very_many_pieces(void **state) {
+    (void)state;
+    const int64_t n = 300001;
+    unsigned char *hits = mem_new((size_t)n);
+    struct pool *p = pool_open(3);
+    pool_run(p, n, 1, count, hits);
+    pool_run(p, n, 3, count, hits);
+    for (int64_t i = 0; i < n; i++)
+        assert_int_equal(hits[i], 2);
+    pool_close(p);
+    free(hits);
+}
+
 static void put(const char *root, const char *name, const char *text) {
     char path[512];
     snprintf(path, sizeof path, "%s/%s", root, name);
@@ -148,6 +196,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_piece_runs_once),
         cmocka_unit_test(runs_do_not_mix),
+        cmocka_unit_test(one_thread_stops_no_other),
+        cmocka_unit_test(very_many_pieces),
         cmocka_unit_test(quotas_are_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
