@@ -1,14 +1,42 @@
-/* linear.h - the two ways in which the CUDA device multiplies: linear.cu, any weights and F32
- * throughout; linear_mma.cu, the tensor cores. Which one serves a matrix depends on the matrix and
- * on --compute, never on how many rows there are. */
+/* linear.h - the ways in which the CUDA device multiplies, and the one order of sums they share.
+ * Which of them serves a matrix depends on the matrix, the chip and --compute, never on how many
+ * rows there are.
+ *
+ *   linear.cu        any weights, F32 throughout.
+ *   linear_mma.cu    rows rounded to bf16, on the tensor cores of any chip: matrices that the
+ *                    next two do not take. Its order of sums is its own.
+ *   linear_ring.cu   the same on Hopper, up to FEW_ROWS rows: weights stream through the bulk copy
+ *                    engine. Packed formats are packed anew at their first product.
+ *   linear_wgmma.cu  the same on Hopper, more rows.
+ *
+ * The order of the last two. A weight is one bf16 number: as it lies, or fma(q, scale, bias)
+ * rounded once. An mma takes 16 consecutive columns; the steps of a slice are one chain of sums,
+ * ascending, from zero; slices are added in their order, and then the bias. A slice is as many
+ * columns as cuda_slice says, by the shape and the format of the matrix that the checkpoint has. */
 #pragma once
 #include "device/cuda/cuda.h"
+
+enum { FEW_ROWS = 16 };
 
 struct cuda_rows {
     const float *x, *bias;           /* on the device; bias NULL: none */
     float *y;
     int64_t x_row, y_row, n;         /* floats from row to row */
 };
+
+/* Slices: few outputs leave the chip idle unless several warps share one, and a packed weight
+ * costs more than its bytes. */
+static inline int cuda_slices(const struct tensor &w) {
+    if (w.dtype != BF16) return 4;
+    return w.shape[0] >= 4096 ? 1 : w.shape[0] >= 2048 ? 2 : 4;
+}
+
+/* Columns of a slice, a multiple of 128 so that it holds whole groups. The last ones may be
+ * shorter or empty. */
+static inline int64_t cuda_slice(const struct tensor &w) {
+    const int64_t unit = 128 * cuda_slices(w);
+    return (w.shape[1] + unit - 1) / unit * 128;
+}
 
 /* y[r] = w x[r] + bias, w [out, in] with addresses of the device. False, and nothing done: not
  * bf16 nor affine of 4 bits, or a shape that fills no step of 64 columns. */
