@@ -57,7 +57,7 @@ FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 # The CUDA device is a shared object beside the program, so that one program serves all machines.
 NVCC      ?= nvcc
-CUDA_ARCH ?= 80 90
+CUDA_ARCH ?= 80 90a
 CUDA_SRC  := $(wildcard src/device/cuda/*.cu)
 CUDA_OBJ  := $(CUDA_SRC:%.cu=$(BUILD)/%.o)
 CUDA_SO   := $(if $(CUDA),$(BUILD)/mlxcel-cuda.so)

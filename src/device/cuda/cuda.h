@@ -16,6 +16,8 @@ extern "C" {
 
 struct cuda {
     cudaStream_t stream;
+    int processors;
+    bool hopper;                             /* sm_90a: see hopper.h */
     bool overlaps;                           /* a kernel may begin before the last one ends */
     cudaError_t error;                       /* the first; sync reports it */
     char name[128];

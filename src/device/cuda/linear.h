@@ -41,3 +41,29 @@ static inline int64_t cuda_slice(const struct tensor &w) {
 /* y[r] = w x[r] + bias, w [out, in] with addresses of the device. False, and nothing done: not
  * bf16 nor affine of 4 bits, or a shape that fills no step of 64 columns. */
 bool cuda_linear_mma(struct cuda *, const struct tensor &w, const struct cuda_rows &);
+
+/* What becomes of a product v: y = v; y += scale v; or y = act(v of part 0) * (v of part 1), in
+ * bf16. */
+enum cuda_ending { CUDA_STORE, CUDA_ADD, CUDA_GATED };
+enum { CUDA_PARTS = 3 };
+
+struct cuda_product {
+    struct tensor w[CUDA_PARTS];     /* [out, in] bf16, with addresses of the device */
+    const float *bias[CUDA_PARTS];   /* NULL: none */
+    void *y[CUDA_PARTS];             /* F32; of CUDA_GATED, y[0] alone, bf16 */
+    int64_t y_row[CUDA_PARTS];       /* numbers from row to row */
+    int slice[CUDA_PARTS];           /* columns of a slice, a multiple of 64 */
+    int n_parts;
+    const __nv_bfloat16 *x;          /* [n_rows, in] */
+    int64_t x_row, n_rows;
+    enum cuda_ending ending;
+    float scale;
+    struct gate_args gate;
+};
+
+/* Several matrices times the same rows, on a Hopper chip. False, and nothing done: there is none,
+ * or addresses or rows that are no multiples of 16 bytes. */
+bool cuda_linear_wgmma(struct cuda *, const struct cuda_product &);
+
+/* y[r] = w x[r] + bias by the same, rows being rounded first. */
+bool cuda_linear_many(struct cuda *, const struct tensor &w, const struct cuda_rows &);

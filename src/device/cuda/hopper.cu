@@ -1,0 +1,32 @@
+/* hopper.cu - views of the device's memory for the tensor copy engine. */
+#include "device/cuda/hopper.h"
+
+typedef CUresult encode_fn(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
+                           const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                           const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                           CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+/* The driver is not linked: the runtime knows where its functions are. */
+static encode_fn *encoder(void) {
+    static encode_fn *fn;
+    void *at = NULL;
+    cudaDriverEntryPointQueryResult found;
+    if (!fn && cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &at, 12000,
+                                                cudaEnableDefault, &found) == cudaSuccess &&
+        found == cudaDriverEntryPointSuccess)
+        fn = (encode_fn *)at;
+    return fn;
+}
+
+bool cuda_tensor_map(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
+                     int64_t row_bytes, int box_rows) {
+    const cuuint64_t size[2] = { (cuuint64_t)cols, (cuuint64_t)rows };
+    const cuuint64_t stride[1] = { (cuuint64_t)row_bytes };
+    const cuuint32_t box[2] = { 64, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
+    encode_fn *encode = encoder();
+    return encode && (uintptr_t)at % 16 == 0 && row_bytes % 16 == 0 &&
+           encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)at, size, stride,
+                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}

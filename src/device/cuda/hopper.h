@@ -1,0 +1,241 @@
+/* hopper.h - what only sm_90a has: products of a warpgroup (wgmma), copies by the tensor copy
+ * engine (TMA) into shared memory, and the barriers on which they complete. Elsewhere these compile
+ * to a trap: the host starts kernels that use them on such chips alone (`hopper` in struct cuda). */
+#pragma once
+#include "device/cuda/cuda.h"
+#include <cuda.h>
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define HOPPER_ONLY(...) __VA_ARGS__
+#else
+#define HOPPER_ONLY(...) __trap()
+#endif
+
+/* Two dimensions of bf16, [rows, cols], rows `row_bytes` apart, read in boxes of 64 columns: what
+ * lies outside is zero. */
+bool cuda_tensor_map(CUtensorMap *, const void *at, int64_t rows, int64_t cols, int64_t row_bytes,
+                     int box_rows);
+
+__device__ static inline unsigned shared_at(const void *p) {
+    return (unsigned)__cvta_generic_to_shared(p);
+}
+
+/* ---- barriers in shared memory; a wait names the parity of the phase it waits for ---- */
+
+__device__ static inline void barrier_init(uint64_t *b, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_at(b)), "r"(count)
+                 : "memory");
+}
+
+__device__ static inline void barriers_are_set(void) {
+    HOPPER_ONLY(asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"));
+}
+
+/* One arrival, and so many bytes that copies will bring. */
+__device__ static inline void barrier_expect(uint64_t *b, unsigned bytes) {
+    HOPPER_ONLY(asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                                 shared_at(b)), "r"(bytes) : "memory"));
+}
+
+__device__ static inline void barrier_arrive(uint64_t *b) {
+    asm volatile("{ .reg .b64 s; mbarrier.arrive.shared::cta.b64 s, [%0]; }" ::"r"(shared_at(b))
+                 : "memory");
+}
+
+/* At the same place in the memory of block `rank` of the cluster. It says that a place may be
+ * copied into again, no more: with the order of the whole cluster it would cost a fence of the
+ * device. */
+__device__ static inline void barrier_arrive_at(uint64_t *b, unsigned rank) {
+    HOPPER_ONLY(asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;"
+                             "mbarrier.arrive.shared::cluster.b64 _, [there]; }" ::
+                                 "r"(shared_at(b)), "r"(rank) : "memory"));
+}
+
+__device__ static inline void barrier_wait(uint64_t *b, unsigned parity) {
+    HOPPER_ONLY(asm volatile("{ .reg .pred p; AGAIN: "
+                             "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;"
+                             "@!p bra AGAIN; }" ::"r"(shared_at(b)), "r"(parity) : "memory"));
+}
+
+__device__ static inline unsigned cluster_rank(void) {
+    unsigned r = 0;
+    HOPPER_ONLY(asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)));
+    return r;
+}
+
+__device__ static inline void cluster_sync(void) {
+    HOPPER_ONLY(asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" :::
+                                 "memory"));
+}
+
+/* Threads of one warpgroup or two meet. */
+__device__ static inline void named_sync(int id, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/* ---- copies ---- */
+
+/* A box from column col and row row on. */
+__device__ static inline void box_in(void *to, const CUtensorMap *from, int col, int row,
+                                     uint64_t *b) {
+    HOPPER_ONLY(asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        " [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_at(to)), "l"(from), "r"(col), "r"(row),
+        "r"(shared_at(b)) : "memory"));
+}
+
+/* The same to every block of the cluster in `mask`, at the same place of each. */
+__device__ static inline void box_in_all(void *to, const CUtensorMap *from, int col, int row,
+                                         uint64_t *b, unsigned short mask) {
+    HOPPER_ONLY(asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_at(to)), "l"(from),
+        "r"(col), "r"(row), "r"(shared_at(b)), "h"(mask) : "memory"));
+}
+
+/* Bytes, a multiple of 16, that lie in one run. */
+__device__ static inline void bytes_in(void *to, const void *from, unsigned bytes, uint64_t *b) {
+    HOPPER_ONLY(asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+        "r"(shared_at(to)), "l"(from), "r"(bytes), "r"(shared_at(b)) : "memory"));
+}
+
+/* What threads wrote to shared memory is there for wgmma and copies. */
+__device__ static inline void writes_are_shared(void) {
+    HOPPER_ONLY(asm volatile("fence.proxy.async.shared::cta;" ::: "memory"));
+}
+
+/* ---- products ---- */
+
+/* Rows of 64 bf16 as box_in leaves them: 128 bytes each, their 16-byte units exchanged by row. The
+ * 16 columns from 16 i on are 2 i further. */
+__device__ static inline uint64_t rows_of_64(const void *at) {
+    return (uint64_t)((shared_at(at) & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 |
+           (uint64_t)1 << 62;
+}
+
+/* The same memory, its rows being summed over: [16 rows, cols], every 64 columns `next` bytes
+ * from the last. The 16 rows from 16 i on are 128 i further. */
+__device__ static inline uint64_t rows_turned(const void *at, unsigned next) {
+    return (uint64_t)((shared_at(at) & 0x3ffff) >> 4) | (uint64_t)(next >> 4) << 16 |
+           (uint64_t)64 << 32 | (uint64_t)1 << 62;
+}
+
+__device__ static inline void wgmma_begin(void) {
+    HOPPER_ONLY(asm volatile("wgmma.fence.sync.aligned;" ::: "memory"));
+}
+
+__device__ static inline void wgmma_commit(void) {
+    HOPPER_ONLY(asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"));
+}
+
+template <int LEFT>
+__device__ static inline void wgmma_wait(void) {
+    HOPPER_ONLY(asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"));
+}
+
+template <int N>
+__device__ static inline void registers_more(void) {
+    HOPPER_ONLY(asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)));
+}
+
+template <int N>
+__device__ static inline void registers_less(void) {
+    HOPPER_ONLY(asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)));
+}
+
+/* d[64, N] = a[64, 16] b[N, 16]' + (add ? d : 0). A warp has 16 rows of d: d[4 i + k] of a lane is
+ * row lane/4 + 8 (k/2), column 8 i + 2 (lane%4) + k%2. */
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define EIGHT(d, i) \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), \
+    "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+
+__device__ static inline void wgmma(float (&d)[128], uint64_t a, uint64_t b, int add) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %130, 0;"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
+        "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
+        "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
+        "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"
+        "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}, "
+        "%128, %129, p, 1, 1, 0, 0; }"
+        : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24),
+          EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56),
+          EIGHT(d, 64), EIGHT(d, 72), EIGHT(d, 80), EIGHT(d, 88),
+          EIGHT(d, 96), EIGHT(d, 104), EIGHT(d, 112), EIGHT(d, 120)
+        : "l"(a), "l"(b), "r"(add));
+}
+
+__device__ static inline void wgmma(float (&d)[64], uint64_t a, uint64_t b, int add) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %66, 0;"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
+        "%64, %65, p, 1, 1, 0, 0; }"
+        : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24),
+          EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56)
+        : "l"(a), "l"(b), "r"(add));
+}
+
+__device__ static inline void wgmma(float (&d)[32], uint64_t a, uint64_t b, int add) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0;"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+        "%32, %33, p, 1, 1, 0, 0; }"
+        : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24)
+        : "l"(a), "l"(b), "r"(add));
+}
+
+__device__ static inline void wgmma(float (&d)[16], uint64_t a, uint64_t b, int add) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %18, 0;"
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, "
+        "%16, %17, p, 1, 1, 0, 0; }"
+        : EIGHT(d, 0), EIGHT(d, 8)
+        : "l"(a), "l"(b), "r"(add));
+}
+
+/* d[64, N] = a[64, 16] b[16, N] + (add ? d : 0), a from registers as mma.m16n8k16 has it, b by
+ * rows_turned. */
+__device__ static inline void wgmma_turned(float (&d)[64], const unsigned (&a)[4], uint64_t b,
+                                           int add) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %69, 0;"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
+        "{%64,%65,%66,%67}, %68, p, 1, 1, 1; }"
+        : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24),
+          EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
+
+__device__ static inline void wgmma_turned(float (&d)[32], const unsigned (&a)[4], uint64_t b,
+                                           int add) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %37, 0;"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+        "{%32,%33,%34,%35}, %36, p, 1, 1, 1; }"
+        : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
+
+#undef EIGHT
+#else
+template <int N>
+__device__ static inline void wgmma(float (&)[N], uint64_t, uint64_t, int) { __trap(); }
+
+template <int N>
+__device__ static inline void wgmma_turned(float (&)[N], const unsigned (&)[4], uint64_t, int) {
+    __trap();
+}
+#endif
