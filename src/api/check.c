@@ -48,37 +48,11 @@ struct headers {
     const char *length, *encoding, *host, *authorization, *x_api_key, *api_key, *type, *origin;
     const char *content_encoding, *expect, *priority;
     int n;
-    const char *at;                  /* end of the line before, in the library's buffer */
-    bool crlf, lf, odd;              /* how lines end; something is between two lines */
 };
 
 static void once(struct headers *h, const char **slot, const char *value, const char *name) {
     if (*slot) fault_set(h->fault, 400, name, "the header %s comes twice", name);
     *slot = value ? value : "";
-}
-
-/* The library puts NULs over the ends of lines, and over the colon after a name. `next` is where
- * the line after `h->at` begins, so what lies between can only be the end of a line. */
-static void see_line(struct headers *h, const char *next, const char *end) {
-    ptrdiff_t n = next - h->at;
-    h->crlf |= n == 2;
-    h->lf |= n == 1;
-    h->odd |= n != 1 && n != 2;
-    h->at = end;
-}
-
-/* libmicrohttpd takes a line without a name, or one that begins with a NUL, for the empty one at
- * the head's end, and what follows for the next request: whoever gets a proxy to pass such a line
- * on could put a request of their own before that of others. A value with a NUL ends early, and a
- * folded line is copied elsewhere. All of them leave more between the lines, or at the end, than
- * the ends of lines; mixed ones could hide that, and nobody sends them. */
-static void check_lines(struct exchange *x, struct headers *h, const char *method) {
-    const union MHD_ConnectionInfo *size =
-        MHD_get_connection_info(x->inside->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
-    if (!size || !h->at) return;
-    ptrdiff_t left = method + size->header_size - h->at;
-    if (h->odd || (h->crlf && h->lf) || !(left == 4 ? !h->lf : left == 2 && !h->crlf))
-        fault_set(h->fault, 400, NULL, "the lines of the head are malformed");
 }
 
 static enum MHD_Result see(void *to, enum MHD_ValueKind kind, const char *key, const char *value) {
@@ -92,7 +66,6 @@ static enum MHD_Result see(void *to, enum MHD_ValueKind kind, const char *key, c
         { "Expect", &h->expect }, { "X-Priority", &h->priority },
     };
     h->n++;
-    if (h->at) see_line(h, key, value ? value + strlen(value) : key);
     for (const char *c = key; *c; c++)
         if ((unsigned char)*c <= ' ' || (unsigned char)*c >= 0x7f)
             fault_set(h->fault, 400, NULL, "a header's name holds an illegal byte");
@@ -151,15 +124,16 @@ static void check_state(struct exchange *x, struct fault *f) {
     if (f->status == 503 && !f->retry_after) f->retry_after = state == SERVER_LOADING ? 2 : 1;
 }
 
-bool check_request(struct exchange *x, const char *method, const char *version) {
+bool check_request(struct exchange *x, const char *version) {
     struct inside *in = x->inside;
     struct fault *f = &in->refused;
-    struct headers h = { .fault = f, .at = version + strlen(version) };
+    struct headers h = { .fault = f };
     in->http11 = !strcmp(version, "HTTP/1.1");
     if (!in->http11 && strcmp(version, "HTTP/1.0"))
         fault_set(f, 505, NULL, "only HTTP/1.0 and 1.1 are spoken here");
     MHD_get_connection_values(in->connection, MHD_HEADER_KIND, see, &h);
-    check_lines(x, &h, method);
+    if (!framing_is_plain(&in->conn->framing, in->conn->n_requests))
+        fault_set(f, 400, NULL, "the lines of the head are malformed");
     check_framing(x, &h);
     if (h.priority) snprintf(x->priority, sizeof x->priority, "%s", h.priority);
     if (h.host && !access_host(x->server->access, h.host, in->conn->listener->local))

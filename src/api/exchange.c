@@ -13,7 +13,8 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { OUT_MAX = 1 << 20, OUT_KEEP = 16 << 10, STREAM_BLOCK = 4096, EAGER = 3 };
+enum { OUT_MAX = 1 << 20, OUT_KEEP = 16 << 10, STREAM_BLOCK = 4096, EAGER = 3, HOLD_MS = 8,
+       HOLD_MS_MAX = 24 };
 
 void request_id_new(char *text, size_t size) {
     static _Atomic uint64_t counter;
@@ -277,13 +278,19 @@ void stream_begin(struct exchange *x) {
     ready(x, 200, r);
 }
 
+/* The more sequences run the longer, a millisecond for each, so that all of them together do not
+ * cause more than a thousand sends a second. The most is one picture of a film. */
+static int hold_ms(const struct server *s) {
+    return MIN(MAX(atomic_load(&s->n_running), HOLD_MS), HOLD_MS_MAX);
+}
+
 /* Where tokens come faster than a person could see, each costs a system call and a wake-up, of
- * cores that the model needs: those that come within WATCH_SOON_MS go out together, but for the
- * first ones. True: this stream is to be put on the list. */
-static bool hold_back(struct inside *in, bool last) {
+ * cores that the model needs: those that come within hold_ms go out together, but for the first
+ * ones. True: this stream is to be put on the list. */
+static bool hold_back(const struct server *s, struct inside *in, bool last) {
     bool eager = in->n_put < EAGER;
     in->n_put += eager;
-    if (last || eager || in->put_s - in->woken_s >= WATCH_SOON_MS * 1e-3) {
+    if (last || eager || in->put_s - in->woken_s >= hold_ms(s) * 1e-3) {
         in->woken_s = in->put_s;
         wake(in);
         return false;
@@ -300,7 +307,7 @@ static void list_held(struct exchange *x) {
     x->inside->next_held = s->held;
     s->held = x;
     pthread_mutex_unlock(&s->held_lock);
-    watch_soon(s->watch);
+    watch_soon(s->watch, hold_ms(s));
 }
 
 void exchanges_flush(struct server *s) {
@@ -340,7 +347,7 @@ static bool put(struct exchange *x, struct str begin, struct str text, struct st
         buf_str(&in->out, text);
         buf_str(&in->out, end);
         in->ended = last;
-        later = hold_back(in, last);
+        later = hold_back(x->server, in, last);
     }
     pthread_mutex_unlock(&in->lock);
     if (later) list_held(x);

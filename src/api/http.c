@@ -161,6 +161,7 @@ static void on_connection(void *to, struct MHD_Connection *connection, void **co
             MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
         *c = (struct conn){ .server = s, .listener = l, .fd = i->connect_fd };
         peer_name(connection, c);
+        if (!framing_watch(c->fd, &c->framing)) shutdown(c->fd, SHUT_RDWR);
         table_add(s->http, c);
         expect_more(c, s->options.header_s, true);
         atomic_fetch_add(&s->n_connections, 1);
@@ -171,6 +172,7 @@ static void on_connection(void *to, struct MHD_Connection *connection, void **co
     }
     struct conn *c = *context;
     if (!c) return;
+    framing_forget(c->fd);
     watch_remove(s->watch, c->fd);
     table_remove(s->http, c);
     atomic_fetch_sub(&s->n_connections, 1);
@@ -228,20 +230,21 @@ static void take_request_id(struct exchange *x) {
 static void begin(struct exchange *x, const char *method, const char *version) {
     struct inside *in = x->inside;
     in->checked = true;
+    in->conn->n_requests++;
     snprintf(in->method, sizeof in->method, "%s", method);
     take_request_id(x);
     x->method = METHOD_GET;
     if (!method_of(method, &x->method)) {
-        check_request(x, method, version);     /* a stranger without a key hears of that first */
+        check_request(x, version);     /* a stranger without a key hears of that first */
         if (!in->refused.status || in->refused.status == 415) {
             in->refused = (struct fault){ 0 };
             fault_set(&in->refused, 405, NULL, "this method is not known here");
         }
     } else {
-        check_request(x, method, version);
+        check_request(x, version);
     }
     /* After a head that is not understood nobody knows where the next one begins. */
-    in->last = ++in->conn->n_requests >= REQUESTS_PER_CONNECTION || in->refused.status == 400;
+    in->last = in->conn->n_requests >= REQUESTS_PER_CONNECTION || in->refused.status == 400;
     expect_more(in->conn, x->server->options.body_s, true);
 }
 

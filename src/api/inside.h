@@ -1,5 +1,6 @@
 /* inside.h - what http.c, exchange.c and check.c know of an exchange and nobody else. */
 #pragma once
+#include "api/framing.h"
 #include "api/server.h"
 
 #include <microhttpd.h>
@@ -15,6 +16,7 @@ struct conn {
     double deadline_s;               /* it is closed then; 0: no deadline; under the lock */
     bool reading;                    /* a deadline now is a 408; under the lock, as the next two */
     bool more, half;                 /* it is for bytes to come; the peer will send no more */
+    struct framing framing;          /* the I/O thread's */
     int n_requests;
     char peer[64];
 };
@@ -67,7 +69,6 @@ void exchange_tick(struct exchange *, double now_s);
 void exchange_probe(struct exchange *);
 
 /* Headers, before the body is read: false and x->inside->refused, or true. */
-/* The texts are libmicrohttpd's own, inside of the head that it read. */
-bool check_request(struct exchange *, const char *method, const char *version);
+bool check_request(struct exchange *, const char *version);
 const struct route *route_find(const struct server *, struct str path);
 const char *method_name(enum method);

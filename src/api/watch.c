@@ -85,8 +85,8 @@ void watch_wake(struct watch *w) {
     (void)n;                           /* full means that it is awake already */
 }
 
-void watch_soon(struct watch *w) {
-    static const struct itimerspec once = { .it_value.tv_nsec = WATCH_SOON_MS * 1000000 };
+void watch_soon(struct watch *w, int ms) {
+    struct itimerspec once = { .it_value = { ms / 1000, ms % 1000 * 1000000L } };
     if (!atomic_exchange(&w->armed, true)) timerfd_settime(w->timer, 0, &once, NULL);
 }
 

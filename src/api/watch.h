@@ -13,9 +13,8 @@ struct watch_calls {                 /* on the watcher's thread */
     void (*event)(void *to, uint64_t key, enum watch_event);
     void (*tick)(void *to);          /* about four times a second */
     void (*knock)(void *to, int index);      /* somebody connects to a socket of watch_listen */
-    void (*soon)(void *to);          /* once, WATCH_SOON_MS after a watch_soon */
+    void (*soon)(void *to);          /* once, so long after a watch_soon */
 };
-enum { WATCH_SOON_MS = 8 };
 
 /* Keys of events are above UINT32_MAX. */
 struct watch *watch_open(const struct watch_calls *, void *to, struct err *);
@@ -26,4 +25,4 @@ void watch_remove(struct watch *, int fd);     /* before the fd is closed */
 /* Begins or ends to look at a listening socket; told once for each who comes. */
 void watch_listen(struct watch *, int fd, int index, bool on);
 void watch_wake(struct watch *);               /* tick now; may be called in a signal handler */
-void watch_soon(struct watch *);               /* any thread; more calls until then are one */
+void watch_soon(struct watch *, int ms);       /* any thread; more calls until then are one */
