@@ -3,8 +3,12 @@
  * For benchmarks, memory tests and kernels at real shapes: the names and shapes are those
  * that the model itself asks for (a recording binder), the values come from a counter-based
  * generator, so the same command gives the same bytes. With --bits the matrices are packed
- * as MLX packs them. There is no tokenizer: such a model is run on token ids. */
+ * as MLX packs them, with --format mxfp4 in that mode of MLX (of GPT-OSS the experts alone, as
+ * it is published); with --format fp8 they have blocks of 128 x 128 and embedding and head stay
+ * BF16, as DeepSeek and Qwen publish theirs. There is no tokenizer: such a model is run on
+ * token ids. */
 #include "base/threads.h"
+#include "device/small_float.h"
 #include "model/load.h"
 #include "weights/quant.h"
 
@@ -20,18 +24,22 @@
 
 enum { CHUNK = 1 << 16 };                /* elements one piece of work draws, and their floats */
 
+enum layout { PLAIN, AFFINE, MX, OSS, BLOCKS };          /* how packed matrices are stored */
+
 struct options {
-    const char *shape, *config, *out, *seed;
+    const char *shape, *config, *out, *seed, *format;
+    enum layout layout;
     int bits, group, layers;
     uint64_t shard_bytes;
 };
 
-struct part { char *name; const char *dtype; int rank; int64_t shape[3];
+struct part { char *name; const char *dtype; int rank; int64_t shape[4];
               size_t bytes, at; int shard; };
 
 struct want {                            /* one tensor that the model asks for */
     struct part weight, scales, biases;  /* the last two when packed */
     bool packed, f32;
+    int64_t cols;                        /* of a row of values */
     size_t count;
     double mean, std;
 };
@@ -71,6 +79,14 @@ static const struct shape { const char *name; int layers; const char *config; } 
       "\"num_attention_heads\":32,\"num_key_value_heads\":8,\"head_dim\":128,"
       "\"rms_norm_eps\":1e-6,\"rope_theta\":1000000.0,\"vocab_size\":151936,"
       "\"max_position_embeddings\":40960,\"tie_word_embeddings\":true" },
+    { "gpt-oss-20b", 24, "\"model_type\":\"gpt_oss\",\"hidden_size\":2880,"
+      "\"intermediate_size\":2880,\"num_local_experts\":32,\"num_experts_per_tok\":4,"
+      "\"num_attention_heads\":64,\"num_key_value_heads\":8,\"head_dim\":64,"
+      "\"rms_norm_eps\":1e-5,\"rope_theta\":150000.0,\"sliding_window\":128,"
+      "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":32.0,\"beta_fast\":32.0,"
+      "\"beta_slow\":1.0,\"original_max_position_embeddings\":4096,\"truncate\":false},"
+      "\"swiglu_limit\":7.0,\"vocab_size\":201088,\"max_position_embeddings\":131072,"
+      "\"attention_bias\":true,\"tie_word_embeddings\":false" },
     { "qwen3-30b-a3b", 48, "\"model_type\":\"qwen3_moe\",\"hidden_size\":2048,"
       "\"intermediate_size\":6144,\"moe_intermediate_size\":768,\"num_experts\":128,"
       "\"num_experts_per_tok\":8,\"norm_topk_prob\":true,\"decoder_sparse_step\":1,"
@@ -79,8 +95,26 @@ static const struct shape { const char *name; int layers; const char *config; } 
       "\"max_position_embeddings\":40960,\"tie_word_embeddings\":false" },
 };
 
+static bool is_mlx(const struct options *o) {
+    return o->layout == AFFINE || o->layout == MX;
+}
+
+/* What stands in front of the config's first key. */
+static void put_quantization(const struct options *o, struct buf *text) {
+    buf_char(text, '{');
+    if (is_mlx(o))
+        buf_format(text, "\"quantization\":{\"group_size\":%d,\"bits\":%d%s},", o->group, o->bits,
+                   o->layout == MX ? ",\"mode\":\"mxfp4\"" : "");
+    if (o->layout == BLOCKS)
+        buf_format(text, "\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\","
+                   "\"activation_scheme\":\"dynamic\",\"weight_block_size\":[%d,%d]},", FP8_BLOCK,
+                   FP8_BLOCK);
+    if (o->layout == OSS)
+        buf_str(text, S("\"quantization_config\":{\"quant_method\":\"mxfp4\"},"));
+}
+
 /* The config's text, the quantization put in front of its first key. */
-static bool config_text(const struct options *o, struct buf *text, struct err *err) {
+static bool config_text(struct options *o, struct buf *text, struct err *err) {
     struct buf body = { 0 };
     bool ok = true;
     if (o->config) {
@@ -97,9 +131,8 @@ static bool config_text(const struct options *o, struct buf *text, struct err *e
     struct str rest = buf_view(&body);
     const char *brace = rest.len ? memchr(rest.at, '{', rest.len) : NULL;
     if (ok && !brace) ok = err_set(err, "%s: no JSON object", o->config);
-    if (ok && o->bits)
-        buf_format(text, "{\"quantization\":{\"group_size\":%d,\"bits\":%d},", o->group, o->bits);
-    else buf_char(text, '{');
+    if (o->layout == MX && strstr(buf_c(&body), "\"gpt_oss\"")) o->layout = OSS;
+    put_quantization(o, text);
     if (ok) buf_str(text, str_from(rest, (size_t)(brace - rest.at) + 1));
     buf_free(&body);
     return ok;
@@ -120,9 +153,9 @@ static bool write_file(const char *dir, const char *name, struct str bytes, stru
  * for norms. Deviations are rounded to BF16, so that mean + std * z is exact in double. */
 static void choose_values(const struct plan *p, const struct bind_want *b, struct want *w) {
     bool bias = str_ends(str_of(b->name), "bias") && b->slot != W_ROUTER_BIAS;
-    bool plus_one = (b->fix & PLUS_ONE && !p->o->bits) || p->spec->norm == NORM_RMS_PLUS1;
+    bool plus_one = (b->fix & PLUS_ONE && !is_mlx(p->o)) || p->spec->norm == NORM_RMS_PLUS1;
     double fan_in = (double)w->weight.shape[w->weight.rank - 1];
-    if (b->fix & TRANSPOSED && !p->o->bits) fan_in = (double)w->weight.shape[w->weight.rank - 2];
+    if (b->fix & TRANSPOSED && !is_mlx(p->o)) fan_in = (double)w->weight.shape[w->weight.rank - 2];
     switch (b->slot) {
     case W_A_LOG:       w->mean = 1, w->std = 0.625, w->f32 = true; return;
     case W_DT_BIAS:     w->mean = -2.5, w->std = 1, w->f32 = true; return;
@@ -154,6 +187,46 @@ static void set_part(struct part *p, const char *module, const char *suffix, con
     buf_free(&name);
 }
 
+/* Routers stay plain: a choice of experts should not hang on rounding. */
+static bool is_packed(const struct options *o, const struct bind_want *b) {
+    int64_t in = b->shape[b->rank - 1];
+    bool plain = b->slot == W_ROUTER || b->slot == W_S_MIX || b->slot == W_POSITIONS;
+    bool ends = b->slot == W_EMBED || b->slot == W_HEAD;
+    if (o->layout == OSS)
+        return b->fix & TRANSPOSED && b->rank == 3 && b->shape[1] % MXFP4_GROUP == 0;
+    if (o->layout == PLAIN || plain || !b->matrix || b->rank < 2) return false;
+    return o->layout == BLOCKS ? !ends && b->rank == 2 : in % o->group == 0;
+}
+
+/* Names and shapes of a packed matrix and what lies beside it. */
+static void set_packed(const struct options *o, const struct bind_want *b, int64_t shape[4],
+                       struct want *w) {
+    struct str name = str_of(b->name);
+    size_t end = str_ends(name, ".weight") ? strlen(".weight") : 0;
+    char *base = mem_str(str_cut(name, 0, name.len - end));
+    int last = b->rank - 1;
+    int64_t in = shape[last], block = FP8_BLOCK;
+    free(w->weight.name);
+    if (o->layout == BLOCKS) {
+        set_part(&w->weight, base, ".weight", "F8_E4M3", 1, b->rank, shape);
+        for (int i = 0; i < 2; i++) shape[i] = (shape[i] + block - 1) / block;
+        set_part(&w->scales, base, ".weight_scale_inv", "F32", 4, b->rank, shape);
+    } else if (o->layout == OSS) {
+        shape[last] = in / o->group;
+        shape[b->rank] = o->group / 2;
+        set_part(&w->weight, base, "_blocks", "U8", 1, b->rank + 1, shape);
+        set_part(&w->scales, base, "_scales", "U8", 1, b->rank, shape);
+    } else {
+        bool mx = o->layout == MX;
+        shape[last] = in * o->bits / 32;
+        set_part(&w->weight, base, ".weight", "U32", 4, b->rank, shape);
+        shape[last] = in / o->group;
+        set_part(&w->scales, base, ".scales", mx ? "U8" : "BF16", mx ? 1 : 2, b->rank, shape);
+        if (!mx) set_part(&w->biases, base, ".biases", "BF16", 2, b->rank, shape);
+    }
+    free(base);
+}
+
 static void add_want(void *to, const struct bind_want *b) {
     struct plan *p = to;
     const struct options *o = p->o;
@@ -163,30 +236,20 @@ static void add_want(void *to, const struct bind_want *b) {
     }
     struct want *w = &p->want[p->n++];
     *w = (struct want){ .count = 1 };
-    int64_t shape[3] = { b->shape[0], b->shape[1], b->shape[2] };
+    int64_t shape[4] = { b->shape[0], b->shape[1], b->shape[2], 0 };
     int last = b->rank - 1;
-    if (b->fix & TRANSPOSED && o->bits) {     /* MLX has them turned already */
+    w->packed = is_packed(o, b);
+    /* MLX has them turned already, and blocks of experts are never turned. */
+    if (b->fix & TRANSPOSED && (is_mlx(o) || w->packed)) {
         shape[last] = b->shape[last - 1];
         shape[last - 1] = b->shape[last];
     }
     for (int i = 0; i < b->rank; i++) w->count *= (size_t)shape[i];
-    /* Routers stay plain: a choice of experts should not hang on rounding. */
-    w->packed = o->bits && b->matrix && b->rank > 1 && shape[last] % o->group == 0 &&
-                b->slot != W_ROUTER && b->slot != W_S_MIX && b->slot != W_POSITIONS;
     set_part(&w->weight, b->name, "", "BF16", 2, b->rank, shape);
     choose_values(p, b, w);
     if (w->f32) w->weight.dtype = "F32", w->weight.bytes *= 2;
-    if (!w->packed) return;
-    struct str module = str_cut(str_of(b->name), 0, strlen(b->name) - strlen(".weight"));
-    char *base = mem_str(module);
-    int64_t in = shape[last];
-    free(w->weight.name);
-    shape[last] = in * o->bits / 32;
-    set_part(&w->weight, base, ".weight", "U32", 4, b->rank, shape);
-    shape[last] = in / o->group;
-    set_part(&w->scales, base, ".scales", "BF16", 2, b->rank, shape);
-    set_part(&w->biases, base, ".biases", "BF16", 2, b->rank, shape);
-    free(base);
+    w->cols = shape[last];
+    if (w->packed) set_packed(o, b, shape, w);
 }
 
 /* Shards are filled in order; a tensor and its scales stay together. */
@@ -244,16 +307,52 @@ static void fill_plain(void *to, int64_t begin, int64_t end) {
     }
 }
 
-/* Groups of what the plain tensor would hold, so rounded to BF16 first, as a converter sees it. */
-static void fill_packed(void *to, int64_t begin, int64_t end) {
+/* What the plain tensor would hold, so rounded to BF16 first, as a converter sees it. */
+static float drawn(const struct draw *d, int64_t i) {
+    float f;
+    uint16_t h = bf16_of(draw(d, (uint64_t)i));
+    floats_of(&f, &h, BF16, 1);
+    return f;
+}
+
+static void fill_mxfp4(void *to, int64_t begin, int64_t end) {
+    const struct draw *d = to;
+    float w[MXFP4_GROUP];
+    for (int64_t g = begin; g < end; g++) {
+        for (int i = 0; i < MXFP4_GROUP; i++) w[i] = drawn(d, g * MXFP4_GROUP + i);
+        quant_mxfp4(w, (uint8_t *)d->weight + g * MXFP4_GROUP / 2, (uint8_t *)d->scales + g);
+    }
+}
+
+/* Blocks are numbered through, row of blocks by row of blocks. */
+static void fill_fp8(void *to, int64_t begin, int64_t end) {
+    const struct draw *d = to;
+    int64_t cols = d->want->cols, rows = (int64_t)d->want->count / cols;
+    int64_t across = (cols + FP8_BLOCK - 1) / FP8_BLOCK;
+    for (int64_t b = begin; b < end; b++) {
+        int64_t r0 = b / across * FP8_BLOCK, c0 = b % across * FP8_BLOCK;
+        int64_t r1 = MIN(r0 + FP8_BLOCK, rows), c1 = MIN(c0 + FP8_BLOCK, cols);
+        float largest = 0, w[FP8_BLOCK * FP8_BLOCK], *to_w = w;
+        for (int64_t r = r0; r < r1; r++)
+            for (int64_t c = c0; c < c1; c++, to_w++) {
+                *to_w = drawn(d, r * cols + c);
+                largest = fmaxf(largest, fabsf(*to_w));
+            }
+        float scale = quant_fp8_scale(largest), by = 1 / scale;
+        to_w = w;
+        for (int64_t r = r0; r < r1; r++)
+            for (int64_t c = c0; c < c1; c++)
+                d->weight[r * cols + c] = (char)e4m3_of(*to_w++ * by);
+        memcpy(d->scales + b * 4, &scale, sizeof scale);
+    }
+}
+
+static void fill_affine(void *to, int64_t begin, int64_t end) {
     const struct draw *d = to;
     const struct options *o = d->o;
     float w[QUANT_GROUP_MAX], scale, bias;
     for (int64_t g = begin; g < end; g++) {
-        for (int i = 0; i < o->group; i++) {
-            uint16_t h = bf16_of(draw(d, (uint64_t)(g * o->group + i)));
-            floats_of(&w[i], &h, BF16, 1);
-        }
+        for (int i = 0; i < o->group; i++) w[i] = drawn(d, g * o->group + i);
         quant_group(w, o->group, o->bits, (uint8_t *)d->weight + g * o->group * o->bits / 8,
                     &scale, &bias);
         uint16_t s = bf16_of(scale), z = bf16_of(bias);
@@ -263,9 +362,13 @@ static void fill_packed(void *to, int64_t begin, int64_t end) {
 }
 
 static void fill(struct pool *pool, struct draw *d) {
-    int64_t n = (int64_t)d->want->count, group = d->o->group;
-    if (d->want->packed) pool_run(pool, n / group, CHUNK / group, fill_packed, d);
-    else pool_run(pool, n, CHUNK, fill_plain, d);
+    int64_t n = (int64_t)d->want->count, cols = d->want->cols, group = d->o->group;
+    int64_t across = (cols + FP8_BLOCK - 1) / FP8_BLOCK;
+    int64_t down = (n / cols + FP8_BLOCK - 1) / FP8_BLOCK;
+    if (!d->want->packed) pool_run(pool, n, CHUNK, fill_plain, d);
+    else if (d->o->layout == BLOCKS) pool_run(pool, across * down, 1, fill_fp8, d);
+    else pool_run(pool, n / group, CHUNK / group, d->o->layout == AFFINE ? fill_affine : fill_mxfp4,
+                  d);
 }
 
 /* ---- files ---- */
@@ -289,7 +392,7 @@ static void put_part(struct buf *header, const struct part *part) {
 static void put_header(const struct plan *p, int shard, struct buf *out, size_t *data) {
     struct buf json = { 0 };
     *data = 0;
-    buf_format(&json, "{\"__metadata__\":{\"format\":\"%s\"}", p->o->bits ? "mlx" : "pt");
+    buf_format(&json, "{\"__metadata__\":{\"format\":\"%s\"}", is_mlx(p->o) ? "mlx" : "pt");
     for (size_t i = 0; i < p->n; i++) {
         const struct want *w = &p->want[i];
         if (w->weight.shard != shard) continue;
@@ -370,7 +473,7 @@ static bool write_index(const struct plan *p, struct err *err) {
     return ok;
 }
 
-static bool synthesize(const struct options *o, struct err *err) {
+static bool synthesize(struct options *o, struct err *err) {
     struct loaded m = { 0 };
     struct plan p = { .o = o, .spec = &m.spec };
     struct buf config = { 0 };
@@ -410,7 +513,8 @@ static bool synthesize(const struct options *o, struct err *err) {
 
 static int usage(void) {
     fprintf(stderr, "usage: synth (--shape NAME [--layers N] | --config FILE) [--bits B] "
-            "[--group G]\n             [--shard-mb N] [--seed TEXT] -o DIR\nshapes:");
+            "[--group G]\n             [--format affine|mxfp4|fp8] [--shard-mb N] [--seed TEXT] "
+            "-o DIR\nshapes:");
     for (size_t i = 0; i < COUNT(shapes); i++) fprintf(stderr, " %s", shapes[i].name);
     fprintf(stderr, "\n");
     return 2;
@@ -422,6 +526,7 @@ static bool read_option(struct options *o, const char *key, const char *value) {
     if (!strcmp(key, "--shape")) o->shape = value;
     else if (!strcmp(key, "--config")) o->config = value;
     else if (!strcmp(key, "--seed")) o->seed = value;
+    else if (!strcmp(key, "--format")) o->format = value;
     else if (!strcmp(key, "-o")) o->out = value;
     else if (!number) return false;
     else if (!strcmp(key, "--bits")) o->bits = (int)n;
@@ -432,14 +537,23 @@ static bool read_option(struct options *o, const char *key, const char *value) {
     return true;
 }
 
+/* What the options say of the layout; false: they say nothing that goes together. */
+static bool choose_layout(struct options *o) {
+    const char *format = o->format ? o->format : o->bits ? "affine" : "";
+    bool mx = !strcmp(format, "mxfp4"), fp8 = !strcmp(format, "fp8");
+    o->layout = mx ? MX : fp8 ? BLOCKS : o->bits ? AFFINE : PLAIN;
+    if (mx) o->bits = 4, o->group = MXFP4_GROUP;
+    if (mx || fp8) return true;
+    return (o->bits ? quant_bits_ok(o->bits) : !o->format) && quant_group_ok(o->group) &&
+           (!o->format || !strcmp(format, "affine"));
+}
+
 int main(int argc, char **argv) {
     struct options o = { .seed = "0", .group = 64 };
     struct err err = { 0 };
     for (int i = 1; i < argc; i += 2)
         if (i + 1 == argc || !read_option(&o, argv[i], argv[i + 1])) return usage();
-    if (!o.out || !o.shape == !o.config || (o.bits && !quant_bits_ok(o.bits)) ||
-        !quant_group_ok(o.group))
-        return usage();
+    if (!o.out || !o.shape == !o.config || !choose_layout(&o)) return usage();
     if (synthesize(&o, &err)) return 0;
     fprintf(stderr, "synth: %s\n", err.text);
     return 1;

@@ -21,6 +21,14 @@ size_t dtype_bytes(enum dtype dtype) {
     return (size_t)dtype < COUNT(dtypes) ? dtypes[dtype].bytes : 0;
 }
 
+bool dtype_grouped(enum dtype dtype) {
+    return dtype == MLX_AFFINE || dtype == MXFP4 || dtype == NVFP4;
+}
+
+bool dtype_weights(enum dtype dtype) {
+    return dtype == F32 || dtype == F16 || dtype == BF16 || dtype == FP8 || dtype_grouped(dtype);
+}
+
 int64_t tensor_count(const struct tensor *t) {
     int64_t n = 1;
     for (int i = 0; i < t->rank; i++)
@@ -30,6 +38,12 @@ int64_t tensor_count(const struct tensor *t) {
 
 size_t tensor_bytes(const struct tensor *t) {
     size_t n = (size_t)tensor_count(t), plain = dtype_bytes(t->dtype);
+    const struct quant *q = &t->quant;
+    if (t->dtype == FP8 && q->scales) {
+        size_t across = (size_t)((q->cols + q->block_cols - 1) / q->block_cols);
+        size_t rows = n / (size_t)q->cols, down = (size_t)q->block_rows;
+        return n + (rows + down - 1) / down * across * dtype_bytes(q->scale_dtype);
+    }
     if (plain)
         return n * plain;
     size_t scales = n / t->quant.group * dtype_bytes(t->quant.scale_dtype);
@@ -69,6 +83,7 @@ static void move(struct tensor *t, int64_t offset) {
     size_t n = (size_t)offset, plain = dtype_bytes(t->dtype);
     if (plain) {
         t->at = (char *)t->at + n * plain;
+        if (t->dtype == FP8) t->quant.first += offset;
         return;
     }
     struct quant *q = &t->quant;

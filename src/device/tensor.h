@@ -7,15 +7,22 @@ enum dtype { F32, F16, BF16, I32, U32, U8, MLX_AFFINE, MXFP4, NVFP4, FP8, I8 };
 
 /* How the packed rows of a quantized tensor are read. Row-major groups of `group`
  * values along the last axis; the scale of the value at element offset i is
- * scales[i / group], so a view by rows needs no more than two moved pointers. */
+ * scales[i / group], so a view by rows needs no more than two moved pointers.
+ * MLX_AFFINE: q * scale + bias. MXFP4 and NVFP4: e2m1 * scale, in groups of 32 and 16.
+ *
+ * FP8 (e4m3 * scale) has a scale for a block of rows and columns, which views may cut. So its
+ * scales stay where they are and the view says where it lies in the stored matrix: element i is
+ * number e = first + i there, and its scale is that of row e / cols and column e % cols. */
 struct quant {
-    const void *scales, *biases;     /* [.., cols / group]; biases NULL where the mode has none */
-    enum dtype scale_dtype;
+    const void *scales, *biases;     /* [.., cols / group]; biases NULL where the mode has none.
+                                        FP8: [rows / block_rows, cols / block_cols], rounded up */
+    enum dtype scale_dtype;          /* a float; U8 is e8m0 and FP8 is e4m3 */
     uint16_t group;
     uint8_t bits;
     const void *packed;              /* the same rows as the device likes them (device/cpu/pack.h),
                                         in panels of QUANT_PANEL rows; NULL: there are none. A view
                                         keeps them when it begins at a panel and has whole rows. */
+    int64_t first, cols, block_rows, block_cols;             /* of FP8 */
 };
 enum { QUANT_PANEL = 16 };
 
@@ -24,13 +31,15 @@ struct tensor {                      /* a view: whoever allocated .at frees it *
     enum dtype dtype;
     int rank;                        /* 1 to 4 */
     int64_t shape[4], stride[4];     /* elements, outermost first; the last stride is 1 */
-    struct quant quant;              /* of MLX_AFFINE, MXFP4, NVFP4 */
+    struct quant quant;              /* of MLX_AFFINE, MXFP4, NVFP4, FP8 */
 };
 
 struct linear { struct tensor w, bias; };    /* [out, in], [out] F32; bias.at NULL: none */
 
 const char *dtype_name(enum dtype);              /* "bf16", "affine": for messages */
 size_t dtype_bytes(enum dtype);                  /* of one plain element; 0 for packed ones */
+bool dtype_grouped(enum dtype);                  /* packed in groups along the last axis */
+bool dtype_weights(enum dtype);                  /* a matrix may be of it: floats and quantized */
 int64_t tensor_count(const struct tensor *);
 size_t tensor_bytes(const struct tensor *);      /* of a contiguous one, scales included */
 

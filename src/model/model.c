@@ -224,8 +224,15 @@ size_t model_weights_bytes(const struct model *m) {
 void model_format(const struct model *m, char *text, size_t size) {
     struct config *q = m->is.config;
     const char *bits = "quantization.bits|quantization_config.bits";
+    const char *mode = "quantization.mode|quantization_config.mode";
+    struct str method = cfg_str(q, "quantization_config.quant_method", "");
     const struct tensor *w = &m->is.embed;
-    if (cfg_has(q, bits))
+    /* Of compressed-tensors FP8 alone is loaded. */
+    if (method.len)
+        snprintf(text, size, "%s", str_is(method, "mxfp4") ? "mxfp4" : "fp8");
+    else if (cfg_has(q, mode) && !str_is(cfg_str(q, mode, ""), "affine"))
+        snprintf(text, size, "%.*s", STR_ARG(cfg_str(q, mode, "")));
+    else if (cfg_has(q, bits))
         snprintf(text, size, "affine %d-bit g%d", cfg_int(q, bits, 0),
                  cfg_int(q, "quantization.group_size|quantization_config.group_size", 64));
     else if (w->dtype == MLX_AFFINE)

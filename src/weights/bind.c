@@ -56,7 +56,10 @@ bool bind_locate(struct binder *b, enum slot slot, int64_t expert, struct site *
         for (const struct name_rule *r = b->rules[i]; r && r->slot != W_END; r++) {
             if (r->slot != slot) continue;
             expand(b, r->name, expert, site->base);
-            if (!lookup(b, site->base, r->fix & EXACT ? "" : ".weight")) continue;
+            bool exact = r->fix & EXACT;
+            if (!lookup(b, site->base, exact ? "" : ".weight") &&
+                !(exact && lookup(b, site->base, "_blocks")))
+                continue;
             site->slot = slot;
             site->fix = r->fix;
             site->each = strstr(r->name, "{e}");

@@ -2,9 +2,9 @@
  *
  * Every tensor of the checkpoint is claimed by a slot or dropped by a rule. A slot
  * without a tensor, a wrong shape, or a tensor left over is a load error that names
- * it. Quantization is recognised by the tensors beside a weight (.scales, .biases)
- * and its bits and group by their shapes; the config is a cross-check and gives the
- * mode. Errors stick in the binder; binder_finish reports the first.
+ * it. Quantization is recognised by the tensors beside a weight (.scales, .biases,
+ * .weight_scale_inv, _blocks) and its bits and groups by their dtypes and shapes; the
+ * config is a cross-check. Errors stick in the binder; binder_finish reports the first.
  *
  * What is returned are views into the mapping, at any address. Small vectors become F32
  * copies; a matrix stored transposed is copied once. Both live in the model's arena.

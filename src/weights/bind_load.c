@@ -1,5 +1,5 @@
-/* bind_load.c - one tensor at a time: checks its dtype, shape and packing against what a
- * layer asks for, and makes a view or a copy. */
+/* bind_load.c - one tensor at a time: checks its dtype and shape against what a layer asks for,
+ * and makes a view or a copy. Quantized matrices are in bind_quant.c. */
 #include "weights/binder.h"
 #include "weights/quant.h"
 
@@ -8,11 +8,8 @@
 
 /* ---- shapes in messages ---- */
 
-struct shape_text { char text[96]; };
-
-/* "[2, 3]". By value, so that two may stand in one message. */
-static struct shape_text shape_text(int rank, const int64_t *shape) {
-    struct shape_text s = { "[" };
+struct bind_shape_text bind_shape_text(int rank, const int64_t *shape) {
+    struct bind_shape_text s = { "[" };
     size_t len = 1;
     for (int i = 0; i < rank; i++) {
         int n = snprintf(s.text + len, sizeof s.text - len, "%s%lld", i ? ", " : "",
@@ -24,29 +21,26 @@ static struct shape_text shape_text(int rank, const int64_t *shape) {
     return s;
 }
 
-static bool wrong_shape(struct binder *b, const struct weights_entry *e, int rank,
-                        const int64_t *want) {
+bool bind_wrong_shape(struct binder *b, const struct weights_entry *e, int rank,
+                      const int64_t *want) {
     return bind_fail(b, "%s: tensor %.*s is %s %s, but %s is needed", e->file, STR_ARG(e->name),
-                     e->dtype, shape_text(e->t.rank, e->t.shape).text,
-                     shape_text(rank, want).text);
+                     e->dtype, bind_shape_text(e->t.rank, e->t.shape).text,
+                     bind_shape_text(rank, want).text);
 }
 
 static bool is_float(enum dtype dtype) {
     return dtype == F32 || dtype == F16 || dtype == BF16;
 }
 
-/* A readable tensor of a plain float dtype. */
-static bool float_or_fail(struct binder *b, const struct weights_entry *e) {
+bool bind_float_or_fail(struct binder *b, const struct weights_entry *e) {
     if (e->t.at && is_float(e->t.dtype)) return true;
     return err_code(&b->err, ERR_UNSUPPORTED, "%s: tensor %.*s has the dtype %s, but F32, F16 or "
                     "BF16 is needed", e->file, STR_ARG(e->name), e->dtype);
 }
 
-/* ---- packed matrices ---- */
+/* ---- plain matrices ---- */
 
-/* Whether e has the wanted shape but for the last axis, which has `cols`. A stack may also lie
- * flat: [n*out, in] for [n, out, in]. */
-static bool same_rows(const struct tensor *t, int rank, const int64_t *want, int64_t cols) {
+bool bind_same_rows(const struct tensor *t, int rank, const int64_t *want, int64_t cols) {
     if (t->rank < 2 || t->shape[t->rank - 1] != cols) return false;
     if (t->rank == 2 && rank == 3) return t->shape[0] == want[0] * want[1];
     if (t->rank != rank) return false;
@@ -55,63 +49,10 @@ static bool same_rows(const struct tensor *t, int rank, const int64_t *want, int
     return true;
 }
 
-/* A contiguous view of rank 2 or 3. */
-static struct tensor shaped(void *at, enum dtype dtype, int rank, const int64_t *shape) {
+struct tensor bind_shaped(void *at, enum dtype dtype, int rank, const int64_t *shape) {
     return rank == 2 ? tensor_2d(at, dtype, shape[0], shape[1])
                      : tensor_3d(at, dtype, shape[0], shape[1], shape[2]);
 }
-
-/* The columns say it: in values of `bits` bits fill packed 32-bit words, `group` share a scale. */
-static bool packing(struct binder *b, const struct weights_entry *e, const struct weights_entry *s,
-                    int64_t in, int *bits, int *group) {
-    int64_t words = e->t.rank ? e->t.shape[e->t.rank - 1] : 0;
-    int64_t scales = s->t.rank ? s->t.shape[s->t.rank - 1] : 0;
-    /* words <= in holds for every legal width, which is 8 bits or less, and bounds words * 32. */
-    *bits = words > 0 && in > 0 && words <= in && words * 32 % in == 0 ? (int)(words * 32 / in) : 0;
-    *group = scales > 0 && scales <= in && in % scales == 0 && in / scales <= 128
-                 ? (int)(in / scales) : 0;
-    if (!quant_bits_ok(*bits) || e->t.dtype != U32)
-        return bind_fail(b, "%s: tensor %.*s is %s %s: no packing of %lld columns in 2, 3, 4, 5, 6 "
-                         "or 8 bits", e->file, STR_ARG(e->name), e->dtype,
-                         shape_text(e->t.rank, e->t.shape).text, (long long)in);
-    return quant_group_ok(*group) ||
-           bind_fail(b, "%s: tensor %.*s is %s: no groups of 32, 64 or 128 in %lld columns",
-                     s->file, STR_ARG(s->name), shape_text(s->t.rank, s->t.shape).text,
-                     (long long)in);
-}
-
-/* All three tensors of an affine matrix, checked against each other before a kernel reads any. */
-static bool packed_weight(struct binder *b, const struct site *site, const struct weights_entry *e,
-                          const struct weights_entry *s, int rank, const int64_t *shape,
-                          struct tensor *t) {
-    const struct weights_entry *z = bind_entry(b, site, ".biases");
-    int64_t in = shape[rank - 1];
-    int bits, group;
-    if (!z)
-        return err_code(&b->err, ERR_UNSUPPORTED, "%s: tensor %s.biases is missing: of quantized "
-                        "checkpoints only MLX affine ones are supported", e->file, site->base);
-    if (!packing(b, e, s, in, &bits, &group)) return false;
-    if (!same_rows(&e->t, rank, shape, in * bits / 32)) return wrong_shape(b, e, rank, shape);
-    const struct weights_entry *beside[] = { s, z };
-    for (size_t i = 0; i < COUNT(beside); i++) {
-        if (!float_or_fail(b, beside[i])) return false;
-        if (!same_rows(&beside[i]->t, rank, shape, in / group) ||
-            beside[i]->t.dtype != s->t.dtype) {
-            int64_t want[3] = { shape[0], shape[1], shape[rank - 1] };
-            want[rank - 1] = in / group;
-            return wrong_shape(b, beside[i], rank, want);
-        }
-    }
-    /* Last, so that a broken file is called broken before it is called unexpected. */
-    if (!quant_config_agrees(&b->quant, str_of(site->base), bits, group, e->file, &b->err))
-        return false;
-    *t = shaped(e->t.at, MLX_AFFINE, rank, shape);
-    t->quant = (struct quant){ .scales = s->t.at, .biases = z->t.at, .scale_dtype = s->t.dtype,
-                               .group = (uint16_t)group, .bits = (uint8_t)bits };
-    return true;
-}
-
-/* ---- plain matrices ---- */
 
 /* to[c][r] = from[r][c], in tiles that stay in the cache. */
 static void transpose(char *to, const char *from, size_t rows, size_t cols, size_t size) {
@@ -132,29 +73,26 @@ static struct tensor transposed(struct binder *b, const struct tensor *stored, i
     for (size_t i = 0; i < n; i++)
         transpose(to + i * out * in * size, (const char *)stored->at + i * out * in * size, in, out,
                   size);
-    return shaped(to, stored->dtype, rank, shape);
+    return bind_shaped(to, stored->dtype, rank, shape);
 }
 
 bool bind_weight(struct binder *b, const struct site *site, int rank, const int64_t *shape,
                  struct tensor *t) {
-    bool exact = site->fix & EXACT;
     /* A converted checkpoint has such matrices turned already, under the same names. */
-    bool turn = site->fix & TRANSPOSED && !weights_is_mlx(b->w);
-    const struct weights_entry *e = bind_entry(b, site, exact ? "" : ".weight");
-    const struct weights_entry *s = exact ? NULL : bind_entry(b, site, ".scales");
-    if (s) return packed_weight(b, site, e, s, rank, shape, t);
-    if (!exact && e->t.dtype == U32)
-        return bind_fail(b, "%s: tensor %.*s is packed, but %s.scales is missing", e->file,
-                         STR_ARG(e->name), site->base);
-    if (!float_or_fail(b, e)) return false;
+    bool turn = site->fix & TRANSPOSED && !weights_is_mlx(b->w), done = false;
+    if (!bind_quantized(b, site, rank, shape, t, &done)) return false;
+    if (done) return true;
+    const struct weights_entry *e = bind_entry(b, site, site->fix & EXACT ? "" : ".weight");
+    if (!bind_float_or_fail(b, e)) return false;
     /* The message shows the shape as it should be stored, which is what the reader can compare. */
     int64_t stored[3] = { shape[0], shape[1], rank == 3 ? shape[2] : 0 };
     if (turn) {
         stored[rank - 1] = shape[rank - 2];
         stored[rank - 2] = shape[rank - 1];
     }
-    if (!same_rows(&e->t, rank, stored, stored[rank - 1])) return wrong_shape(b, e, rank, stored);
-    *t = turn ? transposed(b, &e->t, rank, shape) : shaped(e->t.at, e->t.dtype, rank, shape);
+    if (!bind_same_rows(&e->t, rank, stored, stored[rank - 1]))
+        return bind_wrong_shape(b, e, rank, stored);
+    *t = turn ? transposed(b, &e->t, rank, shape) : bind_shaped(e->t.at, e->t.dtype, rank, shape);
     return true;
 }
 
@@ -165,13 +103,13 @@ static bool copied(struct binder *b, const struct weights_entry *e, unsigned fix
                    const int64_t *shape, struct tensor *t) {
     int64_t squeezed[4], want[2];
     int n = 0, n_want = 0;
-    if (!float_or_fail(b, e)) return false;
+    if (!bind_float_or_fail(b, e)) return false;
     for (int i = 0; i < e->t.rank; i++)
         if (e->t.shape[i] != 1) squeezed[n++] = e->t.shape[i];
     for (int i = 0; i < rank; i++)
         if (shape[i] != 1) want[n_want++] = shape[i];
     if (n != n_want || memcmp(squeezed, want, sizeof *want * (size_t)n))
-        return wrong_shape(b, e, rank, shape);
+        return bind_wrong_shape(b, e, rank, shape);
     int64_t count = rank == 2 ? shape[0] * shape[1] : shape[0];
     float *to = arena_new(b->arena, (size_t)count * sizeof *to);
     floats_of(to, e->t.at, e->t.dtype, (size_t)count);

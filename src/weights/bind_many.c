@@ -12,7 +12,7 @@
 static struct tensor k_up(struct binder *b, const struct tensor *kv, int64_t heads, int64_t rank,
                           int64_t nope) {
     int64_t per = kv->shape[1];
-    bool plain = kv->dtype != MLX_AFFINE;
+    bool plain = kv->dtype != FP8 && !dtype_grouped(kv->dtype);
     enum dtype dtype = plain ? kv->dtype : F32;
     size_t size = dtype_bytes(dtype);
     char *to = arena_new(b->arena, (size_t)(heads * rank * nope) * size);

@@ -6,8 +6,11 @@
 
 struct quant_config {                    /* what config.json says of quantization */
     struct config *config;               /* NULL: nothing */
+    enum { QUANT_MLX, QUANT_FP8, QUANT_COMPRESSED, QUANT_MXFP4 } method;
     int bits, group;                     /* of all paths; 0: not said */
-    struct quant_path { int bits, group; bool off; } *path;
+    const char *mode;                    /* of MLX: a row of quant_modes; NULL: not said */
+    int64_t block[2];                    /* rows and columns that share a scale of FP8 */
+    struct quant_path { int bits, group; const char *mode; bool off; } *path;
     size_t n_paths, paths_cap;
     struct map paths;                    /* module path to index */
     struct arena names;
@@ -58,8 +61,32 @@ void bind_report(struct binder *, enum slot, int64_t experts, const char *suffix
 /* Whether the family's own rules name this slot. */
 bool bind_family_has(const struct binder *, enum slot);
 
+/* ---- quantization ---- */
+
 bool quant_config_read(struct quant_config *, struct config *, struct err *);
 void quant_config_free(struct quant_config *);
 /* Whether the config agrees that the module is packed so; the error says how not. */
-bool quant_config_agrees(const struct quant_config *, struct str module, int bits, int group,
-                         const char *file, struct err *);
+bool quant_config_agrees(const struct quant_config *, struct str module, const char *mode, int bits,
+                         int group, const char *file, struct err *);
+
+/* MLX's modes, and what they are called there. bits 0: what the tensors say. */
+struct quant_mode { const char *name; enum dtype dtype, scales; int bits, group; };
+extern const struct quant_mode quant_modes[];            /* ends with a name of NULL */
+
+/* A quantized matrix, when the site has one (*done): a view. False: it has one that is wrong. */
+bool bind_quantized(struct binder *, const struct site *, int rank, const int64_t *shape,
+                    struct tensor *, bool *done);
+
+/* ---- shapes, and what is said about them ---- */
+
+struct bind_shape_text { char text[96]; };
+/* "[2, 3]". By value, so that two may stand in one message. */
+struct bind_shape_text bind_shape_text(int rank, const int64_t *shape);
+bool bind_wrong_shape(struct binder *, const struct weights_entry *, int rank, const int64_t *want);
+/* A readable tensor of a plain float dtype. */
+bool bind_float_or_fail(struct binder *, const struct weights_entry *);
+/* Whether t has the wanted shape but for the last axis, which has `cols`. A stack may also lie
+ * flat: [n*out, in] for [n, out, in]. */
+bool bind_same_rows(const struct tensor *, int rank, const int64_t *want, int64_t cols);
+/* A contiguous view of rank 2 or 3. */
+struct tensor bind_shaped(void *at, enum dtype, int rank, const int64_t *shape);

@@ -89,6 +89,8 @@ const struct name_rule names_hf[] = {
     { W_DROP,        "rotary_emb.inv_freq",                   EXACT },
     { W_DROP,        "model.rotary_emb.inv_freq",             EXACT },
     { W_DROP,        L "self_attn.rotary_emb.inv_freq",       EXACT },
+    { W_DROP,        L "self_attn.k_scale",                   EXACT },   /* of a KV cache in FP8 */
+    { W_DROP,        L "self_attn.v_scale",                   EXACT },
     { W_DROP,        "model.layers.{past}.*",                 EXACT },
     { W_DROP,        "mtp.*",                                 EXACT },
     { W_DROP,        "model.mtp.*",                           EXACT },

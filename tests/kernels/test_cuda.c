@@ -110,8 +110,8 @@ static struct matrix matrix_new(const struct format *f, int64_t outs, int64_t co
         scales[i] = plain_of(f->scales, uniform() / (float)(1 << f->bits));
         biases[i] = plain_of(f->scales, uniform() / 2);
     }
-    m.l.w.quant = (struct quant){ scales, biases, f->scales, (uint16_t)f->group,
-                                  (uint8_t)f->bits, NULL };
+    m.l.w.quant = (struct quant){ .scales = scales, .biases = biases, .scale_dtype = f->scales,
+                                  .group = (uint16_t)f->group, .bits = (uint8_t)f->bits };
     return m;
 }
 

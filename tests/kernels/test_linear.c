@@ -2,6 +2,7 @@
  * double precision, and the same bits however many rows, threads and strides there are. */
 #include "device/cpu/isa.h"
 #include "device/cpu/linear.h"
+#include "device/small_float.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -27,7 +28,8 @@ static float uniform(void)           /* -1 to 1 */
     return (float)((double)random_bits() / 2147483648.0 - 1.0);
 }
 
-struct format { enum dtype dtype, scales; int bits, group; };
+/* Of FP8, blocks are [rows, group]. */
+struct format { enum dtype dtype, scales; int bits, group, rows; };
 
 /* A matrix with what is needed to check it. Its bytes end where the allocation ends and begin
  * at an odd address when its numbers allow for it. */
@@ -92,8 +94,57 @@ static void fill_affine(struct matrix *m, struct format f, int64_t n) {
         m->size[i] = fabs((double)v * scale) + fabs(bias);
     }
     m->t.at = q;
-    m->t.quant = (struct quant){ scales, biases, f.scales, (uint16_t)f.group, (uint8_t)f.bits,
-                                NULL };
+    m->t.quant = (struct quant){ .scales = scales, .biases = biases, .scale_dtype = f.scales,
+                                 .group = (uint16_t)f.group, .bits = (uint8_t)f.bits };
+}
+
+/* A power of two where the dtype holds nothing else, else any scale. */
+static double store_scale(unsigned char *at, enum dtype dtype) {
+    if (dtype == U8) {
+        at[0] = (unsigned char)(120 + random_bits() % 8);
+        return (double)float_of_e8m0(at[0]);
+    }
+    if (dtype != FP8) return store(at, dtype, uniform() / 8);
+    at[0] = e4m3_of(uniform());
+    return (double)float_of_e4m3(at[0]);
+}
+
+static void fill_e2m1(struct matrix *m, struct format f, int64_t n) {
+    unsigned char *q = block(m, 0, (size_t)n / 2);
+    unsigned char *scales = block(m, 1, (size_t)(n / f.group));
+    double scale = 0;
+    for (int64_t i = 0; i < n; i++) {
+        unsigned code = random_bits() & 15;
+        q[i / 2] = (unsigned char)(i % 2 ? q[i / 2] | code << 4 : code);
+        if (i % f.group == 0) scale = store_scale(scales + i / f.group, f.scales);
+        m->value[i] = (double)float_of_e2m1(code) * scale;
+        m->size[i] = fabs(m->value[i]);
+    }
+    m->t.at = q;
+    m->t.quant = (struct quant){ .scales = scales, .scale_dtype = f.scales,
+                                 .group = (uint16_t)f.group, .bits = 4 };
+}
+
+/* Rows of all heads are one matrix, as a stack that was cut has them. */
+static void fill_fp8(struct matrix *m, struct format f, int64_t rows, int64_t cols) {
+    int64_t across = (cols + f.group - 1) / f.group, down = (rows + f.rows - 1) / f.rows;
+    size_t size = dtype_bytes(f.scales);
+    unsigned char *q = block(m, 0, (size_t)(rows * cols));
+    unsigned char *scales = block(m, 1, (size_t)(across * down) * size);
+    double *scale = calloc((size_t)(across * down), sizeof *scale);
+    for (int64_t i = 0; i < across * down; i++)
+        scale[i] = store_scale(scales + (size_t)i * size, f.scales);
+    for (int64_t i = 0; i < rows * cols; i++) {
+        do q[i] = (unsigned char)random_bits();
+        while ((q[i] & 0x7f) == 0x7f);
+        double by = scale[i / cols / f.rows * across + i % cols / f.group];
+        m->value[i] = (double)float_of_e4m3(q[i]) * by;
+        m->size[i] = fabs(m->value[i]);
+    }
+    free(scale);
+    m->t.at = q;
+    m->t.quant = (struct quant){ .scales = scales, .scale_dtype = f.scales, .cols = cols,
+                                 .block_rows = f.rows, .block_cols = f.group };
 }
 
 /* [heads, outs, cols], or [outs, cols] when heads is 0. */
@@ -107,6 +158,10 @@ static struct matrix matrix_new(struct format f, int64_t heads, int64_t outs, in
                 : tensor_2d(NULL, f.dtype, outs, cols);
     if (f.dtype == MLX_AFFINE) {
         fill_affine(&m, f, n);
+    } else if (f.dtype == MXFP4 || f.dtype == NVFP4) {
+        fill_e2m1(&m, f, n);
+    } else if (f.dtype == FP8) {
+        fill_fp8(&m, f, n / cols, cols);
     } else {
         size_t size = dtype_bytes(f.dtype);
         unsigned char *at = block(&m, 0, (size_t)n * size);
@@ -272,11 +327,51 @@ static void affine_formats(void **state) {
         for (size_t g = 0; g < COUNT(groups); g++)
             for (size_t s = 0; s < COUNT(scales); s++)
                 for (size_t i = 0; i < COUNT(shapes); i++)
-                    check_format((struct format){ MLX_AFFINE, scales[s], bits[b], groups[g] },
+                    check_format((struct format){ MLX_AFFINE, scales[s], bits[b], groups[g], 0 },
                                  shapes[i][0], shapes[i][1] * groups[g]);
     /* More groups than the kernels convert at a time, and a last tile that is not full. */
     for (size_t b = 0; b < COUNT(bits); b++)
-        check_format((struct format){ MLX_AFFINE, BF16, bits[b], 32 }, 70, 32 * 35);
+        check_format((struct format){ MLX_AFFINE, BF16, bits[b], 32, 0 }, 70, 32 * 35);
+}
+
+static void small_formats(void **state) {
+    (void)state;
+    static const struct format formats[] = {
+        { FP8, F32, 0, 128, 128 }, { FP8, BF16, 0, 128, 128 }, { FP8, F16, 0, 1 << 30, 1 },
+        { FP8, F32, 0, 1 << 30, 1 << 30 }, { FP8, U8, 0, 32, 1 }, { FP8, F32, 0, 24, 5 } };
+    static const int64_t shapes[][2] = { { 1, 1 }, { 3, 7 }, { 37, 48 }, { 5, 129 }, { 130, 512 },
+                                         { 131, 1040 }, { 7, 1003 }, { 2, 2049 } };
+    for (size_t f = 0; f < COUNT(formats); f++)
+        for (size_t i = 0; i < COUNT(shapes); i++)
+            check_format(formats[f], shapes[i][0], shapes[i][1]);
+    for (int64_t groups = 1; groups < 80; groups += 13) {
+        check_format((struct format){ MXFP4, U8, 4, 32, 0 }, 3 + groups, groups * 32);
+        check_format((struct format){ NVFP4, FP8, 4, 16, 0 }, 3 + groups, groups * 16);
+    }
+}
+
+/* All codes, and what is not a number: it stays visible, whichever kernel reads it. */
+static void every_code_is_read(void **state) {
+    (void)state;
+    unsigned char codes[256];
+    float one = 1, row[256], w[CPU_TILE_COLS];
+    for (int i = 0; i < 256; i++) codes[i] = (unsigned char)i;
+    struct tensor t = tensor_2d(codes, FP8, 1, 256);
+    t.quant = (struct quant){ .scales = &one, .scale_dtype = F32, .cols = 256, .block_rows = 1,
+                              .block_cols = 256 };
+    cpu_dequantize_row(&t, 0, row);
+    const struct cpu_kernels *k;
+    for (int j = 0; (k = cpu_isa(j)); j++) {
+        struct cpu_matrix m = { .at = codes, .scales = (unsigned char *)&one, .dtype = FP8,
+                                .scale_dtype = F32, .cols = 256, .block_rows = 1,
+                                .block_cols = 256 };
+        k->unpack(w, &m, 0, 0, 256);
+        for (int i = 0; i < 256; i++) {
+            if ((i & 0x7f) == 0x7f) assert_true(isnan(w[i]));
+            else assert_memory_equal(&w[i], &row[i], sizeof w[i]);
+        }
+    }
+    assert_true(isnan(row[127]) && row[126] == 448 && row[1] == 0x1p-9f && row[0x88] == -0x1p-6f);
 }
 
 /* As far from exact as half a step of each rounded value, and some roundings of the sums. */
@@ -358,20 +453,20 @@ static void rounded_rows(void **state) {
         for (size_t g = 0; g < COUNT(groups); g++)
             for (size_t i = 0; i < COUNT(shapes); i++)
                 check_int8((struct format){ MLX_AFFINE, scales[(b + g + i) % 3], bits[b],
-                                            groups[g] }, shapes[i][0], shapes[i][1] * groups[g],
+                                            groups[g], 0 }, shapes[i][0], shapes[i][1] * groups[g],
                            pool);
         /* More columns than are woven at a time; more than a pass of few rows takes. */
-        check_int8((struct format){ MLX_AFFINE, BF16, bits[b], 64 }, 18, 2048 + 64, pool);
+        check_int8((struct format){ MLX_AFFINE, BF16, bits[b], 64, 0 }, 18, 2048 + 64, pool);
     }
-    check_int8((struct format){ MLX_AFFINE, BF16, 4, 64 }, 5, 4 * 2048 + 192, pool);
-    check_int8((struct format){ MLX_AFFINE, F16, 4, 32 }, 33, 2048 + 32 * 17, pool);
+    check_int8((struct format){ MLX_AFFINE, BF16, 4, 64, 0 }, 5, 4 * 2048 + 192, pool);
+    check_int8((struct format){ MLX_AFFINE, F16, 4, 32, 0 }, 33, 2048 + 32 * 17, pool);
     pool_close(pool);
 }
 
 /* What is not a number stays visible. */
 static void rounded_rows_keep_nan(void **state) {
     (void)state;
-    struct matrix m = matrix_new((struct format){ MLX_AFFINE, BF16, 4, 64 }, 0, 20, 128);
+    struct matrix m = matrix_new((struct format){ MLX_AFFINE, BF16, 4, 64, 0 }, 0, 20, 128);
     struct linear l = linear_of(&m, false);
     struct cpu_scratch scratch = { aligned_alloc(64, 1 << 20), 1 << 20 };
     const struct cpu_kernels *k;
@@ -394,8 +489,9 @@ static void rounded_rows_keep_nan(void **state) {
 static void matrices_of_heads(void **state) {
     (void)state;
     enum { HEADS = 3, OUTS = 21, COLS = 192 };
-    static const struct format formats[] = { { .dtype = BF16 }, { MLX_AFFINE, F16, 4, 64 },
-                                             { MLX_AFFINE, BF16, 6, 32 } };
+    static const struct format formats[] = { { .dtype = BF16 }, { MLX_AFFINE, F16, 4, 64, 0 },
+                                             { MLX_AFFINE, BF16, 6, 32, 0 },
+                                             { MXFP4, U8, 4, 32, 0 }, { FP8, F32, 0, 128, 16 } };
     const struct cpu_kernels *k;
     struct pool *pool = pool_open(2);
     for (size_t i = 0; i < 2 * COUNT(formats); i++) {
@@ -435,8 +531,9 @@ static void views_of_a_matrix(void **state) {
     (void)state;
     enum { OUTS = 40, COLS = 256 };
     static const struct format formats[] = { { .dtype = F32 }, { .dtype = F16 },
-                                             { MLX_AFFINE, BF16, 4, 64 },
-                                             { MLX_AFFINE, F32, 3, 32 } };
+                                             { MLX_AFFINE, BF16, 4, 64, 0 },
+                                             { MLX_AFFINE, F32, 3, 32, 0 }, { MXFP4, U8, 4, 32, 0 },
+                                             { FP8, BF16, 0, 128, 16 } };
     const struct cpu_kernels *k;
     struct pool *pool = pool_open(2);
     for (size_t i = 0; i < COUNT(formats); i++) {
@@ -474,8 +571,9 @@ static void views_of_a_matrix(void **state) {
 static void rows_become_floats(void **state) {
     (void)state;
     static const struct format formats[] = { { .dtype = F32 }, { .dtype = F16 }, { .dtype = BF16 },
-                                             { MLX_AFFINE, BF16, 4, 64 },
-                                             { MLX_AFFINE, F16, 5, 32 } };
+                                             { MLX_AFFINE, BF16, 4, 64, 0 },
+                                             { MLX_AFFINE, F16, 5, 32, 0 }, { MXFP4, U8, 4, 32, 0 },
+                                             { NVFP4, FP8, 4, 16, 0 }, { FP8, F32, 0, 128, 2 } };
     for (size_t i = 0; i < COUNT(formats); i++) {
         struct matrix m = matrix_new(formats[i], 0, 3, 640);
         float out[640];
@@ -488,8 +586,11 @@ static void rows_become_floats(void **state) {
                 .biases = m.t.quant.biases, .dtype = m.t.dtype, .bits = m.t.quant.bits,
                 .row_bytes = (int64_t)(formats[i].bits ? 80 * (size_t)formats[i].bits
                                                        : 640 * dtype_bytes(m.t.dtype)),
-                .scale_row_bytes = formats[i].bits ? 640 / formats[i].group * 2 : 0,
-                .scale_dtype = m.t.quant.scale_dtype, .group = m.t.quant.group };
+                .scale_row_bytes = formats[i].group ? 640 / formats[i].group
+                    * (int64_t)dtype_bytes(formats[i].scales) : 0,
+                .scale_dtype = m.t.quant.scale_dtype, .group = m.t.quant.group,
+                .cols = 640, .block_rows = m.t.quant.block_rows,
+                .block_cols = m.t.quant.block_cols };
             float w[CPU_TILE_COLS];
             k->unpack(w, &raw, 2, CPU_TILE_COLS, 128);
             check_bits(w, out + CPU_TILE_COLS, 128, "unpacked");
@@ -514,6 +615,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_formats),
         cmocka_unit_test(affine_formats),
+        cmocka_unit_test(small_formats),
+        cmocka_unit_test(every_code_is_read),
         cmocka_unit_test(rounded_rows),
         cmocka_unit_test(rounded_rows_keep_nan),
         cmocka_unit_test(matrices_of_heads),

@@ -27,7 +27,8 @@ static struct tensor matrix_new(int bits, int group, enum dtype scales, int64_t 
     for (size_t i = 0; i < q + 2 * s; i++)
         at[i] = random_byte();
     t.at = at;
-    t.quant = (struct quant){ at + q, at + q + s, scales, (uint16_t)group, (uint8_t)bits, NULL };
+    t.quant = (struct quant){ .scales = at + q, .biases = at + q + s, .scale_dtype = scales,
+                              .group = (uint16_t)group, .bits = (uint8_t)bits };
     return t;
 }
 

@@ -184,10 +184,10 @@ static void refuses_what_does_not_fit(void **state) {
     finish_failed(&f, "q_proj.bias is there, but");
 
     begin(&f, false);
-    maker_add(&f.m, A "q_proj.weight", "F8_E4M3", "[3,4]", "123456789012", 12);
+    maker_add(&f.m, A "q_proj.weight", "F8_E5M2", "[3,4]", "123456789012", 12);
     open(&f, NULL);
     bind_linear(f.b, &lin, W_Q, 3, 4, false);
-    finish_failed(&f, "has the dtype F8_E4M3");
+    finish_failed(&f, "has the dtype F8_E5M2");
 
     begin(&f, false);
     maker_add(&f.m, A "q_proj.weight", "U32", "[2,1]", "12345678", 8);
@@ -353,8 +353,11 @@ static const struct { const char *config, *sentence; bool opens; } configs[] = {
     { "{\"quantization\":{\"bits\":4,\"group_size\":32}}", "in groups of 64", true },
     { "{\"quantization\":{\"bits\":4,\"" A "q_proj\":false}}", "says it is not", true },
     { "{\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}}", "\"gptq\"", false },
-    { "{\"quantization_config\":{\"quant_method\":\"fp8\"}}", "\"fp8\"", false },
-    { "{\"quantization\":{\"bits\":4,\"mode\":\"mxfp4\"}}", "mode is \"mxfp4\"", false },
+    { "{\"quantization\":{\"bits\":4,\"mode\":\"mxfp4\"}}",
+      A "q_proj.weight is packed as affine, but config.json says mxfp4", true },
+    { "{\"quantization\":{\"bits\":4,\"mode\":\"mxfp4\",\"group_size\":32,\"" A "q_proj\":"
+      "{\"bits\":4,\"group_size\":64}}}", NULL, true },
+    { "{\"quantization\":{\"bits\":4,\"mode\":\"q4_0\"}}", "mode is \"q4_0\"", false },
     { "{\"quantization\":{\"bits\":0}}", "config.json: quantization.bits is 0", false },
     { "{\"quantization\":{\"bits\":7}}", "quantization.bits is 7", false },
     { "{\"quantization\":{\"bits\":-1}}", "quantization.bits is -1", false },

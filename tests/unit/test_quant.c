@@ -1,5 +1,7 @@
-/* test_quant.c - MLX's affine format: our groups are MLX's bit for bit, and unpack to what was
- * packed. */
+/* test_quant.c - quantized formats: our groups are MLX's bit for bit, and unpack to what was
+ * packed; floats of 8 and 4 bits are those of ml_dtypes. */
+#include "small_float_vectors.h"
+#include "device/small_float.h"
 #include "weights/quant.h"
 #include <math.h>
 #include <setjmp.h>
@@ -155,12 +157,111 @@ static void converts_floats(void **state) {
     assert_true((bf16_of(NAN) & 0x7fff) > 0x7f80);
 }
 
+static void reads_small_floats(void **state) {
+    (void)state;
+    for (int i = 0; i < 256; i++) {
+        float f = float_of_e4m3((uint8_t)i), e = float_of_e8m0((uint8_t)i);
+        if ((i & 127) == 127) assert_true(isnan(f));
+        else assert_memory_equal(&f, &e4m3_bits[i], sizeof f);
+        if (i == 255) assert_true(isnan(e));
+        else assert_memory_equal(&e, &e8m0_bits[i], sizeof e);
+    }
+}
+
+static void rounds_to_small_floats(void **state) {
+    (void)state;
+    float f;
+    for (size_t i = 0; i < COUNT(to_e4m3); i++) {
+        memcpy(&f, &to_e4m3[i], sizeof f);
+        if (e4m3_of(f) != as_e4m3[i])
+            fail_msg("%a is 0x%02x in e4m3, not 0x%02x", (double)f, as_e4m3[i], e4m3_of(f));
+    }
+    for (size_t i = 0; i < COUNT(to_e2m1); i++) {
+        memcpy(&f, &to_e2m1[i], sizeof f);
+        if (e2m1_of(f) != as_e2m1[i])
+            fail_msg("%a is 0x%x in e2m1, not 0x%x", (double)f, as_e2m1[i], e2m1_of(f));
+    }
+    assert_int_equal(e4m3_of(1e9f), 0x7e);
+    assert_int_equal(e4m3_of(-INFINITY), 0xfe);
+    assert_int_equal(e4m3_of(NAN) & 0x7f, 0x7f);
+    assert_int_equal(e2m1_of(-100), 15);
+}
+
+/* MLX takes the first of two codes at a tie, which is no rounding that a GPU has; so scales are
+ * compared with it, and values with what was packed. */
+static void packs_mxfp4(void **state) {
+    (void)state;
+    float w[COUNT_ALL], back[COUNT_ALL];
+    uint8_t q[COUNT_ALL / 2], s[COUNT_ALL / MXFP4_GROUP];
+    make_weights(w);
+    for (int g = 0; g < COUNT_ALL / MXFP4_GROUP; g++)
+        quant_mxfp4(w + g * MXFP4_GROUP, q + g * MXFP4_GROUP / 2, &s[g]);
+    assert_int_equal(sizeof s, sizeof mxfp4_all_scales);
+    assert_memory_equal(s, mxfp4_all_scales, sizeof s);
+    struct tensor t = tensor_2d(q, MXFP4, ROWS, COLS);
+    t.quant = (struct quant){ .scales = s, .scale_dtype = U8, .group = MXFP4_GROUP, .bits = 4 };
+    row_of(back, &t, 0, COUNT_ALL);
+    for (int i = 0; i < COUNT_ALL; i++) {
+        float step = float_of_e8m0(s[i / MXFP4_GROUP]), size = fabsf(w[i]) / step;
+        float allowed = size > 4 ? 1 : size > 2 ? 0.5f : 0.25f;
+        if (!(fabsf(back[i] - w[i]) <= allowed * step))
+            fail_msg("%a became %a", (double)w[i], (double)back[i]);
+    }
+    assert_int_equal(tensor_bytes(&t), sizeof q + sizeof s);
+}
+
+static void reads_modes_with_scales_alone(void **state) {
+    (void)state;
+    float back[COLS];
+    struct tensor t = tensor_2d((void *)(uintptr_t)mxfp4_row, MXFP4, 1, COLS);
+    t.quant = (struct quant){ .scales = mxfp4_scales, .scale_dtype = U8, .group = MXFP4_GROUP,
+                              .bits = 4 };
+    row_of(back, &t, 0, COLS);
+    assert_memory_equal(back, mxfp4_values, sizeof back);
+    t = tensor_2d((void *)(uintptr_t)nvfp4_row, NVFP4, 1, COLS);
+    t.quant = (struct quant){ .scales = nvfp4_scales, .scale_dtype = FP8, .group = NVFP4_GROUP,
+                              .bits = 4 };
+    row_of(back, &t, 0, COLS);
+    assert_memory_equal(back, nvfp4_values, sizeof back);
+    t = tensor_2d((void *)(uintptr_t)mxfp8_row, FP8, 1, COLS);
+    t.quant = (struct quant){ .scales = mxfp8_scales, .scale_dtype = U8, .cols = COLS,
+                              .block_rows = 1, .block_cols = 32 };
+    row_of(back, &t, 0, COLS);
+    assert_memory_equal(back, mxfp8_values, sizeof back);
+}
+
+/* Views of a matrix with blocks know where they lie in it. */
+static void cuts_blocks_of_fp8(void **state) {
+    (void)state;
+    enum { R = 7, C = 10 };
+    uint8_t q[R * C];
+    float scale[3 * 3], all[R * C], row[C];
+    for (int i = 0; i < R * C; i++) q[i] = (uint8_t)(i % 120);
+    for (int i = 0; i < 9; i++) scale[i] = (float)(1 << i);
+    struct tensor t = tensor_2d(q, FP8, R, C);
+    t.quant = (struct quant){ .scales = scale, .scale_dtype = F32, .cols = C, .block_rows = 3,
+                              .block_cols = 4 };
+    assert_int_equal(tensor_bytes(&t), sizeof q + sizeof scale);
+    row_of(all, &t, 0, R * C);
+    for (int i = 0; i < R * C; i++)
+        assert_true(all[i] == float_of_e4m3(q[i]) * scale[i / C / 3 * 3 + i % C / 4]);
+    struct tensor part = tensor_part(&t, 0, 2, 4), odd = tensor_every(&part, 1, 2);
+    struct tensor cols = tensor_part(&odd, 1, 3, 5);
+    row_of(row, &cols, cols.stride[0], 5);               /* row 5 of t, columns 3 to 7 */
+    assert_memory_equal(row, all + 5 * C + 3, 5 * sizeof *row);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(packs_as_mlx_does),
         cmocka_unit_test(unpacks_what_was_packed),
         cmocka_unit_test(reads_from_any_group),
         cmocka_unit_test(converts_floats),
+        cmocka_unit_test(reads_small_floats),
+        cmocka_unit_test(rounds_to_small_floats),
+        cmocka_unit_test(packs_mxfp4),
+        cmocka_unit_test(reads_modes_with_scales_alone),
+        cmocka_unit_test(cuts_blocks_of_fp8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

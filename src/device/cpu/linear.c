@@ -15,43 +15,59 @@
 enum { PIECE_BYTES = 64 << 10 };     /* of weights: long for a prefetcher, short for a balance */
 
 static int64_t packed_bytes(const struct tensor *t, int64_t elements) {
-    if (t->dtype != MLX_AFFINE)
+    if (!dtype_grouped(t->dtype))
         return elements * (int64_t)dtype_bytes(t->dtype);
     assert(elements % t->quant.group == 0);
     return elements / 8 * t->quant.bits;
 }
 
 static int64_t scale_bytes(const struct tensor *t, int64_t elements) {
-    if (t->dtype != MLX_AFFINE)
+    if (!dtype_grouped(t->dtype))
         return 0;
     return elements / t->quant.group * (int64_t)dtype_bytes(t->quant.scale_dtype);
 }
 
 static void check_dtype(const struct tensor *t) {
-    assert(t->dtype == F32 || t->dtype == F16 || t->dtype == BF16 || t->dtype == MLX_AFFINE);
-    if (t->dtype != MLX_AFFINE)
+    const struct quant *q = &t->quant;
+    assert(dtype_weights(t->dtype));
+    if (t->dtype == FP8)
+        assert(q->scales && q->cols > 0 && q->block_rows > 0 && q->block_cols > 0 && q->first >= 0);
+    if (!dtype_grouped(t->dtype))
         return;
-    assert(t->quant.bits >= 2 && t->quant.bits <= 8 && t->quant.bits != 7);
-    assert(t->quant.group == 32 || t->quant.group == 64 || t->quant.group == 128);
-    assert(t->quant.scale_dtype == F32 || t->quant.scale_dtype == F16
-           || t->quant.scale_dtype == BF16);
-    assert(t->quant.scales && t->quant.biases && t->shape[t->rank - 1] % t->quant.group == 0);
+    assert(q->scales && t->shape[t->rank - 1] % q->group == 0);
+    if (t->dtype != MLX_AFFINE) {
+        assert(q->bits == 4 && (q->group == 32 || q->group == 16));
+        return;
+    }
+    assert(q->bits >= 2 && q->bits <= 8 && q->bits != 7);
+    assert(q->group == 32 || q->group == 64 || q->group == 128);
+    assert(q->scale_dtype == F32 || q->scale_dtype == F16 || q->scale_dtype == BF16);
+    assert(q->biases);
 }
 
 struct cpu_matrix cpu_matrix_of(const struct tensor *t, int64_t row_stride) {
+    const struct quant *q = &t->quant;
     check_dtype(t);
-    return (struct cpu_matrix){
+    struct cpu_matrix m = {
         .at = t->at,
-        .scales = t->quant.scales,
-        .biases = t->quant.biases,
-        .packed = t->quant.packed,
+        .scales = q->scales,
+        .biases = q->biases,
+        .packed = q->packed,
         .row_bytes = packed_bytes(t, row_stride),
         .scale_row_bytes = scale_bytes(t, row_stride),
         .dtype = t->dtype,
-        .scale_dtype = t->quant.scale_dtype,
-        .bits = t->quant.bits,
-        .group = t->quant.group,
+        .scale_dtype = q->scale_dtype,
+        .bits = q->bits,
+        .group = q->group,
+        .first = q->first,
+        .cols = q->cols,
+        .block_rows = q->block_rows,
+        .block_cols = q->block_cols,
     };
+    if (t->dtype == FP8)             /* from one row of blocks to the next */
+        m.scale_row_bytes = (q->cols + q->block_cols - 1) / q->block_cols
+            * (int64_t)dtype_bytes(q->scale_dtype);
+    return m;
 }
 
 static struct cpu_matrix of_head(const struct cpu_job *j, int64_t head) {
@@ -61,10 +77,12 @@ static struct cpu_matrix of_head(const struct cpu_job *j, int64_t head) {
     struct tensor t = { .dtype = m.dtype, .quant.scale_dtype = m.scale_dtype,
                         .quant.bits = (uint8_t)m.bits, .quant.group = (uint16_t)m.group };
     m.at += packed_bytes(&t, head * j->w_head);
-    if (m.dtype == MLX_AFFINE) {
+    if (m.dtype == FP8)
+        m.first += head * j->w_head;
+    if (dtype_grouped(m.dtype))
         m.scales += scale_bytes(&t, head * j->w_head);
+    if (m.dtype == MLX_AFFINE)
         m.biases += scale_bytes(&t, head * j->w_head);
-    }
     return m;
 }
 

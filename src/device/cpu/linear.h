@@ -2,7 +2,7 @@
  *
  * Affine weights may be multiplied with rows rounded to 8 bits: linear_int8.h says how. Else
  * there is one arithmetic for every format and row count: weights become floats, q * scale +
- * bias where they are packed; a product has 16 lanes, lane l summing the columns
+ * bias (or q * scale) where they are packed; a product has 16 lanes, lane l summing the columns
  * k = l mod 16 in ascending order, one multiply-add each; the lanes are added in
  * a fixed tree (fold in half four times). So the bits of y[r][o] depend on row o
  * of w, row r of x and the instruction set, and on nothing else. avx2 and avx512
@@ -27,7 +27,8 @@ struct cpu_matrix {
     const unsigned char *packed;             /* of pack.h, at a line; NULL: not there */
     int64_t row_bytes, scale_row_bytes;      /* from row to row */
     enum dtype dtype, scale_dtype;
-    int bits, group;                         /* of MLX_AFFINE */
+    int bits, group;                         /* of those in groups: MLX_AFFINE, MXFP4, NVFP4 */
+    int64_t first, cols, block_rows, block_cols;     /* of FP8, as in tensor.h */
 };
 
 /* What an instruction set brings. */
@@ -76,8 +77,12 @@ void cpu_linear(struct pool *, const struct cpu_kernels *, const struct cpu_scra
 void cpu_linear_rows(struct pool *, const struct cpu_kernels *, const struct cpu_scratch *,
                      const struct linear *, const struct cpu_rows *, int64_t begin, int64_t end);
 
-/* Number i of a plain dtype. */
+/* Number i of a plain dtype; FP8 is e4m3, U8 is e8m0. */
 float cpu_number_at(const unsigned char *at, enum dtype, int64_t i);
+/* For n columns of a row of FP8 from `begin`: the scale of the first, and how many share it. */
+int cpu_fp8_run(const struct cpu_matrix *, int64_t row, int64_t begin, int n, float *scale);
+/* Whether all such runs of a row are multiples of 16 columns. */
+bool cpu_fp8_even(const struct cpu_matrix *, int64_t cols);
 
 /* A row of a [rows, cols] tensor in floats; the same numbers on every instruction set as
  * long as scales have 16 bits. */

@@ -5,6 +5,7 @@
  * format. */
 #if defined __x86_64__
 #include "device/cpu/linear.h"
+#include "device/small_float.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -109,9 +110,62 @@ INLINE void unpack_affine(int bits, float *w, const byte *at, const float *scale
     }
 }
 
+/* 8 values of e2m1 from 4 bytes: the lower three bits choose, the fourth is the sign. */
+INLINE __m256 load_e2m1(const byte *at) {
+    const __m256 sizes = _mm256_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6);
+    __m256i code = load_packed(4, at);
+    __m256i sign = _mm256_slli_epi32(_mm256_and_si256(code, _mm256_set1_epi32(8)), 28);
+    return _mm256_xor_ps(_mm256_permutevar8x32_ps(sizes, code), _mm256_castsi256_ps(sign));
+}
+
+/* 8 values of e4m3 over 2^8: as halves, whose exponent has a bias larger by 8, subnormal ones
+ * come out right. NaN is told apart by hand. The scale makes up for the 2^8. */
+INLINE __m256 load_e4m3(const byte *at) {
+    __m128i b = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)at));
+    __m128i size = _mm_and_si128(b, _mm_set1_epi16(0x7f));
+    __m128i sign = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x80)), 8);
+    __m128i nan = _mm_cmpeq_epi16(size, _mm_set1_epi16(0x7f));
+    return _mm256_cvtph_ps(_mm_or_si128(_mm_or_si128(_mm_slli_epi16(size, 7), sign), nan));
+}
+
+/* The scale from column `begin` of a row, as load_e2m1 or load_e4m3 need it, and for how many of
+ * n columns. */
+INLINE int scale_run(bool fp8, const struct cpu_matrix *m, int64_t row, int64_t begin, int64_t n,
+                     float *scale) {
+    if (fp8) {
+        int run = cpu_fp8_run(m, row, begin, (int)n, scale);
+        *scale *= 256;
+        return run;
+    }
+    const byte *at = m->scales + row * m->scale_row_bytes;
+    int64_t g = begin / m->group;
+    *scale = m->scale_dtype == U8 ? float_of_e8m0(at[g]) : cpu_number_at(at, m->scale_dtype, g);
+    return m->group;
+}
+
+INLINE void unpack_scaled(bool fp8, float *w, const struct cpu_matrix *m, int64_t row,
+                          int64_t begin, int n) {
+    const byte *at = m->at + row * m->row_bytes + (fp8 ? begin : begin / 2);
+    for (int i = 0; i < n;) {
+        float scale;
+        int end = i + scale_run(fp8, m, row, begin + i, n - i, &scale);
+        for (; i + HALF <= end; i += HALF)
+            _mm256_storeu_ps(w + i, _mm256_mul_ps(fp8 ? load_e4m3(at + i) : load_e2m1(at + i / 2),
+                                                  _mm256_set1_ps(scale)));
+        for (; i < end; i++)         /* only blocks of odd sizes get here */
+            w[i] = float_of_e4m3(at[i]) * (scale / 256);
+    }
+    for (int i = n; i % CPU_LANES != 0; i++)
+        w[i] = 0;
+}
+
 static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n) {
     const byte *at = m->at + row * m->row_bytes;
-    if (m->dtype == F32) {
+    if (m->dtype == FP8) {
+        unpack_scaled(true, w, m, row, begin, n);
+    } else if (m->dtype == MXFP4 || m->dtype == NVFP4) {
+        unpack_scaled(false, w, m, row, begin, n);
+    } else if (m->dtype == F32) {
         unpack_plain(F32, 4, w, at + begin * 4, n);
     } else if (m->dtype == F16) {
         unpack_plain(F16, 2, w, at + begin * 2, n);
@@ -305,11 +359,41 @@ static __m128 gemv_packed(const struct cpu_matrix *m, const byte *const *at, con
     }
 }
 
+/* The same for a scale alone. Every run of columns with one scale is a multiple of 16, so lanes
+ * are those of a whole row. */
+INLINE __m128 gemv_scaled(bool fp8, const struct cpu_matrix *m, const int64_t *row, const float *x,
+                          int64_t cols) {
+    __m256 a[GEMV_OUTS], b[GEMV_OUTS];
+#pragma GCC unroll 4
+    for (int o = 0; o < GEMV_OUTS; o++)
+        a[o] = b[o] = _mm256_setzero_ps();
+    for (int64_t i = 0; i < cols;) {
+        float scale[GEMV_OUTS];
+        int64_t end = i;
+        for (int o = 0; o < GEMV_OUTS; o++)
+            end = i + scale_run(fp8, m, row[o], i, cols - i, &scale[o]);
+        for (; i < end; i += CPU_LANES) {
+            __m256 lower = _mm256_loadu_ps(x + i), upper = _mm256_loadu_ps(x + i + HALF);
+#pragma GCC unroll 4
+            for (int o = 0; o < GEMV_OUTS; o++) {
+                const byte *at = m->at + row[o] * m->row_bytes + (fp8 ? i : i / 2);
+                __m256 sv = _mm256_broadcast_ss(&scale[o]);
+                __m256 wa = fp8 ? load_e4m3(at) : load_e2m1(at);
+                __m256 wb = fp8 ? load_e4m3(at + HALF) : load_e2m1(at + HALF / 2);
+                a[o] = _mm256_fmadd_ps(_mm256_mul_ps(wa, sv), lower, a[o]);
+                b[o] = _mm256_fmadd_ps(_mm256_mul_ps(wb, sv), upper, b[o]);
+            }
+        }
+    }
+    return sum_4(fold(a[0], b[0]), fold(a[1], b[1]), fold(a[2], b[2]), fold(a[3], b[3]));
+}
+
 /* One row of x only. A row past the end of a piece of w is the last one once more. */
 static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_t outs,
                 const float *const *x_rows, int n_rows, int64_t cols) {
     const float *x = x_rows[0];
-    if (n_rows > 1)
+    const bool fp8 = m->dtype == FP8, e2m1 = m->dtype == MXFP4 || m->dtype == NVFP4;
+    if (n_rows > 1 || (fp8 && !cpu_fp8_even(m, cols)))
         return false;
     for (int64_t i = 0; i < outs; i += GEMV_OUTS) {
         const byte *at[GEMV_OUTS];
@@ -319,7 +403,11 @@ static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_
             at[o] = m->at + rows[o] * m->row_bytes;
         }
         __m128 sums;
-        if (m->dtype == F32)
+        if (fp8)
+            sums = gemv_scaled(true, m, rows, x, cols);
+        else if (e2m1)
+            sums = gemv_scaled(false, m, rows, x, cols);
+        else if (m->dtype == F32)
             sums = gemv_plain(F32, 4, at, x, cols);
         else if (m->dtype == F16)
             sums = gemv_plain(F16, 2, at, x, cols);

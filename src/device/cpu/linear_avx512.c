@@ -6,6 +6,7 @@
  * group's q * scale + bias for every q; wider ones are converted and computed. */
 #if defined __x86_64__
 #include "device/cpu/linear.h"
+#include "device/small_float.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -119,9 +120,70 @@ INLINE void unpack_affine(int bits, float *w, const byte *at, const float *scale
     }
 }
 
+/* 16 values of e2m1 times the scale, by their code. */
+INLINE __m512 table_e2m1(float scale) {
+    const __m512 value = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2,
+                                        -3, -4, -6);
+    return _mm512_mul_ps(value, _mm512_set1_ps(scale));
+}
+
+/* 16 values of e4m3 over 2^8: as halves, whose exponent has a bias larger by 8, subnormal ones
+ * come out right. NaN is told apart by hand. The scale makes up for the 2^8. */
+INLINE __m512 load_e4m3(const byte *at, __mmask16 mask) {
+    __m256i b = _mm256_cvtepu8_epi16(_mm_maskz_loadu_epi8(mask, at));
+    __m256i size = _mm256_and_si256(b, _mm256_set1_epi16(0x7f));
+    __m256i sign = _mm256_slli_epi16(_mm256_and_si256(b, _mm256_set1_epi16(0x80)), 8);
+    __m256i nan = _mm256_cmpeq_epi16(size, _mm256_set1_epi16(0x7f));
+    return _mm512_cvtph_ps(_mm256_or_si256(_mm256_or_si256(_mm256_slli_epi16(size, 7), sign),
+                                           nan));
+}
+
+/* The scale from column `begin` of a row, and for how many of n columns. */
+INLINE int scale_run(bool fp8, const struct cpu_matrix *m, int64_t row, int64_t begin, int64_t n,
+                     float *scale) {
+    if (fp8) {
+        int run = cpu_fp8_run(m, row, begin, (int)n, scale);
+        *scale *= 256;
+        return run;
+    }
+    const byte *at = m->scales + row * m->scale_row_bytes;
+    int64_t g = begin / m->group;
+    *scale = m->scale_dtype == U8 ? float_of_e8m0(at[g]) : cpu_number_at(at, m->scale_dtype, g);
+    return m->group;
+}
+
+/* 16 weights of a run from column i; `at` is the row's first byte. */
+INLINE __m512 load_scaled(bool fp8, const byte *at, int64_t i, __mmask16 mask, float scale,
+                          __m512 table) {
+    if (!fp8)
+        return _mm512_permutexvar_ps(load_packed(4, at + i / 2), table);
+    return _mm512_mul_ps(load_e4m3(at + i, mask), _mm512_set1_ps(scale));
+}
+
+INLINE void unpack_scaled(bool fp8, float *w, const struct cpu_matrix *m, int64_t row,
+                          int64_t begin, int n) {
+    const byte *at = m->at + row * m->row_bytes + (fp8 ? begin : begin / 2);
+    for (int i = 0; i < n;) {
+        float scale;
+        int end = i + scale_run(fp8, m, row, begin + i, n - i, &scale);
+        __m512 table = fp8 ? _mm512_setzero_ps() : table_e2m1(scale);
+        for (; i < end; i += CPU_LANES) {
+            __mmask16 here = end - i < CPU_LANES ? first(end - i) : 0xffff;
+            _mm512_mask_storeu_ps(w + i, here, load_scaled(fp8, at, i, here, scale, table));
+        }
+        i = end;
+    }
+    for (int i = n; i % CPU_LANES != 0; i++)
+        w[i] = 0;
+}
+
 static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n) {
     const byte *at = m->at + row * m->row_bytes;
-    if (m->dtype == F32) {
+    if (m->dtype == FP8) {
+        unpack_scaled(true, w, m, row, begin, n);
+    } else if (m->dtype == MXFP4 || m->dtype == NVFP4) {
+        unpack_scaled(false, w, m, row, begin, n);
+    } else if (m->dtype == F32) {
         unpack_plain(F32, 4, w, at + begin * 4, n);
     } else if (m->dtype == F16) {
         unpack_plain(F16, 2, w, at + begin * 2, n);
@@ -225,6 +287,7 @@ struct few {
     const byte *at[OUTS], *scales[OUTS], *biases[OUTS];
     const float *x[FEW];
     float *y[FEW];
+    int64_t row[OUTS];
     int64_t cols, ahead;             /* bytes from a row of w to the one read OUTS rows later */
     enum dtype scale_dtype;
     int group;
@@ -306,6 +369,36 @@ INLINE void few_affine(int rows, int bits, const struct few *f, __mmask8 mask) {
     few_store(rows, a, f, mask);
 }
 
+/* Every run of columns with one scale is a multiple of 16: cpu_fp8_even. */
+INLINE void few_scaled(int rows, bool fp8, const struct cpu_matrix *m, const struct few *f,
+                       __mmask8 mask) {
+    __m512 a[FEW][OUTS], x[FEW], table[OUTS];
+    few_clear(rows, a);
+    for (int64_t i = 0; i < f->cols;) {
+        float scale[OUTS];
+        int64_t end = i;
+#pragma GCC unroll 4
+        for (int o = 0; o < OUTS; o++) {
+            end = i + scale_run(fp8, m, f->row[o], i, f->cols - i, &scale[o]);
+            table[o] = fp8 ? _mm512_setzero_ps() : table_e2m1(scale[o]);
+            _mm_prefetch((const char *)(f->at[o] + (fp8 ? i : i / 2) + f->ahead), _MM_HINT_T0);
+        }
+        for (; i < end; i += CPU_LANES) {
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++)
+                x[r] = _mm512_loadu_ps(f->x[r] + i);
+#pragma GCC unroll 4
+            for (int o = 0; o < OUTS; o++) {
+                __m512 w = load_scaled(fp8, f->at[o], i, 0xffff, scale[o], table[o]);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++)
+                    a[r][o] = _mm512_fmadd_ps(w, x[r], a[r][o]);
+            }
+        }
+    }
+    few_store(rows, a, f, mask);
+}
+
 INLINE void few_rows(int rows, const struct cpu_matrix *m, const struct few *f, __mmask8 mask) {
     switch (m->dtype == MLX_AFFINE ? m->bits : -(int)m->dtype) {
     case 2: few_affine(rows, 2, f, mask); break;
@@ -316,6 +409,8 @@ INLINE void few_rows(int rows, const struct cpu_matrix *m, const struct few *f, 
     case 8: few_affine(rows, 8, f, mask); break;
     case -F32: few_plain(rows, F32, 4, f, mask); break;
     case -F16: few_plain(rows, F16, 2, f, mask); break;
+    case -FP8: few_scaled(rows, true, m, f, mask); break;
+    case -MXFP4: case -NVFP4: few_scaled(rows, false, m, f, mask); break;
     default: few_plain(rows, BF16, 2, f, mask); break;
     }
 }
@@ -336,7 +431,7 @@ static void few_4(const struct cpu_matrix *m, const struct few *f, __mmask8 mask
  * once more: a product to nobody's use is cheaper than another loop. */
 static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_t outs,
                 const float *const *x, int rows, int64_t cols) {
-    if (rows > FEW)
+    if (rows > FEW || (m->dtype == FP8 && !cpu_fp8_even(m, cols)))
         return false;
     struct few f = { .cols = cols, .ahead = OUTS * m->row_bytes, .scale_dtype = m->scale_dtype,
                      .group = m->group };
@@ -346,6 +441,7 @@ static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_
     for (int64_t i = 0; i < outs; i += OUTS) {
         for (int o = 0; o < OUTS; o++) {
             int64_t at = row + MIN(i + o, outs - 1);
+            f.row[o] = at;
             f.at[o] = m->at + at * m->row_bytes;
             f.scales[o] = packed ? m->scales + at * m->scale_row_bytes : NULL;
             f.biases[o] = packed ? m->biases + at * m->scale_row_bytes : NULL;

@@ -1,6 +1,7 @@
 /* linear_generic.c - the kernels of `linear` in plain C: the reference for the others, and
  * what runs where there is no faster one. */
 #include "device/cpu/cpu.h"
+#include "device/small_float.h"
 
 #include <string.h>
 
@@ -25,6 +26,8 @@ float cpu_number_at(const unsigned char *at, enum dtype dtype, int64_t i) {
         memcpy(&f, at + 4 * i, sizeof f);
         return f;
     }
+    if (dtype == FP8) return float_of_e4m3(at[i]);
+    if (dtype == U8) return float_of_e8m0(at[i]);
     memcpy(&h, at + 2 * i, sizeof h);
     return dtype == BF16 ? bf16_to_f32(h) : from_f16(h);
 }
@@ -38,9 +41,45 @@ static void unpack_8(float *w, const unsigned char *at, int bits, float scale, f
         w[i] = (float)(word & ((1u << bits) - 1)) * scale + bias;
 }
 
+/* Groups of e2m1, the first value in the low half of its byte. */
+static void unpack_e2m1(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n) {
+    const unsigned char *at = m->at + row * m->row_bytes + begin / 2;
+    const unsigned char *scales = m->scales + row * m->scale_row_bytes;
+    for (int i = 0; i < n; i += 2) {
+        float scale = cpu_number_at(scales, m->scale_dtype, (begin + i) / m->group);
+        w[i] = float_of_e2m1(at[i / 2]) * scale;
+        w[i + 1] = float_of_e2m1(at[i / 2] >> 4) * scale;
+    }
+}
+
+int cpu_fp8_run(const struct cpu_matrix *m, int64_t row, int64_t begin, int n, float *scale) {
+    int64_t e = m->first + row * m->row_bytes + begin, col = e % m->cols;
+    int64_t down = e / m->cols / m->block_rows, across = col / m->block_cols;
+    *scale = cpu_number_at(m->scales + down * m->scale_row_bytes, m->scale_dtype, across);
+    return (int)MIN((across + 1) * m->block_cols - col, n);
+}
+
+bool cpu_fp8_even(const struct cpu_matrix *m, int64_t cols) {
+    return cols % CPU_LANES == 0 && m->first % m->cols % CPU_LANES == 0
+        && (m->block_cols % CPU_LANES == 0 || m->block_cols >= m->cols);
+}
+
+static void unpack_fp8(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n) {
+    const unsigned char *at = m->at + row * m->row_bytes + begin;
+    for (int done = 0; done < n;) {
+        float scale;
+        int end = done + cpu_fp8_run(m, row, begin + done, n - done, &scale);
+        for (; done < end; done++) w[done] = float_of_e4m3(at[done]) * scale;
+    }
+}
+
 static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n) {
     const unsigned char *at = m->at + row * m->row_bytes;
-    if (m->dtype == MLX_AFFINE) {
+    if (m->dtype == MXFP4 || m->dtype == NVFP4) {
+        unpack_e2m1(w, m, row, begin, n);
+    } else if (m->dtype == FP8) {
+        unpack_fp8(w, m, row, begin, n);
+    } else if (m->dtype == MLX_AFFINE) {
         const unsigned char *scales = m->scales + row * m->scale_row_bytes;
         const unsigned char *biases = m->biases + row * m->scale_row_bytes;
         for (int i = 0; i < n; i += 8) {
