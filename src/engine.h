@@ -45,6 +45,8 @@ struct generate_options {            /* everything is copied by engine_submit */
                                         for every position after it; 0: none */
     int priority;                    /* higher first: lower ones wait, or make way. One that has
                                         waited 4,096 steps counts among the most urgent */
+    bool gather;                     /* until its prompt is read nobody decodes: for measurements
+                                        of a whole batch */
     uint64_t salt;                   /* requests of other salts share no prefixes */
     uint64_t client;                 /* whose request it is: clients of one priority get their
                                         turns; 0: a common one */

@@ -100,6 +100,7 @@ static struct job *job_new(struct engine *e, const int *ids, int n,
     r->n_max = n + (o->n_max < 0 ? room : MIN(o->n_max, room));
     r->logits_from = o->prompt_logprobs ? 0 : MAX(0, n - MAX(1, o->logits_last));
     r->priority = o->priority;
+    r->gather = o->gather;
     r->client = o->client;
     r->seq.salt = o->salt;
     j->submitted_s = clock_s();

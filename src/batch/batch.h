@@ -25,6 +25,7 @@ struct request {                     /* the scheduler's part of a request; the e
     int n_preempted;
     int variant;                     /* of the rope, that n_done ids were computed with */
     _Atomic bool cancelled;          /* any thread may set it; see sched_look */
+    bool gather;                     /* until its prompt is read nobody decodes; then it is reset */
     bool starved;                    /* FINISHED because it does not fit the cache, even alone */
     bool started, over;              /* scheduler's */
     uint64_t turn, arrival;          /* scheduler's: its client's turn; who came first */
@@ -62,7 +63,7 @@ struct sched *sched_open(struct cache *, const struct sched_options *);
 void sched_close(struct sched *);
 
 /* Takes it (WAITING): the caller filled id, priority, client, ids (one at least), n_prompt, n_max,
- * logits_from and seq.salt and zeroed the rest. False: the queue is full.
+ * logits_from, gather and seq.salt and zeroed the rest. False: the queue is full.
  *
  * Requests of one priority are ordered by turns, as start-time fair queueing has them (Goyal, Vin,
  * Cheng 1996): a request's turn is where its client's last one would end, counted in tokens, or

@@ -23,6 +23,7 @@ struct sched {
     struct sched_options options;
     struct request **running;        /* [requests_max] by worth */
     int n_running, n_waiting;
+    int n_gathering;                 /* of them all: whose prompts hold up those that decode */
     struct request *waiting;         /* by worth */
     struct request *done, *done_last;
     uint64_t arrivals, preempted, restarted, aged;
@@ -132,6 +133,7 @@ bool sched_add(struct sched *s, struct request *r) {
     r->arrival = ++s->arrivals;
     r->level = r->priority;
     take_turn(s, r);
+    s->n_gathering += r->gather;
     /* The last id's logits are the point of it all. */
     r->logits_from = MAX(MIN(r->logits_from, r->ids.len - 1), 0);
     queue(s, r);
@@ -173,7 +175,14 @@ static void stop(struct sched *s, struct request *r) {
     r->n_done = r->n_now = 0;
 }
 
+/* Its prompt is read, or never will be. */
+static void gathered(struct sched *s, struct request *r) {
+    s->n_gathering -= r->gather;
+    r->gather = false;
+}
+
 static void finish(struct sched *s, struct request *r) {
+    gathered(s, r);
     r->phase = FINISHED;
     r->n_now = 0;
     r->next = NULL;
@@ -342,11 +351,13 @@ static bool decodes(const struct request *r) {
     return r->ids.len - r->n_done == 1;
 }
 
-/* Decoding requests first, or else a long prompt would hold up everyone's next token. */
-static void feed_running(struct sched *s, bool decoding, struct room *room) {
+/* Decoding requests first, or else a long prompt would hold up everyone's next token. `hold`: but
+ * for the last row of a prompt that is gathered, they get none. */
+static void feed_running(struct sched *s, bool decoding, bool hold, struct room *room) {
     for (int i = 0; i < s->n_running;) {
         struct request *r = s->running[i];
-        if (r->n_now || decodes(r) != decoding || give_rows(s, r, room)) i++;
+        bool skip = r->n_now || decodes(r) != decoding || (decoding && hold && !r->gather);
+        if (skip || give_rows(s, r, room)) i++;
     }
 }
 
@@ -490,19 +501,32 @@ static void feed_shortest(struct sched *s, struct room *room) {
     }
 }
 
-bool sched_next(struct sched *s, struct batch *b) {
+/* Rows for all who run, and for those who can start. */
+static void feed(struct sched *s, bool hold) {
     struct room room = { .rows = s->options.rows_max, .logits = s->options.logits_max };
+    feed_running(s, true, hold, &room);
+    int reserve = limit_prompts(s, &room);
+    room.rows -= reserve;
+    feed_running(s, false, hold, &room);
+    room.rows += reserve;
+    start_waiting(s, &room);
+    feed_shortest(s, &room);
+}
+
+static bool any_rows(const struct sched *s) {
+    for (int i = 0; i < s->n_running; i++)
+        if (s->running[i]->n_now) return true;
+    return false;
+}
+
+bool sched_next(struct sched *s, struct batch *b) {
     *b = (struct batch){ .req = s->req, .ids = s->ids, .logit_row = s->logit_row,
                          .logit_req = s->logit_req, .variant = s->variant };
     sweep(s);
     raise_aged(s);
-    feed_running(s, true, &room);
-    int reserve = limit_prompts(s, &room);
-    room.rows -= reserve;
-    feed_running(s, false, &room);
-    room.rows += reserve;
-    start_waiting(s, &room);
-    feed_shortest(s, &room);
+    feed(s, s->n_gathering);
+    /* Prompts that found no pages wait for those that decode. */
+    if (s->n_gathering && !any_rows(s)) feed(s, false);
     for (int i = 0; i < s->n_running; i++)
         if (s->running[i]->n_now) put_request(s, b, s->running[i]);
     b->rows = (struct rows){ .n_rows = b->n_rows, .n_seqs = b->n_req, .pos = s->pos,
@@ -520,6 +544,7 @@ void sched_commit(struct sched *s, const struct batch *b, const int *token) {
         cache_commit(s->cache, &r->seq, r->ids.at + r->n_done, r->n_now);
         r->n_done += r->n_now;
         r->n_now = 0;
+        if (r->n_done >= r->n_prompt) gathered(s, r);
         r->logits_from = MAX(r->logits_from, r->n_done);
     }
     for (int i = 0; i < b->n_logits; i++) {

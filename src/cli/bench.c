@@ -1,5 +1,6 @@
 /* bench.c - speed of prefill and decode at several batch sizes, with ids that mean
- * nothing: the median of some runs, after one that does not count. */
+ * nothing: the median of some runs, after one that does not count. All prompts of a batch are
+ * read before the first of its sequences goes on, so each step of decoding is a full one. */
 #include "cli/session.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +41,7 @@ static bool race(struct session *s, const struct args *a, int n, int turn, struc
     struct runner *runner = mem_array((size_t)n, sizeof *runner);
     int *ids = mem_array((size_t)r.prompt, sizeof *ids);
     struct generate_options o = { .sample = sample_defaults(), .n_max = a->bench_generate + 1,
-                                  .ignore_eos = true };
+                                  .ignore_eos = true, .gather = true };
     o.sample.temperature = 0;
     int64_t vocab = engine_info(s->engine).vocab;
     int submitted = 0;

@@ -113,6 +113,42 @@ static const struct model only_window = { { { .per_token = 8, .window = 33 } }, 
 static const struct model mixed = {
     { { .per_token = 8, .window = 20 }, { .per_sequence = 16 }, { .per_token = 8 } }, 3 };
 
+/* --- gathered --- */
+
+/* Nobody goes on before all prompts are read, also one of a single token and one that waits. */
+static void test_gathers(void **state) {
+    (void)state;
+    static const int lengths[] = { 3, 90, 1, 40 };
+    struct rig r;
+    struct batch b;
+    struct request *q[COUNT(lengths)];
+    rig_open(&r, &full, &(struct cache_options){ .bytes = SIZE_MAX, .seqs_max = 8,
+                                                 .tokens_max = 200, .rows_max = 16 },
+             &(struct sched_options){ .rows_max = 16, .requests_max = 4, .waiting_max = 8 });
+    int ids[90];
+    for (int i = 0; i < 90; i++) ids[i] = i % VOCAB;
+    for (size_t i = 0; i < COUNT(lengths); i++) {
+        q[i] = request_new(i + 1, ids + i, lengths[i] - (lengths[i] == 90) * 5, 130, i);
+        q[i]->gather = true;
+        assert_true(rig_add(&r, q[i]));
+    }
+    bool reading = true;
+    while (reading) {
+        assert_true(rig_step(&r, &b));
+        reading = false;
+        for (size_t i = 0; i < COUNT(q); i++) reading |= q[i]->ids.len == q[i]->n_prompt;
+        for (size_t i = 0; i < COUNT(q); i++) assert_true(q[i]->ids.len <= q[i]->n_prompt + 1);
+    }
+    assert_true(rig_step(&r, &b));
+    assert_int_equal(b.n_rows, COUNT(q));
+    while (rig_step(&r, &b)) continue;
+    for (struct request *done; (done = sched_done(r.sched));) {
+        check_outcome(&r, done, 0);
+        request_free(done);
+    }
+    rig_close(&r);
+}
+
 /* --- random runs --- */
 
 struct random_case {
@@ -156,6 +192,7 @@ static struct request *random_request(uint64_t *seed, struct request *const *ear
                                     (uint64_t)ledger_draw(seed, 8) / 7);
     r->priority = ledger_draw(seed, 6) / 5;
     r->client = (uint64_t)ledger_draw(seed, 3);
+    r->gather = ledger_draw(seed, 9) == 8;
     if (!ledger_draw(seed, 4)) r->logits_from = ledger_draw(seed, len);
     return r;
 }
@@ -763,6 +800,7 @@ static void test_random(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decode_first),
+        cmocka_unit_test(test_gathers),
         cmocka_unit_test(test_decode_beside_priority),
         cmocka_unit_test(test_equal_prompts),
         cmocka_unit_test(test_no_waiting_for_others),
