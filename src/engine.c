@@ -7,6 +7,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { PROGRESS_EVENTS = 100 };        /* of one prompt, at most */
+
 static void take_new_requests(struct engine *e) {
     pthread_mutex_lock(&e->lock);
     struct job *first = e->submitted;
@@ -126,6 +128,19 @@ static void send_token(struct engine *e, struct job *j, int token, int position)
     else if (r->ids.len >= r->n_max) j->finish = FINISH_LENGTH;
 }
 
+/* After the commit: how far those are whose prompts are not read yet. */
+static void send_progress(const struct batch *b) {
+    for (int i = 0; i < b->n_req; i++) {
+        struct job *j = (struct job *)b->req[i];
+        const struct request *r = &j->request;
+        bool reading = j->options.progress && !j->n_generated && r->n_done < r->n_prompt;
+        if (!reading || r->n_done - j->n_told < MAX(r->n_prompt / PROGRESS_EVENTS, 1)) continue;
+        struct engine_event ev = { .kind = EVENT_PROGRESS, .position = j->n_told = r->n_done };
+        count(j, clock_s(), &ev);
+        send(j, &ev);
+    }
+}
+
 static void send_tokens(struct engine *e, const struct batch *b) {
     for (int i = 0; i < b->n_req; i++) {
         struct job *j = (struct job *)b->req[i];
@@ -178,9 +193,11 @@ static int step(struct engine *e, struct err *err) {
     sample_rows(e, &b, logits);                                      /* logits -> token */
     sched_commit(e->sched, &b, e->picked);
     send_tokens(e, &b);                                              /* token -> text */
+    send_progress(&b);
     release_done(e);
     e->now.steps++;
     e->now.rows += (uint64_t)b.n_rows;
+    e->now.sequences += (uint64_t)b.n_req;
     double took = clock_s() - e->step_s;
     e->now.step_s += took;
     budget_note(&e->budget, b.n_decoding, b.n_rows - b.n_decoding, took);

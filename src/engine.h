@@ -41,6 +41,8 @@ struct generate_options {            /* everything is copied by engine_submit */
     bool prompt_logprobs;            /* an EVENT_PROMPT for every token of the prompt, in order and
                                         before the first EVENT_TOKEN, with `logprobs` alternatives;
                                         n_max may be 0. The whole prompt is computed: no reuse */
+    bool progress;                   /* an EVENT_PROGRESS after steps that read of the prompt, at
+                                        most one for each hundredth of it, and none for its end */
     int logits_last;                 /* EVENT_LOGITS for so many last positions of the prompt, and
                                         for every position after it; 0: none */
     int priority;                    /* higher first: lower ones wait, or make way. One that has
@@ -52,14 +54,15 @@ struct generate_options {            /* everything is copied by engine_submit */
                                         turns; 0: a common one */
 };
 
-enum event_kind { EVENT_LOGITS, EVENT_PROMPT, EVENT_TOKEN, EVENT_DONE };
+enum event_kind { EVENT_LOGITS, EVENT_PROGRESS, EVENT_PROMPT, EVENT_TOKEN, EVENT_DONE };
 
 struct engine_event {                /* valid during the call only */
     enum event_kind kind;
     uint64_t id;
     /* EVENT_LOGITS: those that follow the token at `position` */
     const float *logits; int vocab;
-    int position;                    /* in prompt and answer; of PROMPT and TOKEN: the token's */
+    int position;                    /* in prompt and answer; of PROMPT and TOKEN: the token's; of
+                                        PROGRESS: how many tokens are read, or were known */
     /* EVENT_PROMPT: text is what the token alone decodes to, control tokens shown; logprob of the
      * first one is NAN, and it has no alternatives.
      * EVENT_TOKEN: text may be empty (a character or a stop string is not complete yet) */
@@ -72,7 +75,7 @@ struct engine_event {                /* valid during the call only */
     enum finish finish;
     const char *error;               /* FINISH_ERROR: a sentence */
     struct str stop;                 /* the stop string that ended it, or empty */
-    /* EVENT_TOKEN: until now, EVENT_DONE: of all */
+    /* EVENT_PROGRESS and EVENT_TOKEN: until now, EVENT_DONE: of all */
     int n_prompt, n_cached, n_generated;
     double queue_s, prefill_s, decode_s, first_token_s;   /* first_token: since submit */
 };
@@ -133,9 +136,10 @@ struct engine_stats {                /* since open, but for those of now */
     uint64_t tokens_prompt;          /* of requests that have started; */
     uint64_t tokens_cached;          /* so many of them found in the cache */
     uint64_t tokens_generated;
-    uint64_t steps, rows;
+    uint64_t steps, rows, sequences; /* sequences: of all steps together */
     double step_s;                   /* all steps together */
     int pages_used, pages;           /* now: held by running requests; of the largest group */
+    int page_tokens;
     size_t cache_used_bytes, cache_bytes;    /* the share that pages_used is of pages */
     double heartbeat_s;              /* clock_s() when the engine's thread last began a step or a
                                         wait, or ended one */

@@ -19,6 +19,7 @@ struct job {                         /* a request with what its client wants */
     struct token_prob *top;          /* [options.logprobs] */
     float logprob;
     enum finish finish;
+    int n_told;                      /* tokens of the prompt that the last EVENT_PROGRESS told of */
     int n_generated, stop;           /* stop: index + 1 of the stop string that ended it */
     double submitted_s, started_s, first_s, last_s;
     struct job *next;

@@ -196,6 +196,7 @@ void engine_publish(struct engine *e, bool stepping) {
     now->restarted = s.restarted;
     now->pages = c.pages;
     now->pages_used = c.pages_held;
+    now->page_tokens = CACHE_PAGE_TOKENS;
     now->cache_bytes = c.bytes;
     now->cache_used_bytes = c.pages ? c.bytes / (size_t)c.pages * (size_t)c.pages_held : 0;
     now->heartbeat_s = clock_s();

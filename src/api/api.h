@@ -20,6 +20,8 @@ struct server_options {              /* everything is copied by server_open */
                                         NULL: from its folder */
     const char *model_path;          /* as given; for /props */
     const char *template_vars;       /* a JSON object, under a request's own; NULL: none */
+    const char *reasoning_field;     /* "reasoning_content" or "reasoning" alone in replies; else
+                                        both */
     bool strict_model;               /* another name in "model" is a 404 */
     bool no_slots, no_props, no_metrics;     /* leave these routes out */
     int connections_max;             /* 0: 16384, within the file limit */

@@ -21,6 +21,8 @@ struct pieces { const struct chat_event *at; int n; };
 struct wire {
     /* Every sequence was accepted: the head of a stream may go out. */
     void (*begin)(struct call *);
+    /* Of the prompt choice->n_read tokens are read, not yet all. Only with call->progress. */
+    void (*progress)(struct choice *);
     /* `e` is EVENT_TOKEN or EVENT_PROMPT. Before this the choice's buffers have grown. */
     void (*token)(struct choice *, const struct engine_event *e, struct pieces);
     /* This sequence ended: finish and the counts are set; pieces: what was held back. */
@@ -43,6 +45,7 @@ struct choice {
     enum finish finish;
     struct buf stop;                 /* the stop string that ended it, or empty */
     int n_prompt, n_cached, n_generated, n_reasoning;
+    int n_read;                      /* of the prompt, as far as was told */
     double queue_s, prefill_s, decode_s, first_token_s;
     bool over;
     bool enough;                     /* choice_enough was called */

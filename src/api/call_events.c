@@ -158,6 +158,12 @@ static void on_token(struct choice *o, const struct engine_event *e) {
     c->wire->token(o, e, p);
 }
 
+static void on_progress(struct choice *o, const struct engine_event *e) {
+    take_counts(o, e);
+    o->n_read = e->position;
+    o->call->wire->progress(o);
+}
+
 static void on_done(struct choice *o, const struct engine_event *e) {
     struct call *c = o->call;
     struct server *s = c->x->server;
@@ -189,6 +195,7 @@ void call_event(void *to, const struct engine_event *e) {
     struct call *c = o->call;
     pthread_mutex_lock(&c->lock);
     if (e->kind == EVENT_TOKEN && !c->failed && !o->enough) on_token(o, e);
+    if (e->kind == EVENT_PROGRESS && !c->failed) on_progress(o, e);
     if (e->kind == EVENT_PROMPT && !c->failed) c->wire->token(o, e, (struct pieces){ 0 });
     if (e->kind == EVENT_DONE) on_done(o, e);
     bool over = e->kind == EVENT_DONE && --c->n_open == 0;

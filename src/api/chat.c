@@ -45,10 +45,13 @@ static void chunk(struct choice *o, struct str delta, const char *finish) {
 
 /* ---- deltas ---- */
 
-static void put_reasoning(struct buf *b, struct str text) {
-    buf_str(b, S("\"reasoning_content\":"));
-    buf_json(b, text);
-    buf_str(b, S(",\"reasoning\":"));
+static void put_reasoning(struct buf *b, const struct server *s, struct str text) {
+    if (!s->only_reasoning) {
+        buf_str(b, S("\"reasoning_content\":"));
+        buf_json(b, text);
+    }
+    if (s->only_reasoning_content) return;
+    buf_str(b, s->only_reasoning ? S("\"reasoning\":") : S(",\"reasoning\":"));
     buf_json(b, text);
 }
 
@@ -62,7 +65,7 @@ static void put_piece(struct buf *b, const struct choice *o, const struct chat_e
         return;
     case CHAT_REASONING:
         buf_char(b, '{');
-        put_reasoning(b, e->text);
+        put_reasoning(b, o->call->x->server, e->text);
         buf_char(b, '}');
         return;
     case CHAT_TOOL_NAME:
@@ -106,10 +109,14 @@ static void begin(struct call *c) {
                    c->progress);
 }
 
+static void progress(struct choice *o) {
+    chunk_with(o, S("{}"), NULL, true);
+}
+
 static void token(struct choice *o, const struct engine_event *e, struct pieces p) {
     struct call *c = o->call;
     if (e->kind != EVENT_TOKEN) return;
-    if (c->progress && o->n_generated == 1) chunk_with(o, S("{}"), NULL, true);
+    if (c->progress && o->n_generated == 1) progress(o);
     if (c->wire_flags & WIRE_LOGPROBS && openai_shows(c, e->token)) openai_token(&o->own, c, e);
     if (c->stream) put_pieces(o, p);
 }
@@ -141,7 +148,7 @@ static void put_choice(struct buf *b, struct choice *o) {
     else buf_json(b, buf_view(&o->content));
     if (o->reasoning.len) {
         buf_char(b, ',');
-        put_reasoning(b, buf_view(&o->reasoning));
+        put_reasoning(b, o->call->x->server, buf_view(&o->reasoning));
     }
     if (o->n_tools) put_tools(b, o);
     buf_str(b, S(",\"refusal\":null},\"logprobs\":"));
@@ -182,7 +189,7 @@ static void end(struct call *c) {
     reply_json(c->x, 200, &b);
 }
 
-static const struct wire chat_wire = { begin, token, done, end };
+static const struct wire chat_wire = { begin, progress, token, done, end };
 
 void chat_completions(struct exchange *x) {
     struct fault f = { 0 };

@@ -260,16 +260,32 @@ static void read_think(struct json_object *vars, struct fields *f, const char *n
     else fault_set(f->fault, 400, name, "Invalid type for '%s': expected true or false.", name);
 }
 
+/* How many tokens of thoughts: 0 is none, -1 no limit. Another number is for the template: some
+ * families were taught to keep to one. */
+static void read_budget(struct json_object *vars, struct fields *f, const char *name) {
+    int64_t n = field_int(f, name, -1, INT64_MAX, -1);
+    if (n >= 0) think(vars, n > 0);
+    if (n > 0) set(vars, "thinking_budget", json_object_new_int64(n));
+}
+
+static void read_budgets(struct json_object *vars, struct fields *f) {
+    static const char *const names[] = { "thinking_token_budget", "thinking_budget",
+                                         "thinking_budget_tokens" };
+    for (size_t i = 0; i < COUNT(names); i++) read_budget(vars, f, names[i]);
+}
+
 /* {"effort": ..., "enabled": ...}, and {"type": "enabled"} as others name it. */
 static void read_reasoning(struct json_object *vars, struct fields *f) {
     struct json_object *reasoning = field_object(f, "reasoning");
     struct json_object *thinking = field_any(f, "thinking");
     if (json_object_is_type(thinking, json_type_object)) {
+        read_budget(vars, &(struct fields){ thinking, f->fault }, "budget_tokens");
         if (is_text(member(thinking, "type"), "enabled")) think(vars, true);
         if (is_text(member(thinking, "type"), "disabled")) think(vars, false);
     }
     if (!reasoning) return;
     struct fields inner = { reasoning, f->fault };
+    read_budget(vars, &inner, "max_tokens");
     if (field_has(&inner, "enabled")) think(vars, field_bool(&inner, "enabled", true));
     struct str effort = field_str(&inner, "effort");
     if (effort.at) set_effort(vars, effort, "reasoning", f->fault);
@@ -285,7 +301,7 @@ struct json_object *chat_vars(struct fields *f, const char *base) {
     if (field_has(f, "chat_template"))
         fault_set(f->fault, 400, "chat_template", "'chat_template' cannot be given with a request; "
                   "the server's option --chat-template sets one.");
-    if (field_int(f, "thinking_budget_tokens", -1, INT64_MAX, -1) == 0) think(vars, false);
+    read_budgets(vars, f);
     read_reasoning(vars, f);
     if (effort.at) set_effort(vars, effort, "reasoning_effort", f->fault);
     read_think(vars, f, "think");

@@ -139,7 +139,7 @@ static void put_choice(struct buf *b, struct choice *o, struct str before, struc
     buf_free(&both);
 }
 
-static void chunk(struct choice *o, struct str text, const char *finish) {
+static void chunk_with(struct choice *o, struct str text, const char *finish, bool progress) {
     struct call *c = o->call;
     struct buf b = { 0 };
     openai_head(&b, c, object);
@@ -151,9 +151,14 @@ static void chunk(struct choice *o, struct str text, const char *finish) {
         buf_str(&b, S(",\"timings\":"));
         openai_timings(&b, c, o);
     }
+    if (progress) openai_progress(&b, o);
     buf_char(&b, '}');
     stream_data(c->x, buf_view(&b));
     buf_free(&b);
+}
+
+static void chunk(struct choice *o, struct str text, const char *finish) {
+    chunk_with(o, text, finish, false);
 }
 
 static void put_pieces(struct choice *o, struct pieces p) {
@@ -166,10 +171,15 @@ static struct str echo_of(const struct choice *o) {
     return c->echo ? buf_view(&c->prompt[o->prompt].echo) : (struct str){ 0 };
 }
 
+static void progress(struct choice *o) {
+    chunk_with(o, (struct str){ 0 }, NULL, true);
+}
+
 /* The echo goes out at once, or else with the log probabilities of the whole prompt. */
 static void begin(struct call *c) {
     if (!c->stream) return;
     stream_begin(c->x);
+    for (int i = 0; c->progress && i < c->n_choices; i++) progress(&c->choice[i]);
     for (int i = 0; c->echo && !c->options.prompt_logprobs && i < c->n_choices; i++)
         chunk(&c->choice[i], echo_of(&c->choice[i]), NULL);
 }
@@ -179,6 +189,7 @@ static void begin(struct call *c) {
 static void token(struct choice *o, const struct engine_event *e, struct pieces p) {
     struct call *c = o->call;
     bool prompt = e->kind == EVENT_PROMPT;
+    if (c->progress && !prompt && o->n_generated == 1) progress(o);
     if (c->wire_flags & WIRE_LOGPROBS) keep_logprob(o, e);
     if (!c->stream) return;
     if (prompt && e->position == c->prompt[o->prompt].ids.len - 1) chunk(o, echo_of(o), NULL);
@@ -225,7 +236,7 @@ static void end(struct call *c) {
     reply_json(c->x, 200, &b);
 }
 
-static const struct wire completions_wire = { begin, token, done, end };
+static const struct wire completions_wire = { begin, progress, token, done, end };
 
 /* ---- the request ---- */
 

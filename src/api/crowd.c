@@ -45,16 +45,21 @@ static void drain(int fd) {
 }
 
 static void turn_away(struct crowd *c, int fd, double now) {
-    static const char body[] =
-        "{\"error\":{\"message\":\"the server is busy: it has as many connections as it may\","
-        "\"type\":\"unavailable_error\",\"param\":null,\"code\":null}}";
-    char text[512];
-    int n = snprintf(text, sizeof text, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: "
-                     "application/json; charset=utf-8\r\nContent-Length: %zu\r\nRetry-After: 1\r\n"
-                     "Connection: close\r\n\r\n%s", sizeof body - 1, body);
+    struct buf all = { 0 }, body = { 0 };
+    struct fault busy = { 0 };
+    char id[REQUEST_ID_MAX + 1];
+    request_id_new(id, sizeof id);
+    fault_set(&busy, 503, NULL, "the server is busy: it has as many connections as it may");
+    fault_openai(&body, &busy, id);
+    buf_format(&all, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; "
+               "charset=utf-8\r\nContent-Length: %zu\r\nRetry-After: 1\r\nx-request-id: %s\r\n"
+               "Connection: close\r\n\r\n", body.len, id);
+    buf_str(&all, buf_view(&body));
     drain(fd);
-    ssize_t sent = send(fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t sent = send(fd, all.at, all.len, MSG_NOSIGNAL | MSG_DONTWAIT);
     (void)sent;                        /* a new socket has room for it, or is dead */
+    buf_free(&all);
+    buf_free(&body);
     shutdown(fd, SHUT_WR);
     if (c->late[c->next].fd >= 0) close(c->late[c->next].fd);
     c->late[c->next].fd = fd;

@@ -105,13 +105,25 @@ void http_event(struct server *s, uint64_t key, enum watch_event event) {
     exchange_release(x);
 }
 
-/* For a client whose request never became one: libmicrohttpd has sent nothing, so we may. */
-static void raw_reply(int fd, const char *status, const char *type, const char *message) {
+/* For a client whose request never became one: libmicrohttpd has sent nothing, so we may. `x`: what
+ * there is of the request, or NULL. */
+static void raw_reply(int fd, struct exchange *x, int status, const char *words,
+                      const char *message) {
     struct buf all = { 0 }, body = { 0 };
-    buf_format(&body, "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,"
-               "\"code\":null}}", message, type);
-    buf_format(&all, "HTTP/1.1 %s\r\nContent-Type: application/json; charset=utf-8\r\n"
-               "Content-Length: %zu\r\nConnection: close\r\n\r\n", status, body.len);
+    struct fault f = { 0 };
+    char id[REQUEST_ID_MAX + 1];
+    request_id_new(id, sizeof id);
+    if (x) {
+        snprintf(id, sizeof id, "%s", x->request_id);
+        pthread_mutex_lock(&x->inside->lock);
+        x->inside->raw_status = status;
+        pthread_mutex_unlock(&x->inside->lock);
+    }
+    fault_set(&f, status, NULL, "%s", message);
+    fault_openai(&body, &f, id);
+    buf_format(&all, "HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\n"
+               "Content-Length: %zu\r\nx-request-id: %s\r\nConnection: close\r\n\r\n", status,
+               words, body.len, id);
     buf_str(&all, buf_view(&body));
     ssize_t n = send(fd, all.at, all.len, MSG_NOSIGNAL | MSG_DONTWAIT);
     (void)n;                           /* a client that is slow to read as well gets nothing */
@@ -130,8 +142,7 @@ void http_tick(struct server *s) {
         if (c && c->x) x = exchange_hold(c->x);
         if (c && c->deadline_s > 0 && now > c->deadline_s) {
             if (c->reading)
-                raw_reply(c->fd, "408 Request Timeout", "invalid_request_error",
-                          "the request took too long to arrive");
+                raw_reply(c->fd, x, 408, "Request Timeout", "the request took too long to arrive");
             shutdown(c->fd, SHUT_RDWR);
             c->deadline_s = 0;
         }
@@ -278,8 +289,7 @@ static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t *
     size_t max = in->refused.status ? DRAIN_BYTES : x->server->options.body_max;
     in->body_seen += *n;
     if (in->body_seen > max) {
-        raw_reply(in->conn->fd, "413 Content Too Large", "request_too_large",
-                  "the body is longer than the limit");
+        raw_reply(in->conn->fd, x, 413, "Content Too Large", "the body is longer than the limit");
         return MHD_NO;
     }
     if (!in->refused.status && x->method == METHOD_POST) buf_put(&x->body, bytes, *n);
@@ -383,13 +393,13 @@ static void on_completed(void *to, struct MHD_Connection *connection, void **con
     in->phase = PHASE_OVER;
     in->suspended = false;
     bool whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !in->gone;
-    int status = in->status;
+    int status = in->status, raw = in->raw_status;
     struct MHD_Response *unsent = in->response;      /* a stream's holds the exchange */
     in->response = NULL;
     pthread_mutex_unlock(&in->lock);
     if (unsent) MHD_destroy_response(unsent);
     if (!whole) exchange_lost(x);
-    if (!whole) status = 499;
+    if (!whole) status = raw ? raw : 499;
     metrics_reply(x->server->metrics, x->route, status, clock_s() - x->begun_s);
     request_log(x->server, x, status);
     expect_more(c, x->server->options.idle_s, false);

@@ -44,6 +44,7 @@ struct inside {
     pthread_mutex_t lock;            /* of everything below */
     enum phase phase;
     int status;
+    int raw_status;                  /* of what went out beside libmicrohttpd; 0: nothing did */
     struct MHD_Response *response;
     bool streaming, ended, suspended, gone, told, probed;
     struct buf out; size_t out_at;   /* of a stream: what was not handed on yet */

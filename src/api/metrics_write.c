@@ -115,7 +115,7 @@ static double engine_value(const struct metric_writer *w, enum value v) {
     case PREFILL_SPEED:
         return ratio(engine_value(w, COMPUTED), sum_s(w, H_PREFILL));
     case DECODE_SPEED: return ratio((double)e->tokens_generated, sum_s(w, H_DECODE));
-    case PER_STEP: return ratio((double)e->tokens_generated, (double)e->steps);
+    case PER_STEP: return ratio((double)e->sequences, (double)e->steps);
     default: return 0;
     }
 }
@@ -253,7 +253,8 @@ static void build(struct metric_writer *w, const struct metric *r) {
 
 static void cache_config(struct metric_writer *w, const struct metric *r) {
     char label[64];
-    snprintf(label, sizeof label, "num_gpu_blocks=\"%d\"", w->stats.pages);
+    snprintf(label, sizeof label, "block_size=\"%d\",num_gpu_blocks=\"%d\"", w->stats.page_tokens,
+             w->stats.pages);
     put_line(w, r, "", label, 1);
 }
 
@@ -355,8 +356,8 @@ const struct metric metric_table[] = {
     COUNTER("llamacpp:tokens_predicted_total", GENERATED, "As mlxcel_generation_tokens_total."),
     COUNTER("llamacpp:tokens_predicted_seconds_total", DECODE_SECONDS, "Time spent on answers."),
     COUNTER("llamacpp:n_decode_total", STEPS, "As mlxcel_steps_total."),
-    GAUGE("llamacpp:n_busy_slots_per_decode", PER_STEP, "Tokens generated per step."),
-    GAUGE("llamacpp:n_tokens_max", TOKENS_MAX, "Length of the longest sequence so far."),
+    GAUGE("llamacpp:n_busy_slots_per_decode", PER_STEP, "Sequences in a step, on average."),
+    COUNTER("llamacpp:n_tokens_max", TOKENS_MAX, "Length of the longest sequence so far."),
     GAUGE("llamacpp:prompt_tokens_seconds", PREFILL_SPEED, "Prompt tokens computed per second."),
     GAUGE("llamacpp:predicted_tokens_seconds", DECODE_SPEED, "Tokens per second of an answer."),
     GAUGE("llamacpp:kv_cache_usage_ratio", CACHE_SHARE, "As vllm:kv_cache_usage_perc."),
@@ -398,6 +399,7 @@ static void read_engine(struct metric_writer *w) {
     e->tokens_generated -= b->tokens_generated;
     e->steps -= b->steps;
     e->rows -= b->rows;
+    e->sequences -= b->sequences;
     e->step_s = MAX(e->step_s - b->step_s, 0);
 }
 

@@ -1,6 +1,6 @@
-/* models.c - GET /v1/models: one model, described with every field that some client looks for at
- * this address: OpenAI's, vLLM's, llama-server's, Anthropic's and those of context meters. While
- * the model loads its name is known, and nothing else. */
+/* models.c - GET /v1/models: one model under each of its names, described with every field that
+ * some client looks for at this address: OpenAI's, vLLM's, llama-server's, Anthropic's and those of
+ * context meters. While the model loads its names are known, and nothing else. */
 #include "api/openai.h"
 #include "api/routes.h"
 #include "api/server.h"
@@ -60,9 +60,9 @@ static void put_meta(struct buf *b, const struct server *s) {
                i->context_train, i->dim, (long long)i->params, i->weights_bytes);
 }
 
-static void put_name(struct buf *b, const char *key, const struct server *s) {
+static void put_name(struct buf *b, const char *key, struct str name) {
     buf_format(b, ",\"%s\":", key);
-    buf_json(b, str_of(s->model));
+    buf_json(b, name);
 }
 
 /* ---- names ---- */
@@ -83,14 +83,27 @@ bool models_have(const struct server *s, struct str name) {
     return found;
 }
 
-static void put_aliases(struct buf *b, const struct server *s) {
-    struct str rest = str_of(s->options.alias);
+/* The names, one after the other, from a zeroed `rest` on: what replies call the model comes
+ * first. */
+static bool walk_names(const struct server *s, struct str *rest, struct str *name) {
+    if (!rest->at) {
+        *rest = str_of(s->options.alias ? s->options.alias : "");
+        next_name(rest);
+        *name = str_of(s->model);
+        return true;
+    }
+    while (rest->len)
+        if ((*name = next_name(rest)).len) return true;
+    return false;
+}
+
+/* All other names than this one. */
+static void put_aliases(struct buf *b, const struct server *s, struct str id) {
+    struct str rest = { 0 }, name;
     bool any = false;
-    next_name(&rest);                  /* the id */
     buf_str(b, S(",\"aliases\":["));
-    while (rest.len) {
-        struct str name = next_name(&rest);
-        if (!name.len) continue;
+    while (walk_names(s, &rest, &name)) {
+        if (str_eq(name, id)) continue;
         if (any) buf_char(b, ',');
         buf_json(b, name);
         any = true;
@@ -100,18 +113,18 @@ static void put_aliases(struct buf *b, const struct server *s) {
 
 /* ---- the shapes ---- */
 
-static void put_model(struct buf *b, const struct server *s) {
+static void put_model(struct buf *b, const struct server *s, struct str id) {
     char made[32] = "";
     time_t created = (time_t)s->created;
     struct tm utc;
     if (gmtime_r(&created, &utc)) strftime(made, sizeof made, "%Y-%m-%dT%H:%M:%SZ", &utc);
     buf_str(b, S("{\"object\":\"model\",\"type\":\"model\",\"owned_by\":\"mlxcel\""));
-    put_name(b, "id", s);
-    put_name(b, "display_name", s);
-    put_name(b, "root", s);
+    put_name(b, "id", id);
+    put_name(b, "display_name", id);
+    put_name(b, "root", str_of(s->model));
     buf_format(b, ",\"parent\":null,\"created\":%lld,\"created_at\":\"%s\",\"tags\":[]",
                (long long)s->created, made);
-    put_aliases(b, s);
+    put_aliases(b, s, id);
     buf_str(b, S(",\"architecture\":{\"input_modalities\":[\"text\"],"
                  "\"output_modalities\":[\"text\"]}"));
     put_capabilities(b, s);
@@ -122,13 +135,13 @@ static void put_model(struct buf *b, const struct server *s) {
 
 /* The list that llama-server has beside OpenAI's, in Ollama's words. Codex looks for one of this
  * name, with a "slug". */
-static void put_other(struct buf *b, const struct server *s) {
+static void put_other(struct buf *b, const struct server *s, struct str id) {
     bool loaded = is_loaded(s);
     buf_str(b, S("{\"type\":\"model\""));
-    put_name(b, "name", s);
-    put_name(b, "model", s);
-    put_name(b, "slug", s);
-    put_name(b, "display_name", s);
+    put_name(b, "name", id);
+    put_name(b, "model", id);
+    put_name(b, "slug", id);
+    put_name(b, "display_name", id);
     buf_str(b, S(",\"modified_at\":\"\",\"size\":\"\",\"digest\":\"\",\"description\":\"\","
                  "\"tags\":[\"\"],\"parameters\":\"\""));
     put_capabilities(b, s);
@@ -144,16 +157,29 @@ static void put_other(struct buf *b, const struct server *s) {
     buf_str(b, S("}}"));
 }
 
+typedef void put_one(struct buf *, const struct server *, struct str id);
+
+/* One entry for each name: clients offer their users those that are listed, and no others. */
+static struct str put_all(struct buf *b, const struct server *s, put_one *put) {
+    struct str rest = { 0 }, name, last = { 0 };
+    while (walk_names(s, &rest, &name)) {
+        if (last.at) buf_char(b, ',');
+        put(b, s, name);
+        last = name;
+    }
+    return last;
+}
+
 void models_list(struct exchange *x) {
     const struct server *s = x->server;
     struct buf b = { 0 };
     buf_str(&b, S("{\"object\":\"list\",\"data\":["));
-    put_model(&b, s);
+    struct str last = put_all(&b, s, put_model);
     buf_str(&b, S("],\"models\":["));
-    put_other(&b, s);
+    put_all(&b, s, put_other);
     buf_str(&b, S("],\"has_more\":false"));
-    put_name(&b, "first_id", s);
-    put_name(&b, "last_id", s);
+    put_name(&b, "first_id", str_of(s->model));
+    put_name(&b, "last_id", last);
     buf_char(&b, '}');
     reply_json(x, 200, &b);
 }
@@ -184,7 +210,7 @@ void models_one(struct exchange *x) {
     size_t begin = strlen(x->route->path) - 1 + (prefix ? strlen(prefix) : 0);
     unescape(&name, str_from(x->path, begin));
     if (models_have(s, buf_view(&name))) {
-        put_model(&b, s);
+        put_model(&b, s, buf_view(&name));
         reply_json(x, 200, &b);
     } else {
         fault_set(&f, 404, "model", "The model '%.*s' does not exist; this server has '%s'.",

@@ -133,11 +133,14 @@ static void put_wanted(struct buf *b, struct choice *o) {
     buf_free(&json);
 }
 
+static void progress(struct choice *o) {
+    chunk(o, (struct str){ 0 }, true);
+}
+
 static void begin(struct call *c) {
     if (!c->stream) return;
     stream_begin(c->x);
-    for (int i = 0; c->progress && i < c->n_choices; i++)
-        chunk(&c->choice[i], (struct str){ 0 }, true);
+    for (int i = 0; c->progress && i < c->n_choices; i++) progress(&c->choice[i]);
 }
 
 static void put_pieces(struct choice *o, struct pieces p) {
@@ -148,7 +151,7 @@ static void put_pieces(struct choice *o, struct pieces p) {
 static void token(struct choice *o, const struct engine_event *e, struct pieces p) {
     struct call *c = o->call;
     if (e->kind != EVENT_TOKEN) return;
-    if (c->progress && o->n_generated == 1) chunk(o, (struct str){ 0 }, true);
+    if (c->progress && o->n_generated == 1) progress(o);
     if (c->wire_flags & WIRE_LOGPROBS && openai_shows(c, e->token)) keep_probs(o, e);
     if (c->stream) put_pieces(o, p);
     if (c->line_ms && o->decode_s * 1e3 >= c->line_ms && has_new_line(o)) choice_enough(o);
@@ -182,7 +185,7 @@ static void end(struct call *c) {
     reply_json(c->x, 200, &b);
 }
 
-static const struct wire native_wire = { begin, token, done, end };
+static const struct wire native_wire = { begin, progress, token, done, end };
 
 /* ---- the request ---- */
 

@@ -158,7 +158,7 @@ void openai_timings(struct buf *b, const struct call *c, const struct choice *on
 void openai_progress(struct buf *b, const struct choice *o) {
     int total = o->call->prompt[o->prompt].ids.len;
     buf_format(b, ",\"prompt_progress\":{\"total\":%d,\"cache\":%d,\"processed\":%d,", total,
-               o->n_cached, o->n_generated ? total : 0);
+               o->n_cached, o->n_generated ? total : o->n_read);
     buf_format(b, "\"time_ms\":%.0f}", o->prefill_s * 1e3);
 }
 

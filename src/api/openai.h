@@ -33,7 +33,7 @@ void openai_head(struct buf *, const struct call *, const char *object);
 void openai_usage(struct buf *, const struct call *);
 /* llama-server's {"cache_n":...}: of one choice that is over, or of all. */
 void openai_timings(struct buf *, const struct call *, const struct choice *);
-/* ,"prompt_progress":{"total":...}: the two ends of it, as nobody counts in between. */
+/* ,"prompt_progress":{"total":...}: how far the choice's prompt is read. */
 void openai_progress(struct buf *, const struct choice *);
 /* A log probability as JSON can say it: -9999 stands for none. */
 void openai_logprob(struct buf *, float);

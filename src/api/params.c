@@ -338,7 +338,7 @@ static void read_seed(struct sample_params *p, struct fields *f) {
 
 static void read_stream(struct call *c, struct fields *f) {
     c->stream = field_bool(f, "stream", false);
-    c->progress = field_bool(f, "return_progress", false) && c->stream;
+    c->progress = c->options.progress = field_bool(f, "return_progress", false) && c->stream;
     struct json_object *options = field_object(f, "stream_options");
     if (!options) return;
     struct fields inner = { options, f->fault };

@@ -37,6 +37,10 @@ static void copy_options(struct server *s, const struct server_options *o) {
     c->alias = copy_text(&s->arena, o->alias);
     c->model_path = copy_text(&s->arena, o->model_path);
     c->template_vars = copy_text(&s->arena, o->template_vars);
+    c->reasoning_field = copy_text(&s->arena, o->reasoning_field);
+    struct str field = str_of(c->reasoning_field);
+    s->only_reasoning = str_is(field, "reasoning");
+    s->only_reasoning_content = str_is(field, "reasoning_content");
     c->notify = copy_text(&s->arena, o->notify);
     if (c->connections_max < 1) c->connections_max = 16384;
     if (c->queue_max < 1) c->queue_max = 512;

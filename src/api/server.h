@@ -36,6 +36,7 @@ struct server {
     struct watch *watch;
     struct crowd *crowd;
     char model[256];                 /* what /v1/models calls it */
+    bool only_reasoning, only_reasoning_content;
     int64_t created;                 /* Unix seconds of the start */
     double opened_s;                 /* clock_s of the start */
     double watchdog_s;               /* when systemd heard of us; the watcher's own */

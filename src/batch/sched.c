@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CLIENTS = 1024, ANSWER_USUAL = 256, AGE_CHECKS = 8,   /* checks per patience */
+enum { TURN_BITS = 6, TURN_BITS_MAX = 20, TURN_PROBES = 8, ANSWER_USUAL = 256,
+       AGE_CHECKS = 8,                 /* checks per patience */
        STUCK_STEPS = 8 };
 
 struct turn { uint64_t client, end; };           /* end 0: nobody's */
@@ -32,7 +33,8 @@ struct sched {
     const struct request *stuck;     /* found no room, and nobody has left since: looking again */
     uint64_t stuck_until;            /*   costs a hash of its prompt, so not before this step */
     uint64_t now;                    /* the turn of the last request that started */
-    struct turn turn[CLIENTS];       /* a hash table of those whose end is still ahead of now */
+    struct turn *turn; int turn_bits;        /* a hash table of those whose end is still ahead of
+                                                now; it grows where they do not fit */
     bool reuse;
     int tokens_max;                  /* longest sequence that fits the cache alone */
     /* the batch that sched_next fills */
@@ -51,6 +53,8 @@ struct sched *sched_open(struct cache *cache, const struct sched_options *o) {
     if (o->chunk_max < 1 || o->chunk_max > o->rows_max) s->options.chunk_max = o->rows_max;
     if (o->logits_max < 1 || o->logits_max > o->rows_max) s->options.logits_max = o->rows_max;
     size_t rows = (size_t)o->rows_max, requests = (size_t)o->requests_max;
+    s->turn_bits = TURN_BITS;
+    s->turn = mem_array((size_t)1 << TURN_BITS, sizeof *s->turn);
     s->running = mem_array(requests, sizeof *s->running);
     s->req = mem_array(requests, sizeof *s->req);
     s->seqs = mem_array(requests, sizeof *s->seqs);
@@ -79,6 +83,7 @@ void sched_close(struct sched *s) {
     free(s->seqs);
     free(s->req);
     free(s->running);
+    free(s->turn);
     free(s);
 }
 
@@ -88,19 +93,37 @@ static bool worthier(const struct request *a, const struct request *b) {
     return a->arrival < b->arrival;
 }
 
-/* The client's entry, or one that nobody needs. Where many clients meet in the table, one of them
- * may lose its place and so come a little early. */
-static struct turn *turn_of(struct sched *s, uint64_t client) {
+/* The client's entry, or one that nobody needs; NULL: there is neither where it could be. */
+static struct turn *turn_place(struct sched *s, uint64_t client) {
     struct turn *empty = NULL;
-    uint64_t at = client * 0x9e3779b97f4a7c15u >> 54;
-    for (int i = 0; i < 8; i++) {
-        struct turn *t = &s->turn[(at + (uint64_t)i) % CLIENTS];
+    uint64_t mask = ((uint64_t)1 << s->turn_bits) - 1;
+    uint64_t at = client * 0x9e3779b97f4a7c15u >> (64 - s->turn_bits);
+    for (uint64_t i = 0; i < TURN_PROBES; i++) {
+        struct turn *t = &s->turn[(at + i) & mask];
         if (t->end > s->now && t->client == client) return t;
         if (!empty && t->end <= s->now) empty = t;
     }
-    if (!empty) empty = &s->turn[at];
-    *empty = (struct turn){ .client = client };
     return empty;
+}
+
+static void grow_turns(struct sched *s) {
+    struct turn *before = s->turn;
+    size_t n = (size_t)1 << s->turn_bits++;
+    s->turn = mem_array(2 * n, sizeof *s->turn);
+    for (size_t i = 0; i < n; i++) {
+        struct turn *t = before[i].end > s->now ? turn_place(s, before[i].client) : NULL;
+        if (t) *t = before[i];
+    }
+    free(before);
+}
+
+/* Beyond a million clients with work ahead of them one may lose its place, and so come early. */
+static struct turn *turn_of(struct sched *s, uint64_t client) {
+    struct turn *t = turn_place(s, client);
+    for (; !t && s->turn_bits < TURN_BITS_MAX; t = turn_place(s, client)) grow_turns(s);
+    if (!t) t = &s->turn[client & (((uint64_t)1 << s->turn_bits) - 1)];
+    if (t->client != client || t->end <= s->now) *t = (struct turn){ .client = client };
+    return t;
 }
 
 static void take_turn(struct sched *s, struct request *r) {

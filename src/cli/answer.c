@@ -68,6 +68,7 @@ static void on_event(void *to, const struct engine_event *e) {
     struct answer *a = k->a;
     switch (e->kind) {
     case EVENT_PROMPT:
+    case EVENT_PROGRESS:
         break;
     case EVENT_LOGITS:
         if (k->q->logits) k->q->logits(k->q->to, e->logits, e->vocab, e->position);

@@ -49,6 +49,7 @@ struct args {
     /* what goes in */
     const char *prompt, *file, *ids, *system, *system_file, *messages, *tools;
     const char *template_text, *template_file, *template_vars, *think, *reasoning_effort;
+    const char *reasoning_field;
     struct text_list vars;
     bool no_bos, literal, decode, no_generation_prompt;
     /* how an answer is made */

@@ -14,7 +14,7 @@ const struct foreign foreign_options[] = {
       "tensors are not placed by hand", CMD_ALL },
     { "-tb --threads-batch", "prompts and answers use the same threads; see --threads", CMD_ALL },
     { "-ctk --cache-type-k -ctv --cache-type-v --kv-bits --kv-group-size",
-      "the KV cache is not quantized yet", CMD_ALL },
+      "keys and values are kept alike; see --kv", CMD_ALL },
     { "-fa --flash-attn", "there is one attention kernel, and it never stores the scores",
       CMD_ALL },
     { "--mirostat --mirostat-lr --mirostat-ent --dynatemp-range --dynatemp-exp --adaptive-target "

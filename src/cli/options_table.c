@@ -156,6 +156,8 @@ const struct option options[] = {
     SERVE("--slowdown", "X", V_FLOAT, "Server", slowdown, NULL,
           "how many times slower running answers may get while prompts are read, 2 "
           "without it; 0: no limit")
+    PICK("--reasoning-field", "Server", CMD_SERVE, reasoning_field,
+         "both|reasoning_content|reasoning", NULL, "what replies call the model's thoughts")
     SERVE("--timeout", "SECONDS", V_SECONDS, "Server", timeout_s, NULL,
           "end requests that take longer; 0, the default, never does")
     SERVE("--drain-timeout --stop-timeout", "SECONDS", V_SECONDS, "Server", drain_s, NULL,
@@ -259,6 +261,7 @@ _Static_assert(COUNT(options) <= OPTIONS_MAX, "struct args notes where each row 
 void args_init(struct args *a) {
     *a = (struct args){ .n_max = -1, .compute = "auto", .kv = "auto", .color = "auto",
                         .bench_prompt = 512, .bench_generate = 128, .repeats = 3, .batches = "1",
-                        .port = 8080, .log_format = "text", .timeout_s = 0, .drain_s = 30,
-                        .ping_s = 15, .header_s = 10, .body_s = 30, .idle_s = 75, .stall_s = 30 };
+                        .port = 8080, .log_format = "text", .reasoning_field = "both",
+                        .timeout_s = 0, .drain_s = 30, .ping_s = 15,
+                        .header_s = 10, .body_s = 30, .idle_s = 75, .stall_s = 30 };
 }

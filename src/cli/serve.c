@@ -153,6 +153,7 @@ static struct server_options server_options_of(struct serving *s) {
         .alias = s->alias.len ? buf_c(&s->alias) : NULL,
         .model_path = a->model ? a->model : "built-in", .strict_model = a->strict_model,
         .template_vars = s->template_vars.len ? buf_c(&s->template_vars) : NULL,
+        .reasoning_field = a->reasoning_field,
         .no_slots = a->no_slots, .no_props = a->no_props, .no_metrics = a->no_metrics,
         .connections_max = a->connections, .queue_max = a->queue, .key_max = a->key_limit,
         .body_max = a->body_max, .request_s = MAX(a->timeout_s, 0),

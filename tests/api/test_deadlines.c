@@ -48,7 +48,9 @@ static void test_slow_senders(void **state) {
         struct reply r = { 0 };
         dribble(&h, row[i][0], *row[i][1] ? 3000 : 0, &r);
         assert_int_equal(r.status, 408);
-        assert_non_null(strstr(buf_c(&r.body), "\"invalid_request_error\""));
+        assert_non_null(strstr(buf_c(&r.body), "\"timeout_error\""));
+        assert_non_null(strstr(buf_c(&r.body), "\"request_id\":\"req_"));
+        assert_non_null(strstr(buf_c(&r.head), "x-request-id: req_"));
         assert_true(r.closes);
         reply_free(&r);
         assert_int_equal(held_get(&h, "/health", NULL), 200);

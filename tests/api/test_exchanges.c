@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-enum { CASES_MAX = 1000, SERVERS_MAX = 24 };
+enum { CASES_MAX = 1000, SERVERS_MAX = 40 };
 
 static const char folder[] = "tests/api/cases";
 static char *home;

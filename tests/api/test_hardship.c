@@ -91,8 +91,9 @@ static void turned_away(int port, bool asks) {
     assert_int_equal(r.status, 503);
     assert_non_null(strstr(buf_c(&r.head), "Retry-After: 1"));
     assert_true(str_starts(buf_view(&r.body), "{\"error\":{\"message\":\""));
-    assert_true(str_ends(buf_view(&r.body), ",\"type\":\"unavailable_error\",\"param\":null,"
-                                            "\"code\":null}}"));
+    assert_non_null(strstr(buf_c(&r.body), ",\"type\":\"unavailable_error\",\"param\":null,"
+                                           "\"code\":null},\"request_id\":\"req_"));
+    assert_non_null(strstr(buf_c(&r.head), "x-request-id: req_"));
     reply_free(&r);
     client_close(&c);
 }

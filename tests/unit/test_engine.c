@@ -17,6 +17,7 @@ struct seen { int token; float logprob; struct token_prob top[TOP]; int n_top; }
 struct client {                      /* what one request was told */
     struct seen prompt[IDS_MAX], answer[IDS_MAX];
     int n_prompt, n_answer, n_logits, n_done, n_cached, n_tokens;
+    int n_progress, n_read;
     enum finish finish;
     struct buf text, pieces, prompt_text;
     double first_token_s;
@@ -33,6 +34,12 @@ static void on_event(void *to, const struct engine_event *ev) {
     assert_int_equal(c->n_done, 0);
     switch (ev->kind) {
     case EVENT_LOGITS: c->n_logits++; break;
+    case EVENT_PROGRESS:
+        assert_int_equal(c->n_answer, 0);
+        assert_in_range(ev->position, c->n_read + 1, ev->n_prompt - 1);
+        c->n_read = ev->position;
+        c->n_progress++;
+        break;
     case EVENT_PROMPT:
         assert_int_equal(c->n_answer, 0);
         assert_int_equal(ev->position, c->n_prompt);
@@ -239,9 +246,38 @@ static void test_stats(void **state) {
     /* The last token of an answer is not computed any more. */
     assert_int_equal(s.rows, 100 + 2 * 4 + 3 * 9);
     assert_true(s.steps >= 10 && s.steps <= 40);
+    assert_int_equal(s.sequences, 3 * 10);
+    assert_int_equal(s.page_tokens, 32);
     assert_true(s.step_s > 0 && s.heartbeat_s >= before);
     assert_int_equal(engine_info(e).tokens_reused, 2 * 96);
     for (int i = 0; i < 3; i++) client_free(&c[i]);
+    engine_close(e);
+}
+
+/* A prompt's reading is told step by step, but for the last one, and not more often than for every
+ * hundredth of a long one. */
+static void test_progress(void **state) {
+    (void)state;
+    struct engine *e = open_with((struct engine_options){ .chunk_max = 1, .rows_max = 8 });
+    static int ids[700];
+    struct generate_options o = greedy(1);
+    struct client c = { 0 };
+    fill(ids, COUNT(ids), 5);
+    submit(e, ids, 10, &o, &c);
+    run_all(e);
+    assert_int_equal(c.n_progress, 0);
+    client_free(&c);
+    o.progress = true;
+    o.salt = 1;
+    submit(e, ids, 10, &o, &c);
+    run_all(e);
+    assert_int_equal(c.n_progress, 9);
+    assert_int_equal(c.n_read, 9);
+    client_free(&c);
+    submit(e, ids, COUNT(ids), &o, &c);
+    run_all(e);
+    assert_int_equal(c.n_progress, 99);
+    client_free(&c);
     engine_close(e);
 }
 
@@ -363,6 +399,7 @@ int main(void) {
         cmocka_unit_test(test_shortest_prompt),
         cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_progress),
         cmocka_unit_test(test_queue),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_close),

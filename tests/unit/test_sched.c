@@ -499,6 +499,25 @@ static void test_clients_take_turns(void **state) {
     for (int i = 0; i < MANY + 2; i++) request_free(q[i]);
 }
 
+/* However many clients have work ahead of them, each one's second request comes after its first. */
+static void test_many_clients(void **state) {
+    (void)state;
+    enum { CLIENTS = 5000 };
+    struct rig r;
+    static struct request *q[2 * CLIENTS];
+    struct sched_options so = usual;
+    so.waiting_max = 2 * CLIENTS;
+    rig_open(&r, &full, &roomy, &so);
+    for (int i = 0; i < 2 * CLIENTS; i++) {
+        q[i] = prompt(1 + (uint64_t)i, 3, 0, 4);
+        q[i]->client = 1 + (uint64_t)(i % CLIENTS) * 64;
+        assert_true(sched_add(r.sched, q[i]));
+        assert_int_equal(q[i]->turn, i < CLIENTS ? 0 : 3 + 4);
+    }
+    rig_close(&r);
+    for (int i = 0; i < 2 * CLIENTS; i++) request_free(q[i]);
+}
+
 /* Urgent requests come without end, yet one that nobody hurries has its turn, keeps its place once
  * it has it, and still answers as if alone. */
 static void test_patience(void **state) {
@@ -807,6 +826,7 @@ int main(void) {
         cmocka_unit_test(test_priority_and_order),
         cmocka_unit_test(test_urgent_takes_pages),
         cmocka_unit_test(test_clients_take_turns),
+        cmocka_unit_test(test_many_clients),
         cmocka_unit_test(test_patience),
         cmocka_unit_test(test_look),
         cmocka_unit_test(test_budget),
