@@ -31,7 +31,7 @@ LDLIBS   += $(shell pkg-config --libs $(PKGS)) -lm -pthread
 
 # What the released program is hardened with. A second net: no code may rely on it, so the
 # sanitizer builds leave it out and see the bugs that it would hide.
-MACHINE := $(shell uname -m)
+MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 IS_GCC  := $(shell $(CC) --version 2>/dev/null | grep -qi clang || echo yes)
 ifeq ($(SAN),)
 HARDEN := -fstack-protector-strong -fno-strict-aliasing -fno-delete-null-pointer-checks -fwrapv \
@@ -85,6 +85,9 @@ ifeq ($(MACHINE),x86_64)
 $(BUILD)/%_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c $(KERNEL_OPT)
 $(BUILD)/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni \
                                -mfma -mf16c $(KERNEL_OPT)
+endif
+ifeq ($(MACHINE),aarch64)
+$(BUILD)/%_neon.o:   CFLAGS += $(KERNEL_OPT)
 endif
 
 # The flags are a file that changes only with them, so other flags mean other objects.

@@ -120,7 +120,7 @@ static void compare_layers(const struct seen *s) {
         if (!(fabs(s->stat[i][2] - top) <= 1e-4 * top))
             fail_near(s->o, "absmax of layer", i, s->stat[i][2], top);
         double row = 0;
-        for (int k = 0; k < 8; k++) row = fmax(row, fabs((double)hidden[8 * i + k]));
+        for (int k = 0; k < 8; k++) row = MAX(row, fabs((double)hidden[8 * i + k]));
         for (int k = 0; k < 8; k++)
             if (!(fabs((double)s->hidden[i][k] - (double)hidden[8 * i + k]) <=
                   1e-4 * fmax(row, top)))

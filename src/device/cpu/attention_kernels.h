@@ -3,7 +3,7 @@
  * Their arithmetic: a score is one sum in ascending dimension; a column of the output takes
  * its values in ascending order, one multiply-add each; the sum of a softmax has 16 lanes (the
  * position in the step modulo 16), folded as a tree. So nothing depends on how many queries
- * are taken together. avx2 and avx512 agree in every bit; generic rounds products and sums
+ * are taken together. All sets but generic agree in every bit; it rounds products and sums
  * apart and has libm's exponential. */
 #pragma once
 #include "device/tensor.h"
@@ -32,4 +32,4 @@ struct cpu_attention_kernels {
 };
 
 extern const struct cpu_attention_kernels cpu_attention_generic, cpu_attention_avx2,
-    cpu_attention_avx512;
+    cpu_attention_avx512, cpu_attention_neon;

@@ -34,6 +34,12 @@ static const struct isa isas[] = {
     { &cpu_kernels_avx2, has_avx2 },
     { &cpu_kernels_generic, always },
 };
+#elif defined __aarch64__
+/* NEON is part of the architecture. */
+static const struct isa isas[] = {
+    { &cpu_kernels_neon, always },
+    { &cpu_kernels_generic, always },
+};
 #else
 static const struct isa isas[] = {
     { &cpu_kernels_generic, always },

@@ -5,8 +5,8 @@
  * bias (or q * scale) where they are packed; a product has 16 lanes, lane l summing the columns
  * k = l mod 16 in ascending order, one multiply-add each; the lanes are added in
  * a fixed tree (fold in half four times). So the bits of y[r][o] depend on row o
- * of w, row r of x and the instruction set, and on nothing else. avx2 and avx512
- * agree in every bit; generic rounds the product and the sum apart. */
+ * of w, row r of x and the instruction set, and on nothing else. All sets but generic
+ * agree in every bit; it rounds the product and the sum apart. */
 #pragma once
 #include "base/threads.h"
 #include "device/cpu/attention_kernels.h"
@@ -51,7 +51,8 @@ struct cpu_kernels {
     const struct cpu_attention_kernels *attention;
 };
 
-extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avx512;
+extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avx512,
+    cpu_kernels_neon;
 
 /* Which rows to multiply, and where their products go. */
 struct cpu_rows {
