@@ -66,7 +66,7 @@ NVCCFLAGS := -std=c++17 -O3 -lineinfo -Isrc -Xcompiler -fPIC,-Wall \
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all tools tests test tsan bench bench-serve bench-peers bench-report diff-tokens \
+.PHONY: all tools tests test tsan bench bench-serve soak bench-peers bench-report diff-tokens \
         diff-templates tidy fuzz fuzz-short fuzz-programs install uninstall docs clean help always
 all: $(LIB) $(BIN) $(BIN:%=%-server) $(CUDA_SO) tools ## build the program (build/mlxcel) and the tools
 
@@ -150,6 +150,9 @@ bench: all ## measure with checkpoints of recipe weights; writes bench/RESULTS.m
 
 bench-serve: all ## measure the server beside bench; writes bench/SERVE.md (BENCH_QUICK=1: a rehearsal)
 	bench/serve
+
+soak: all ## half an hour of mixed load on the server: flat memory, exact answers (SOAK_SECONDS=1800)
+	bench/soak
 
 bench-peers: all ## beside a llama-bench: PEER=path of it (needs pip's gguf); writes bench/PEERS.md
 	@test -n "$(PEER)" || { echo 'bench-peers: PEER=path of a llama-bench' >&2; exit 2; }

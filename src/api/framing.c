@@ -44,14 +44,14 @@ static bool is_named(const struct framing *f, const char *name) {
 /* check.c refuses what is odd here in words of its own, so it is only not followed. */
 static void read_header(struct framing *f) {
     if (is_named(f, "Content-Length")) {
-        bool known = f->has_length || f->chunked;
+        f->unclear |= f->has_length || f->chunked;
         f->has_length = true;
-        if (known || !str_u64(value_of(f, "Content-Length"), INT64_MAX, &f->left)) lose(f, false);
+        f->unclear |= !str_u64(value_of(f, "Content-Length"), INT64_MAX, &f->left);
     } else if (is_named(f, "Transfer-Encoding")) {
         struct str v = value_of(f, "Transfer-Encoding");
-        bool known = f->has_length || f->chunked;
+        f->unclear |= f->has_length || f->chunked;
         f->chunked = true;
-        if (known || v.len != 7 || strncasecmp(v.at, "chunked", 7)) lose(f, false);
+        f->unclear |= v.len != 7 || strncasecmp(v.at, "chunked", 7);
     }
 }
 
@@ -61,6 +61,10 @@ static void begin_line(struct framing *f) {
 }
 
 static void end_head(struct framing *f) {
+    if (f->unclear) {
+        lose(f, false);
+        return;
+    }
     f->part = f->chunked ? FRAME_SIZE : f->left ? FRAME_BODY : FRAME_START;
     f->first = true;
 }

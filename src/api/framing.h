@@ -21,7 +21,8 @@ struct framing {
     enum framing_part part;
     uint64_t n_heads;                /* that have begun */
     uint64_t bad_from;               /* the number of the first that is not to be served; 0: none */
-    bool first, chunked, has_length; /* the head's first line; what it says of its body */
+    bool first, chunked, has_length; /* the head's first line; what it says of its body, */
+    bool unclear;                    /*   which cannot be followed */
     char end;                        /* how lines of this head end: '\r' for both, '\n'; 0: open */
     bool cr;                         /* the last byte was a CR */
     uint64_t left;                   /* bytes of the body or of the chunk that are to come */

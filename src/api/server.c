@@ -59,7 +59,9 @@ static void copy_options(struct server *s, const struct server_options *o) {
 
 /* The first alias, or the last part of the path, as a name for clients. */
 static void name_model(struct server *s) {
-    const struct server_options *o = &s->options;
+    struct server_options *o = &s->options;
+    while (o->alias && *o->alias == ',') o->alias++;
+    if (o->alias && !*o->alias) o->alias = NULL;
     const char *path = o->model_path ? o->model_path : "mlxcel";
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/') n--;

@@ -286,7 +286,7 @@ static void test_stops(void **state) {
         if (c.fd >= 0)
             client_send(&c, S("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
                               "Content-Type: application/json\r\nContent-Length: 32\r\n\r\n"
-                              "{\"prompt\":\"a\",\"max_tokens\":900} "), 1);
+                              "{\"prompt\":\"a\",\"max_tokens\":200} "), 1);
         bool early = access(path, F_OK) != 0;
         kill(s.pid, i % 2 ? SIGTERM : SIGINT);
         if (i % 3 == 0) usleep(1000), kill(s.pid, SIGTERM);
@@ -316,7 +316,7 @@ static void test_signals(void **state) {
     client_send(&c, buf_view(&text), SECONDS);
     assert_int_equal(client_more(&c, clock_s() + SECONDS), CLIENT_DATA);
     kill(s.pid, SIGSTOP);
-    usleep(2500000);                   /* longer than every limit of time it has */
+    usleep(1500000);                   /* longer than every limit of time it has */
     kill(s.pid, SIGCONT);
     if (!client_reply(&c, &r, SECONDS)) fail_msg("%s", r.bad);
     assert_true(str_ends(buf_view(&r.body), "data: [DONE]\n\n"));

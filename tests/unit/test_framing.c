@@ -48,6 +48,7 @@ static const struct { struct str bytes; uint64_t heads, bad; } rows[] = {
     /* A body that cannot be followed: what comes after it is not served. */
     { S(GET "Content-Length: 1\r\nContent-Length: 1\r\n\r\nx"), 1, 2 },
     { S(GET "Content-Length: +1\r\n\r\nx"), 1, 2 },
+    { S(GET "Content-Length: +1\r\n:\r\n\r\nx"), 1, 1 },
     { S(GET "Content-Length: 99999999999999999999\r\n\r\nx"), 1, 2 },
     { S(GET "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nx"), 1, 2 },
     { S(GET "Transfer-Encoding: xchunked\r\n\r\n"), 1, 2 },
