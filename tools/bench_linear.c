@@ -1,18 +1,19 @@
 /* bench_linear.c - how fast `linear` is on the shapes of a Llama 3.2 1B: weights read per second
  * for few rows, arithmetic per second for many.
  *
- *     bench_linear [isa [threads [f32]]]
+ *     bench_linear [isa [threads [f32 | unpacked]]]
  *
  * The weights of a shape are as many matrices as fill 192 MiB, used in turn, so that none is in
- * a cache when its turn comes. */
+ * a cache when its turn comes. They lie in huge pages, and are packed unless asked otherwise. */
 #include "device/cpu/isa.h"
 #include "device/cpu/linear.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { WEIGHT_BYTES = 192 << 20, ROWS_MAX = 256 };
+enum { WEIGHT_BYTES = 192 << 20, MORE_BYTES = 320 << 20, ROWS_MAX = 256 };
 
 static const struct { const char *name; int64_t outs, cols; } shapes[] = {
     { "q, o", 2048, 2048 }, { "k, v", 512, 2048 }, { "gate, up", 8192, 2048 },
@@ -27,6 +28,7 @@ struct setup {
     struct pool *pool;
     const struct cpu_kernels *kernels;
     const struct cpu_scratch *scratch;
+    bool packed;
     unsigned char *bytes;            /* WEIGHT_BYTES and one matrix more */
     float *x, *y;
 };
@@ -41,6 +43,7 @@ static struct tensor matrix_at(struct setup *s, size_t f, int64_t outs, int64_t 
         size_t scales = (size_t)(outs * cols / formats[f].group) * 2;
         w.quant.scales = s->bytes + *bytes;
         w.quant.biases = s->bytes + *bytes + scales;
+        w.quant.packed = s->packed ? s->bytes : NULL;
         *bytes += 2 * scales;
     }
     return w;
@@ -61,6 +64,8 @@ static double measure(struct setup *s, struct tensor w, size_t bytes, int64_t ro
             if (w.quant.bits) {
                 l.w.quant.scales = (const unsigned char *)w.quant.scales + skip;
                 l.w.quant.biases = (const unsigned char *)w.quant.biases + skip;
+                if (s->packed)
+                    l.w.quant.packed = (const unsigned char *)w.quant.packed + skip;
             }
             struct tensor x = tensor_2d(s->x, F32, rows, w.shape[1]);
             struct tensor y = tensor_2d(s->y, F32, rows, w.shape[0]);
@@ -82,18 +87,23 @@ int main(int argc, char **argv) {
     uint64_t threads = (uint64_t)threads_available();
     struct setup s = { .kernels = cpu_isa_find(argc > 1 ? argv[1] : NULL, &e) };
     if (!s.kernels || (argc > 2 && !str_u64(str_of(argv[2]), 256, &threads))) {
-        fprintf(stderr, "usage: bench_linear [isa [threads [f32]]]\n%s\n", e.text);
+        fprintf(stderr, "usage: bench_linear [isa [threads [f32 | unpacked]]]\n%s\n", e.text);
         return ERR_USAGE;
     }
     struct cpu_scratch scratch = { .bytes = 32 << 20 };
     scratch.at = aligned_alloc(64, scratch.bytes);
-    s.scratch = argc > 3 ? NULL : &scratch;
+    s.scratch = argc > 3 && strcmp(argv[3], "f32") == 0 ? NULL : &scratch;
+    s.packed = argc <= 3;
     s.pool = pool_open((int)threads);
-    s.bytes = mem_new((size_t)WEIGHT_BYTES + ((size_t)600 << 20));
+    s.bytes = mmap(NULL, (size_t)WEIGHT_BYTES + MORE_BYTES, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (s.bytes == MAP_FAILED)
+        return ERR_MEMORY;
+    madvise(s.bytes, (size_t)WEIGHT_BYTES + MORE_BYTES, MADV_HUGEPAGE);
     s.x = mem_array((size_t)ROWS_MAX * 8192, sizeof *s.x);
-    s.y = mem_array((size_t)ROWS_MAX * 128256, sizeof *s.y);
+    s.y = mem_array((size_t)17 * 128256, sizeof *s.y);
     uint32_t seed = 1;
-    for (size_t i = 0; i < WEIGHT_BYTES + ((size_t)600 << 20); i += 2) {
+    for (size_t i = 0; i < (size_t)WEIGHT_BYTES + MORE_BYTES; i += 2) {
         seed = seed * 1664525 + 1013904223;
         s.bytes[i] = (unsigned char)(seed >> 24);
         s.bytes[i + 1] = 0x3c;       /* as BF16 these are small numbers */
@@ -122,7 +132,7 @@ int main(int argc, char **argv) {
         }
     }
     pool_close(s.pool);
-    free(s.bytes);
+    munmap(s.bytes, (size_t)WEIGHT_BYTES + MORE_BYTES);
     free(scratch.at);
     free(s.x);
     free(s.y);

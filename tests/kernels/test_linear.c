@@ -2,7 +2,7 @@
  * double precision, and the same bits however many rows, threads and strides there are. */
 #include "device/cpu/isa.h"
 #include "device/cpu/linear.h"
-#include "device/small_float.h"
+#include "device/cpu/pack.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -404,7 +404,7 @@ static void every_code_is_read(void **state) {
 
 /* As far from exact as half a step of each rounded value, and some roundings of the sums. */
 static void check_rounded(const struct matrix *m, const float *y, const float *x, int64_t rows,
-                          int group) {
+                          int group, int finer) {
     int64_t outs = m->t.shape[0], cols = m->t.shape[1];
     for (int64_t r = 0; r < rows; r++) {
         for (int64_t o = 0; o < outs; o++) {
@@ -416,7 +416,7 @@ static void check_rounded(const struct matrix *m, const float *y, const float *x
                         top = fmax(top, fabs((double)x[r * cols + i]));
                 }
                 want += m->value[o * cols + c] * (double)x[r * cols + c];
-                allowed += fabs(m->value[o * cols + c]) * top / 253.9
+                allowed += fabs(m->value[o * cols + c]) * top / 253.9 / finer
                     + 4e-7 * m->size[o * cols + c] * top;
             }
             double error = fabs((double)y[r * outs + o] - want);
@@ -427,46 +427,59 @@ static void check_rounded(const struct matrix *m, const float *y, const float *x
     }
 }
 
-/* Rounded rows: every set gives the bits of generic C, however many rows go together. */
+/* The same rows of x as `want` was made of, some at a time and listed. */
+static void check_same(struct pool *pool, const struct cpu_kernels *k,
+                       const struct cpu_scratch *scratch, const struct linear *l,
+                       const struct tensor *xs, const float *want) {
+    static const int counts[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, ROWS };
+    static const int32_t x_row[] = { 7, 0, 52, 7, 31, 30 }, y_row[] = { 1, 4, 0, 3, 5, 2 };
+    const int64_t outs = l->w.shape[0], cols = l->w.shape[1];
+    float *y = randoms(ROWS * outs);
+    for (size_t c = 0; c < COUNT(counts); c++) {
+        int64_t n = counts[c], begin = (int64_t)(random_bits() % (uint32_t)(ROWS - n + 1));
+        struct tensor some = tensor_part(xs, 0, begin, n), ys = tensor_2d(y, F32, n, outs);
+        cpu_linear(pool, k, scratch, &ys, l, &some);
+        check_bits(y, want + begin * outs, n * outs, "rounded rows");
+    }
+    for (int64_t cut = 16; cut < 20 && outs > 20; cut += 3) {   /* at a panel, and inside one */
+        struct cpu_rows rows = { .x = xs->at, .y = y, .x_stride = cols, .y_stride = outs,
+                                 .x_row = x_row, .y_row = y_row, .n = 6 };
+        cpu_linear_rows(NULL, k, scratch, l, &rows, 0, cut);
+        cpu_linear_rows(pool, k, scratch, l, &rows, cut, outs);
+        for (int j = 0; j < 6; j++)
+            check_bits(y + y_row[j] * outs, want + x_row[j] * outs, outs, "listed, rounded");
+    }
+    free(y);
+}
+
+/* Rounded rows: every set gives the bits of generic C, however many rows go together, packed or
+ * not. */
 static void check_int8(struct format f, int64_t outs, int64_t cols, struct pool *pool) {
-    static const int counts[] = { 1, 2, 3, 4, 5, 6, 7, 13, ROWS };
     struct matrix m = matrix_new(f, 0, outs, cols);
-    struct linear l = linear_of(&m, outs % 2);
-    struct cpu_kernels reference = cpu_kernels_generic;
-    reference.int8 = &cpu_int8_generic;
+    struct linear l = linear_of(&m, outs % 2), packed = l;
+    const size_t bytes = cpu_packed_bytes(&l.w);
+    void *panels = aligned_alloc(CPU_PACK_ALIGN, bytes);
+    cpu_pack(panels, &l.w, 0, (outs + QUANT_PANEL - 1) / QUANT_PANEL);
+    packed.w.quant.packed = panels;
     /* Room for some rows only: many go through it in several runs. */
-    struct cpu_scratch scratch = { .bytes = (size_t)(20 * (cols + 2048) * 2 + 192) };
+    struct cpu_scratch scratch = { .bytes = (size_t)(20 * (cols + 256) * 2 + 192) };
     scratch.bytes = (scratch.bytes + 63) & ~(size_t)63;
     scratch.at = aligned_alloc(64, scratch.bytes);
-    float *x = randoms(ROWS * cols), *want = randoms(ROWS * outs), *y = randoms(ROWS * outs);
+    float *x = randoms(ROWS * cols), *want = randoms(ROWS * outs);
     for (int i = 0; i < f.group; i++)
         x[i] = i % 2 ? 0 : 1e-35f;   /* a group of next to nothing */
     struct tensor xs = tensor_2d(x, F32, ROWS, cols), ys = tensor_2d(want, F32, ROWS, outs);
-    cpu_linear(pool, &reference, &scratch, &ys, &l, &xs);
+    cpu_linear(pool, &cpu_kernels_generic, &scratch, &ys, &l, &xs);
     if (outs % 2 == 0)
-        check_rounded(&m, want, x, ROWS, f.group);
+        check_rounded(&m, want, x, ROWS, f.group, f.bits == 8 ? 256 : 1);
     const struct cpu_kernels *k;
     for (int i = 0; (k = cpu_isa(i)); i++) {
-        for (size_t c = 0; c < COUNT(counts) && k->int8; c++) {
-            int64_t n = counts[c], begin = (int64_t)(random_bits() % (uint32_t)(ROWS - n + 1));
-            struct tensor some = tensor_part(&xs, 0, begin, n);
-            ys = tensor_2d(y, F32, n, outs);
-            cpu_linear(pool, k, &scratch, &ys, &l, &some);
-            check_bits(y, want + begin * outs, n * outs, "rounded rows");
-        }
-        if (k->int8 && outs > 20) {  /* listed rows, a part of the products */
-            static const int32_t x_row[] = { 7, 0, 52, 7, 31, 30 }, y_row[] = { 1, 4, 0, 3, 5, 2 };
-            struct cpu_rows rows = { .x = x, .y = y, .x_stride = cols, .y_stride = outs,
-                                     .x_row = x_row, .y_row = y_row, .n = 6 };
-            cpu_linear_rows(NULL, k, &scratch, &l, &rows, 0, 19);
-            cpu_linear_rows(pool, k, &scratch, &l, &rows, 19, outs);
-            for (int j = 0; j < 6; j++)
-                check_bits(y + y_row[j] * outs, want + x_row[j] * outs, outs, "listed, rounded");
-        }
+        check_same(pool, k, &scratch, &l, &xs, want);
+        check_same(pool, k, &scratch, &packed, &xs, want);
     }
     free(scratch.at);
+    free(panels);
     free(x);
-    free(y);
     free(want);
     matrix_free(&m);
 }
@@ -483,7 +496,7 @@ static void rounded_rows(void **state) {
                 check_int8((struct format){ MLX_AFFINE, scales[(b + g + i) % 3], bits[b],
                                             groups[g], 0 }, shapes[i][0], shapes[i][1] * groups[g],
                            pool);
-        /* More columns than are woven at a time; more than a pass of few rows takes. */
+        /* More columns than are woven at a time. */
         check_int8((struct format){ MLX_AFFINE, BF16, bits[b], 64, 0 }, 18, 2048 + 64, pool);
     }
     check_int8((struct format){ MLX_AFFINE, BF16, 4, 64, 0 }, 5, 4 * 2048 + 192, pool);
@@ -503,7 +516,7 @@ static void rounded_rows_keep_nan(void **state) {
         x[130] = NAN;
         x[3 * 128 + 5] = INFINITY;
         struct tensor xs = tensor_2d(x, F32, 7, 128), ys = tensor_2d(y, F32, 7, 20);
-        cpu_linear(NULL, k, k->int8 ? &scratch : NULL, &ys, &l, &xs);
+        cpu_linear(NULL, k, &scratch, &ys, &l, &xs);
         for (int r = 0; r < 7; r++)
             for (int o = 0; o < 20; o++)
                 assert_true(isfinite(y[r * 20 + o]) == (r != 1 && r != 3));

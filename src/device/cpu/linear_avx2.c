@@ -426,6 +426,7 @@ const struct cpu_kernels cpu_kernels_avx2 = {
     .tile = tile,
     .sum = sum,
     .few = few,
+    .int8 = &cpu_int8_avx2,
     .attention = &cpu_attention_avx2,
 };
 #endif

@@ -130,5 +130,6 @@ const struct cpu_kernels cpu_kernels_generic = {
     .unpack = unpack,
     .tile = tile,
     .sum = sum,
+    .int8 = &cpu_int8_generic,
     .attention = &cpu_attention_generic,
 };

@@ -1,8 +1,9 @@
-/* linear_int8.c - cuts the product of affine weights and rows of 8 bits in pieces for the
- * threads and the caches. The arithmetic is in linear_int8.h.
+/* linear_int8.c - cuts the product of affine weights and rounded rows in pieces for the threads
+ * and the caches. The arithmetic is in linear_int8.h.
  *
- * First all rows are rounded, into the scratch. Then a piece takes blocks of 32 rows of w, weaves
- * some of their columns into a panel that stays in a near cache, and all rows of x go by. */
+ * First all rows are rounded, into the scratch. Then a piece takes blocks of some panels of w, and
+ * all rows of x go by, tile after tile. Panels that are not packed are woven first, some of their
+ * columns at a time, into a buffer that stays in a near cache. */
 #include "device/cpu/linear_job.h"
 
 #include <assert.h>
@@ -10,37 +11,52 @@
 /* As in linear.c: nothing here is read before it is written. */
 #define UNSET __attribute__((uninitialized))
 
-enum { BLOCK = INT8_PANELS * INT8_PANEL, PIECE_BYTES = 64 << 10 };
+enum {
+    PIECE_BYTES = 64 << 10,          /* of weights, as in linear.c */
+    LINE = 64,
+    AHEAD_BYTES = 4096,              /* what a lone tile asks for lies so far ahead */
+    AHEAD_TILES = 8,                 /* with more tiles than these the memory has time enough */
+    /* Groups of INT8_COLS columns of 8 bits and F32 scales, of the smallest group. */
+    WOVEN_BYTES = INT8_COLS * QUANT_PANEL + INT8_COLS / 32 * 8 * QUANT_PANEL
+};
 
 struct int8_job {
     const struct cpu_job *job;
     const struct cpu_int8_kernels *kernels;
     int64_t row, n_rows;             /* rows of x of this run */
-    int64_t stride, groups;          /* of a row in the scratch: columns, groups */
-    bool flat;
+    int64_t cols, groups;            /* of a row in the scratch */
+    bool wide;
     int8_t *q;                       /* scratch: tiles one after another */
     float *scale, *sum;
 };
 
-/* Columns that a row takes in the scratch: whole chains, which flat tiles are made of. */
-static int64_t padded(const struct cpu_job *j) {
-    const int64_t unit = (int64_t)INT8_CHAINS * j->w.group;
-    return (j->cols + unit - 1) / unit * unit;
+/* In the scratch every row takes whole lines, and so every tile begins at one. */
+static int64_t padded_cols(const struct cpu_job *j) {
+    return (j->cols + LINE - 1) / LINE * LINE;
 }
 
-/* Of one row. The scratch begins at a line, and so do its parts: three lines are to spare. */
+static bool is_wide(const struct cpu_job *j) {
+    return j->w.bits == 8;
+}
+
 static int64_t row_bytes(const struct cpu_job *j) {
-    return padded(j) + padded(j) / j->w.group * 2 * (int64_t)sizeof(float);
+    return padded_cols(j) * (is_wide(j) ? 2 : 1)
+        + j->cols / j->w.group * 2 * (int64_t)sizeof(float);
+}
+
+/* Most rows in a tile. */
+static int tile_rows(const struct int8_job *o) {
+    return o->wide ? o->kernels->rows_wide : o->kernels->rows;
 }
 
 bool cpu_int8_applies(const struct cpu_job *j) {
     return j->scratch && j->kernels->int8 && j->w.dtype == MLX_AFFINE && j->heads == 1
-        && INT8_ROWS * row_bytes(j) + 3 * 64 <= (int64_t)j->scratch->bytes;
+        && INT8_ROWS * row_bytes(j) <= (int64_t)j->scratch->bytes;
 }
 
 /* Tiles are as equal as can be: 8 rows are two of 4, for a tile of 2 waits for its own sums. */
 static int64_t n_tiles(const struct int8_job *o) {
-    return (o->n_rows + INT8_ROWS - 1) / INT8_ROWS;
+    return (o->n_rows + tile_rows(o) - 1) / tile_rows(o);
 }
 
 static int64_t tile_begin(const struct int8_job *o, int64_t tile) {
@@ -50,11 +66,11 @@ static int64_t tile_begin(const struct int8_job *o, int64_t tile) {
 static struct cpu_int8_tile tile_at(const struct int8_job *o, int64_t tile) {
     const int64_t begin = tile_begin(o, tile);
     return (struct cpu_int8_tile){
-        .q = o->q + begin * o->stride,
+        .q = o->q + begin * o->cols * (o->wide ? 2 : 1),
         .scale = o->scale + begin * o->groups,
         .sum = o->sum + begin * o->groups,
         .rows = (int)(tile_begin(o, tile + 1) - begin),
-        .stride = o->flat ? o->stride : 0,
+        .wide = o->wide,
     };
 }
 
@@ -69,90 +85,102 @@ static void quantize_tiles(void *to, int64_t begin, int64_t end) {
     }
 }
 
-/* The bytes that are woven after columns [begin, begin + n) of a block, for the kernel to ask for
- * while it multiplies. Beyond the last block there may be nothing, which does no harm. */
-static void look_ahead(const struct int8_job *o, struct cpu_woven *woven, int64_t out,
-                       int64_t begin, int n) {
-    const struct cpu_matrix *w = &o->job->w;
-    begin += n;
-    if (begin >= o->job->cols)
-        out += BLOCK, begin = 0;
-    n = out < o->job->end ? (int)MIN(INT8_COLS, o->job->cols - begin) : 0;
-    const int lines = (n / 8 * w->bits + 63) / 64;
-    woven->ahead = (uintptr_t)w->at + (uintptr_t)(out * w->row_bytes + begin / 8 * w->bits);
-    woven->ahead_stride = (uintptr_t)w->row_bytes;
-    woven->ahead_lines = lines;
-    woven->ahead_row = 0;
-    woven->ahead_line = 0;
-    woven->ahead_rows = (int)MIN(BLOCK, MAX(0, o->job->end - out));
-    woven->ahead_pace = (int)((lines * BLOCK * w->group) / (MAX(n, 1) * n_tiles(o)) + 1);
-}
-
-/* One block of w times all rows of this run. */
-static void run_block(const struct int8_job *o, struct cpu_woven *woven, int64_t out, int outs) {
+/* Columns [begin, ...) of a block, `w`, times all rows of this run. The tiles share in asking for
+ * the `next` bytes that will be read after these: those of the next block, or for a lone
+ * tile what lies a little ahead. */
+static void run_tiles(const struct int8_job *o, struct cpu_panels *w, int64_t out, int64_t begin,
+                      uintptr_t next, int64_t next_bytes) {
     const struct cpu_job *j = o->job;
-    const struct cpu_matrix *w = &j->w;
-    for (int64_t begin = 0; begin < j->cols; begin += INT8_COLS) {
-        const int n = (int)MIN(INT8_COLS, j->cols - begin);
-        for (int p = 0; p * INT8_PANEL < outs; p++)
-            o->kernels->weave(woven, p, w, out + p * INT8_PANEL,
-                              MIN(INT8_PANEL, outs - p * INT8_PANEL), begin, n);
-        look_ahead(o, woven, out, begin, n);
-        for (int64_t i = 0; i < n_tiles(o); i++) {
-            struct cpu_int8_tile t = tile_at(o, i);
-            const int64_t r = tile_begin(o, i);
-            float *y[INT8_ROWS];
-            for (int k = 0; k < t.rows; k++)
-                y[k] = cpu_job_y(j, 0, o->row + r + k) + (out - j->begin);
-            t.q += begin * t.rows;
-            t.scale += begin / w->group * t.rows;
-            t.sum += begin / w->group * t.rows;
-            o->kernels->multiply(y, woven, &t, n, w->group, w->bits, outs, begin > 0);
-        }
+    const int64_t tiles = n_tiles(o), lines = (next_bytes + LINE - 1) / LINE;
+    w->pace = tiles > AHEAD_TILES ? 0 : (int)((lines + w->groups * tiles - 1) / (w->groups * tiles));
+    for (int64_t i = 0; i < tiles; i++) {
+        struct cpu_int8_tile t = tile_at(o, i);
+        float *y[INT8_ROWS];
+        for (int k = 0; k < t.rows; k++)
+            y[k] = cpu_job_y(j, 0, o->row + tile_begin(o, i) + k) + (out - j->begin);
+        t.q += begin * t.rows * (o->wide ? 2 : 1);
+        t.scale += begin / w->group * t.rows;
+        t.sum += begin / w->group * t.rows;
+        w->ahead = next + (uintptr_t)(i * w->pace * w->groups * LINE);
+        o->kernels->multiply(y, w, &t, begin > 0);
     }
-    for (int64_t r = 0; r < o->n_rows; r++)
-        cpu_job_add_bias(j, 0, cpu_job_y(j, 0, o->row + r) + (out - j->begin), out, outs);
 }
 
-static void run_few(const struct int8_job *o, int64_t out, int64_t end) {
+/* Packed: the panels are read where they lie. Few rows take all columns at once, so that memory
+ * is read in one stream. */
+static void run_packed(const struct int8_job *o, int64_t out, int outs) {
     const struct cpu_job *j = o->job;
-    const struct cpu_int8_tile t = tile_at(o, 0);
-    float *y[INT8_ROWS];
-    for (int r = 0; r < t.rows; r++)
-        y[r] = cpu_job_y(j, 0, o->row + r) + (out - j->begin);
-    o->kernels->few(y, &j->w, out, end - out, &t, j->cols);
-    for (int r = 0; r < t.rows; r++)
-        cpu_job_add_bias(j, 0, y[r], out, end - out);
+    const struct cpu_matrix *m = &j->w;
+    const int64_t panel = QUANT_PANEL * (m->row_bytes + 2 * m->scale_row_bytes);
+    const int64_t step = n_tiles(o) > 1 ? INT8_COLS : j->cols;
+    const int64_t group_bytes = cpu_pack_group_bytes(m->bits, m->group, m->scale_dtype);
+    for (int64_t begin = 0; begin < j->cols; begin += step) {
+        const int64_t n = MIN(step, j->cols - begin);
+        struct cpu_panels w = {
+            .at = m->packed + out / QUANT_PANEL * panel + begin / m->group * group_bytes,
+            .stride = panel, .bits = m->bits, .group = m->group, .scales = m->scale_dtype,
+            .groups = (int)(n / m->group), .outs = outs,
+        };
+        const int64_t bytes = w.groups * group_bytes * ((outs + QUANT_PANEL - 1) / QUANT_PANEL);
+        const int64_t ahead = n_tiles(o) > 1 ? o->kernels->panels * panel : AHEAD_BYTES;
+        run_tiles(o, &w, out, begin, (uintptr_t)w.at + (uintptr_t)ahead, bytes);
+    }
 }
 
+/* Not packed. The rows that are woven next are asked for by the weaver. */
+static void run_woven(const struct int8_job *o, unsigned char *woven, int64_t out, int outs) {
+    const struct cpu_job *j = o->job;
+    const struct cpu_matrix *m = &j->w;
+    for (int64_t begin = 0; begin < j->cols; begin += INT8_COLS) {
+        const int64_t n = MIN(INT8_COLS, j->cols - begin);
+        struct cpu_panels w = {
+            .at = woven, .stride = WOVEN_BYTES, .bits = m->bits == 4 ? 4 : 8, .group = m->group,
+            .scales = m->scale_dtype, .groups = (int)(n / m->group), .outs = outs,
+        };
+        for (int p = 0; p * QUANT_PANEL < outs; p++)
+            o->kernels->weave(woven + p * WOVEN_BYTES, m, out + p * QUANT_PANEL,
+                              MIN(QUANT_PANEL, outs - p * QUANT_PANEL), begin, n);
+        run_tiles(o, &w, out, begin, 0, 0);
+    }
+}
+
+/* Blocks are counted from the first panel that has rows to do. Panels of a packed matrix cannot be
+ * cut: begin is at one, which cpu_int8_run sees to. */
 static void run_blocks(void *to, int64_t begin, int64_t end) {
     const struct int8_job *o = to;
     const struct cpu_job *j = o->job;
-    UNSET struct cpu_woven woven;
-    if (o->flat) {
-        run_few(o, j->begin + begin * BLOCK, MIN(j->end, j->begin + end * BLOCK));
-        return;
-    }
+    const int block = o->kernels->panels * QUANT_PANEL;
+    _Alignas(LINE) UNSET unsigned char woven[INT8_PANELS * WOVEN_BYTES];
     for (int64_t b = begin; b < end; b++) {
-        const int64_t out = j->begin + b * BLOCK;
-        run_block(o, &woven, out, (int)MIN(BLOCK, j->end - out));
+        const int64_t out = j->begin + b * block;
+        const int outs = (int)MIN(block, j->end - out);
+        if (j->w.packed)
+            run_packed(o, out, outs);
+        else
+            run_woven(o, woven, out, outs);
+        for (int64_t r = 0; r < o->n_rows; r++)
+            cpu_job_add_bias(j, 0, cpu_job_y(j, 0, o->row + r) + (out - j->begin), out, outs);
     }
 }
 
 /* As many rows at a time as the scratch holds. */
-void cpu_int8_run(struct pool *pool, const struct cpu_job *j) {
-    const int64_t n = j->rows.n, blocks = (j->end - j->begin + BLOCK - 1) / BLOCK;
-    const int64_t room = ((int64_t)j->scratch->bytes - 3 * 64) / row_bytes(j) / INT8_ROWS
-        * INT8_ROWS;
+void cpu_int8_run(struct pool *pool, const struct cpu_job *job) {
+    struct cpu_job aligned = *job;
+    const struct cpu_job *j = &aligned;
+    if (j->begin % QUANT_PANEL != 0)
+        aligned.w.packed = NULL;
+    const int block = j->kernels->int8->panels * QUANT_PANEL;
+    const int64_t n = j->rows.n, blocks = (j->end - j->begin + block - 1) / block;
+    const int64_t room = (int64_t)j->scratch->bytes / row_bytes(j) / INT8_ROWS * INT8_ROWS;
     for (int64_t row = 0; row < n; row += room) {
-        struct int8_job o = { .job = j, .kernels = j->kernels->int8, .row = row,
-                              .n_rows = MIN(room, n - row), .stride = padded(j) };
-        o.groups = o.stride / j->w.group;
-        o.flat = o.kernels->few && o.n_rows <= INT8_FEW;
+        struct int8_job o = {
+            .job = j, .kernels = j->kernels->int8, .row = row, .n_rows = MIN(room, n - row),
+            .cols = padded_cols(j), .groups = j->cols / j->w.group, .wide = is_wide(j),
+        };
         o.q = j->scratch->at;
-        o.scale = (float *)(void *)(o.q + o.n_rows * o.stride);
+        o.scale = (float *)(void *)(o.q + o.n_rows * o.cols * (o.wide ? 2 : 1));
         o.sum = o.scale + o.n_rows * o.groups;
-        const int64_t block_bytes = j->w.row_bytes * BLOCK * MIN(o.n_rows, 64);
+        const int64_t block_bytes = j->w.row_bytes * block * MIN(o.n_rows, 64);
         const int64_t grain = MAX(1, PIECE_BYTES / MAX(1, block_bytes));
         /* A row or two are rounded sooner than another thread hears of it. */
         if (!pool || o.n_rows <= 2)

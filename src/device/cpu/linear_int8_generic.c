@@ -1,36 +1,18 @@
 /* linear_int8_generic.c - the int8 kernels of `linear` in plain C: the reference for the others,
- * which give the same bits. */
+ * which give the same bits. Its tiles are [groups][rows][columns], numbers of 16 bits when wide. */
 #include "device/cpu/cpu.h"
 
-void cpu_int8_unpack(unsigned char *to, const unsigned char *at, int bits, int n) {
-    for (int i = 0; i < n; i += 8, at += bits) {
-        uint64_t word = 0;
-        for (int b = 0; b < bits; b++)
-            word |= (uint64_t)at[b] << (8 * b);
-        for (int j = 0; j < 8; j++, word >>= bits)
-            to[i + j] = (unsigned char)(word & ((1u << bits) - 1));
-    }
-}
+enum { ROWS = 8, UNIT = CPU_PACK_COLS, LINE = 64, QUADS = 8, GROUP_MAX = 128 };
 
-/* Where column c of row r lies in a tile, in bytes. */
-static int64_t place(const struct cpu_int8_tile *t, int64_t c, int r, int bits) {
-    int64_t slot = c;
-    if (t->stride) {
-        if (bits == 4)
-            slot = (c & ~(int64_t)127) + (c & 1) * 64 + (c & 127) / 2;
-        return r * t->stride + slot;
-    }
-    if (bits == 4)
-        slot = (c & ~(int64_t)7) + (c & 1) * 4 + (c & 7) / 2;
-    return (slot / 4 * t->rows + r) * 4 + slot % 4;
-}
-
-static int64_t group_place(const struct cpu_int8_tile *t, int64_t g, int r, int group) {
-    return t->stride ? r * (t->stride / group) + g : g * t->rows + r;
+/* Where column c of row r lies in a tile. */
+static int64_t place(const struct cpu_int8_tile *t, int r, int64_t c, int group) {
+    return (c / group * t->rows + r) * group + c % group;
 }
 
 static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64_t cols, int group,
                      int bits) {
+    const float most = t->wide ? INT8_TOP_WIDE : INT8_TOP;
+    (void)bits;
     for (int64_t begin = 0; begin < cols; begin += group) {
         float top = 0, scale = 0, inverse = 0;
         bool finite = true;
@@ -41,85 +23,100 @@ static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64
         if (!finite) {
             scale = NAN;
         } else if (top >= 1e-30f) {
-            scale = top / 127.0f;
-            inverse = 127.0f / top;
+            scale = top / most;
+            inverse = most / top;
         }
         int sum = 0;
         for (int64_t i = begin; i < begin + group; i++) {
             /* To nearest even, as the others' conversion does: the sum has no digits left
              * behind the point. */
-            int q = finite ? (int)((x[i] * inverse + 0x1.8p23f) - 0x1.8p23f) : 0;
-            t->q[place(t, i, r, bits)] = (int8_t)q;
+            const int q = finite ? (int)((x[i] * inverse + 0x1.8p23f) - 0x1.8p23f) : 0;
+            if (t->wide)
+                ((int16_t *)(void *)t->q)[place(t, r, i, group)] = (int16_t)q;
+            else
+                t->q[place(t, r, i, group)] = (int8_t)q;
             sum += q;
         }
-        int64_t at = group_place(t, begin / group, r, group);
-        t->scale[at] = scale;
-        t->sum[at] = scale * (float)sum;
-    }
-    for (int64_t i = cols; i < t->stride; i++) {
-        int64_t at = group_place(t, i / group, r, group);
-        t->q[place(t, i, r, bits)] = 0;
-        t->scale[at] = t->sum[at] = 0;
+        t->scale[begin / group * t->rows + r] = scale;
+        t->sum[begin / group * t->rows + r] = scale * (float)sum;
     }
 }
 
-static void weave(struct cpu_woven *to, int panel, const struct cpu_matrix *m, int64_t row,
-                  int outs, int64_t begin, int n) {
-    unsigned char values[INT8_COLS];
-    for (int o = 0; o < outs; o++) {
-        const unsigned char *at = m->at + (row + o) * m->row_bytes + begin / 8 * m->bits;
-        const int64_t first = begin / m->group;
-        for (int g = 0; g < n / m->group; g++) {
-            to->scale[panel][g][o] = cpu_number_at(m->scales + (row + o) * m->scale_row_bytes,
-                                              m->scale_dtype, first + g);
-            to->bias[panel][g][o] = cpu_number_at(m->biases + (row + o) * m->scale_row_bytes,
-                                             m->scale_dtype, first + g);
-        }
-        const int bytes = m->bits == 4 ? n / 2 : n;
-        if (m->bits == 4)
-            memcpy(values, at, (size_t)bytes);
-        else
-            cpu_int8_unpack(values, at, m->bits, n);
-        for (int i = 0; i < bytes; i += 4)
-            memcpy(to->q[panel] + i * INT8_PANEL + 4 * o, values + i, 4);
-    }
+static void weave(unsigned char *to, const struct cpu_matrix *m, int64_t row, int rows,
+                  int64_t begin, int64_t n) {
+    cpu_pack_panel(to, m, m->bits == 4 ? 4 : 8, row, rows, begin, n);
 }
 
-/* The sum of a group that begins at column `begin` of a panel's out o and row r. */
-static int group_sum(const unsigned char *w, int o, const struct cpu_int8_tile *t, int r, int begin,
-                     int group, int bits) {
+/* `width` bits of 8 quads, 4 bytes each, from the lines of a plane: added above `shift`. */
+static const unsigned char *read_plane(unsigned char *quads, const unsigned char *lines, int width,
+                                       int shift) {
+    const int per_line = 8 / width;
+    for (int k = 0; k < QUADS; k++)
+        for (int c = 0; c < 4; c++)
+            quads[4 * k + c] |= (unsigned char)((lines[k / per_line * LINE + c]
+                                                 >> k % per_line * width & ((1 << width) - 1))
+                                                << shift);
+    return lines + width * LINE;
+}
+
+/* 32 values of a row, whose 4 bytes of the first line are given, in the order of columns. */
+static void read_unit(unsigned char *values, const unsigned char *lines, int bits) {
+    unsigned char quads[UNIT] = { 0 };
+    int shift = 0;
+    for (int width = 8; width > 0; width /= 2) {
+        if (!(bits & width))
+            continue;
+        lines = read_plane(quads, lines, width, shift);
+        shift += width;
+    }
+    for (int i = 0; i < UNIT; i++)
+        values[i] = quads[(i / 8 * 2 + i % 2) * 4 + i % 8 / 2];
+}
+
+static int sum_of(const unsigned char *v, const struct cpu_int8_tile *t, int64_t at, int group) {
+    const int16_t *wide = (const int16_t *)(const void *)t->q + at;
     int sum = 0;
-    for (int c = begin; c < begin + group; c++) {
-        int at = bits == 4 ? c / 2 : c;
-        int v = w[(at / 4 * INT8_PANEL + o) * 4 + at % 4];
-        if (bits == 4)
-            v = c & 1 ? v >> 4 : v & 15;
-        sum += v * t->q[place(t, c, r, bits)];
-    }
+    for (int c = 0; c < group && t->wide; c++)
+        sum += v[c] * wide[c];
+    for (int c = 0; c < group && !t->wide; c++)
+        sum += v[c] * t->q[at + c];
     return sum;
 }
 
-static void multiply(float *const *y, struct cpu_woven *w, const struct cpu_int8_tile *t,
-                     int n, int group, int bits, int outs, bool more) {
-    for (int r = 0; r < t->rows; r++) {
-        for (int i = 0; i < outs; i++) {
-            const int p = i / INT8_PANEL, o = i % INT8_PANEL;
-            float chain[INT8_CHAINS] = { 0 };
-            for (int g = 0; g < n / group; g++) {
-                float *f = &chain[g % INT8_CHAINS];
-                int64_t at = group_place(t, g, r, group);
-                int sum = group_sum(w->q[p], o, t, r, g * group, group, bits);
-                *f = fmaf(w->bias[p][g][o], t->sum[at], *f);
-                *f = fmaf(w->scale[p][g][o] * t->scale[at], (float)sum, *f);
-            }
-            for (int half = INT8_CHAINS / 2; half > 0; half /= 2)
-                for (int c = 0; c < half; c++)
-                    chain[c] += chain[c + half];
-            y[r][i] = more ? y[r][i] + chain[0] : chain[0];
+/* Row o of a panel times the tile. */
+static void multiply_row(float *y, const struct cpu_panels *w, const unsigned char *at, int o,
+                         const struct cpu_int8_tile *t) {
+    const int64_t size = w->scales == F32 ? 4 : 2;
+    for (int64_t g = 0; g < w->groups; g++) {
+        const float s = cpu_number_at(at, w->scales, o);
+        const float b = cpu_number_at(at + QUANT_PANEL * size, w->scales, o);
+        const unsigned char *lines = at + 2 * QUANT_PANEL * size + 4 * o;
+        unsigned char v[GROUP_MAX];
+        for (int c = 0; c < w->group; c += UNIT)
+            read_unit(v + c, lines + c / UNIT * w->bits * LINE, w->bits);
+        for (int r = 0; r < t->rows; r++) {
+            const int64_t i = g * t->rows + r;
+            const int sum = sum_of(v, t, i * w->group, w->group);
+            y[r] = fmaf(b, t->sum[i], y[r]);
+            y[r] = fmaf(s * t->scale[i], (float)sum, y[r]);
         }
+        at += cpu_pack_group_bytes(w->bits, w->group, w->scales);
+    }
+}
+
+static void multiply(float *const *y, const struct cpu_panels *w, const struct cpu_int8_tile *t,
+                     bool more) {
+    for (int o = 0; o < w->outs; o++) {
+        float sums[ROWS];
+        for (int r = 0; r < t->rows; r++)
+            sums[r] = more ? y[r][o] : 0;
+        multiply_row(sums, w, w->at + o / QUANT_PANEL * w->stride, o % QUANT_PANEL, t);
+        for (int r = 0; r < t->rows; r++)
+            y[r][o] = sums[r];
     }
 }
 
 const struct cpu_int8_kernels cpu_int8_generic = {
+    .rows = ROWS, .rows_wide = ROWS, .panels = 1,
     .quantize = quantize, .weave = weave, .multiply = multiply,
 };

@@ -1,0 +1,329 @@
+/* linear_int8_avx2.c - the int8 kernels of `linear` for AVX2: a register holds 4 columns of 8 of
+ * the 16 rows of a panel. Products of bytes are added up in 16 bits as often as cannot overflow,
+ * then in 32.
+ *
+ * Functions marked INLINE are templates: called with constants, they become the loop for one
+ * format. A tile is [columns / 4][rows][4]; wide, [columns / 4][rows][2][2] numbers of 16 bits,
+ * the first and third of 4 columns before the second and fourth. */
+#if defined __x86_64__
+#include "device/cpu/linear.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+enum { LINE = 64, HALVES = 2, HALF = 32, ROWS = 4, ROWS_WIDE = 4, QUADS = 8, UNIT = CPU_PACK_COLS };
+
+typedef unsigned char byte;
+
+INLINE __m256i load(const void *at) {
+    return _mm256_loadu_si256((const __m256i *)at);
+}
+
+INLINE __m256i four_of(const void *at) {
+    int32_t four;
+    memcpy(&four, at, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+
+/* A sum in place, now: a compiler that puts the additions off keeps more products than there are
+ * registers. */
+INLINE __m256i add_16(__m256i a, __m256i b) {
+    a = _mm256_add_epi16(a, b);
+    __asm__("" : "+x"(a));
+    return a;
+}
+
+INLINE __m256i add_32(__m256i a, __m256i b) {
+    a = _mm256_add_epi32(a, b);
+    __asm__("" : "+x"(a));
+    return a;
+}
+
+/* 8 columns of row r from column i, which are two quads. */
+INLINE void store_8(const struct cpu_int8_tile *t, int r, int64_t i, __m256i q) {
+    const __m256i spread = _mm256_permutevar8x32_epi32(q, _mm256_set_epi32(7, 5, 3, 1, 6, 4, 2, 0));
+    const int size = t->wide ? 8 : 4;
+    const __m128i q16 = _mm_packs_epi32(_mm256_castsi256_si128(spread),
+                                        _mm256_extracti128_si256(spread, 1));
+    byte *to = (byte *)t->q + (i / 4 * t->rows + r) * size, *next = to + (int64_t)t->rows * size;
+    if (t->wide) {                   /* 0 4 2 6 1 5 3 7: in each quad the first and the third */
+        const __m128i pairs = _mm_shuffle_epi8(q16, _mm_set_epi8(15, 14, 11, 10, 13, 12, 9, 8,
+                                                                 7, 6, 3, 2, 5, 4, 1, 0));
+        _mm_storel_epi64((__m128i *)(void *)to, pairs);
+        _mm_storel_epi64((__m128i *)(void *)next, _mm_unpackhi_epi64(pairs, pairs));
+    } else {
+        const __m128i q8 = _mm_packs_epi16(q16, q16);
+        const int32_t first = _mm_cvtsi128_si32(q8), second = _mm_extract_epi32(q8, 1);
+        memcpy(to, &first, sizeof first);
+        memcpy(next, &second, sizeof second);
+    }
+}
+
+INLINE int32_t sum_8(__m256i v) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+
+INLINE uint32_t max_8(__m256i v) {
+    __m128i m = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1)));
+}
+
+/* Magnitudes are compared as whole numbers, where a NaN is larger than all. */
+static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64_t cols, int group,
+                     int bits) {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    const float most = t->wide ? INT8_TOP_WIDE : INT8_TOP;
+    (void)bits;
+    for (int64_t begin = 0; begin < cols; begin += group) {
+        __m256i largest = _mm256_setzero_si256(), sum = largest;
+        for (int i = 0; i < group; i += 8)
+            largest = _mm256_max_epu32(largest, _mm256_and_si256(load(x + begin + i), magnitude));
+        const uint32_t pattern = max_8(largest);
+        float top;
+        memcpy(&top, &pattern, sizeof top);
+        const bool finite = pattern < 0x7f800000, usable = finite && top >= 1e-30f;
+        const float scale = usable ? top / most : finite ? 0.0f : __builtin_nanf("");
+        const __m256 inverse = _mm256_set1_ps(usable ? most / top : 0.0f);
+        const __m256 keep = _mm256_castsi256_ps(_mm256_set1_epi32(usable ? -1 : 0));
+        for (int i = 0; i < group; i += 8) {
+            const __m256 v = _mm256_and_ps(_mm256_loadu_ps(x + begin + i), keep);
+            const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(v, inverse));
+            sum = _mm256_add_epi32(sum, q);
+            store_8(t, r, begin + i, q);
+        }
+        t->scale[begin / group * t->rows + r] = scale;
+        t->sum[begin / group * t->rows + r] = scale * (float)sum_8(sum);
+    }
+}
+
+/* Some bits of every byte, moved from bit `from` to bit `to`. */
+INLINE __m256i field(__m256i v, int from, int to, int width) {
+    if (from > to)
+        v = _mm256_srli_epi16(v, from - to);
+    else if (from < to)
+        v = _mm256_slli_epi16(v, to - from);
+    return _mm256_and_si256(v, _mm256_set1_epi8((char)(((1 << width) - 1) << to)));
+}
+
+/* Quad k of the lines of 32 columns, 8 rows: pack.h says where its planes lie. */
+INLINE __m256i quad(int bits, const byte *lines, int k) {
+    if (bits == 8)
+        return load(lines + k * LINE);
+    const __m256i low = bits & 4 ? field(load(lines + k / 2 * LINE), k % 2 * 4, 0, 4)
+                                 : field(load(lines + k / 4 * LINE), k % 4 * 2, 0, 2);
+    switch (bits) {
+    case 3: return _mm256_or_si256(low, field(load(lines + 2 * LINE), k, 2, 1));
+    case 5: return _mm256_or_si256(low, field(load(lines + 4 * LINE), k, 4, 1));
+    case 6: return _mm256_or_si256(low, field(load(lines + (4 + k / 4) * LINE), k % 4 * 2, 4, 2));
+    default: return low;
+    }
+}
+
+/* The sums of one group for 16 rows of w. `run` quads are added in 16 bits: 2 * 127 * (2^bits - 1)
+ * * run is less than 2^15. Bytes are woven values of at most 6 bits. */
+INLINE void group_sums(int bits, int rows, __m256i sum[HALVES][ROWS], const byte *lines,
+                       const int8_t *x, int units) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    const int run = bits <= 4 ? 8 : bits == 5 ? 4 : 2;
+    UNROLL for (int r = 0; r < rows; r++)
+        sum[0][r] = sum[1][r] = _mm256_setzero_si256();
+    for (int u = 0; u < units; u++) {
+        UNROLL for (int k = 0; k < QUADS; k += run) {
+            __m256i a[HALVES][ROWS];
+            UNROLL for (int j = 0; j < run; j++) {
+                const __m256i v[] = { quad(bits, lines, k + j), quad(bits, lines + HALF, k + j) };
+                UNROLL for (int r = 0; r < rows; r++) {
+                    const __m256i xv = four_of(x + 4 * ((k + j) * rows + r));
+                    UNROLL for (int h = 0; h < HALVES; h++) {
+                        const __m256i p = _mm256_maddubs_epi16(v[h], xv);
+                        a[h][r] = j ? add_16(a[h][r], p) : p;
+                    }
+                }
+            }
+            UNROLL for (int r = 0; r < rows; r++)
+                UNROLL for (int h = 0; h < HALVES; h++)
+                    sum[h][r] = add_32(sum[h][r], _mm256_madd_epi16(a[h][r], ones));
+        }
+        lines += bits * LINE;
+        x += UNIT * rows;
+    }
+}
+
+/* The same for wide rows: bytes become 16 bits, even ones and odd ones apart. */
+INLINE void group_sums_wide(int bits, int rows, __m256i sum[HALVES][ROWS], const byte *lines,
+                            const int8_t *x, int units) {
+    const __m256i low = _mm256_set1_epi16(0xff);
+    UNROLL for (int r = 0; r < rows; r++)
+        sum[0][r] = sum[1][r] = _mm256_setzero_si256();
+    for (int u = 0; u < units; u++) {
+        UNROLL for (int k = 0; k < QUADS; k++) {
+            UNROLL for (int h = 0; h < HALVES; h++) {
+                const __m256i v = quad(bits, lines + h * HALF, k);
+                const __m256i even = _mm256_and_si256(v, low), odd = _mm256_srli_epi16(v, 8);
+                UNROLL for (int r = 0; r < rows; r++) {
+                    const int8_t *at = x + 8 * (k * rows + r);
+                    sum[h][r] = add_32(sum[h][r], _mm256_madd_epi16(even, four_of(at)));
+                    sum[h][r] = add_32(sum[h][r], _mm256_madd_epi16(odd, four_of(at + 4)));
+                }
+            }
+        }
+        lines += bits * LINE;
+        x += 2 * UNIT * rows;
+    }
+}
+
+/* 8 scales. */
+INLINE __m256 scales_8(enum dtype dtype, const byte *at) {
+    if (dtype == F32)
+        return _mm256_loadu_ps((const float *)(const void *)at);
+    const __m128i half = _mm_loadu_si128((const __m128i *)(const void *)at);
+    if (dtype == F16)
+        return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+/* One panel times a tile. */
+INLINE void multiply_panel(int bits, int rows, bool wide, float (*f)[QUANT_PANEL],
+                           const struct cpu_panels *w, const byte *at,
+                           const struct cpu_int8_tile *t, uintptr_t ahead) {
+    const int size = w->scales == F32 ? 4 : 2, units = w->group / UNIT;
+    const int8_t *x = t->q;
+    for (int g = 0; g < w->groups; g++) {
+        __m256i sum[HALVES][ROWS];
+        const byte *lines = at + 2 * QUANT_PANEL * size;
+        for (int i = 0; i < w->pace; i++, ahead += LINE)
+            _mm_prefetch((const char *)ahead, _MM_HINT_T0);
+        if (wide)
+            group_sums_wide(bits, rows, sum, lines, x, units);
+        else
+            group_sums(bits, rows, sum, lines, x, units);
+        UNROLL for (int h = 0; h < HALVES; h++) {
+            const byte *half = at + h * 8 * size;
+            const __m256 s = scales_8(w->scales, half);
+            const __m256 b = scales_8(w->scales, half + QUANT_PANEL * size);
+            UNROLL for (int r = 0; r < rows; r++) {
+                const __m256 xs = _mm256_set1_ps(t->scale[g * rows + r]);
+                __m256 y = _mm256_load_ps(f[r] + 8 * h);
+                y = _mm256_fmadd_ps(b, _mm256_set1_ps(t->sum[g * rows + r]), y);
+                y = _mm256_fmadd_ps(_mm256_mul_ps(s, xs), _mm256_cvtepi32_ps(sum[h][r]), y);
+                _mm256_store_ps(f[r] + 8 * h, y);
+            }
+        }
+        at = lines + units * bits * LINE;
+        x += w->group * rows * (wide ? 2 : 1);
+    }
+}
+
+typedef void panel_times(float (*)[QUANT_PANEL], const struct cpu_panels *, const byte *,
+                         const struct cpu_int8_tile *, uintptr_t);
+
+#define PANEL(bits, rows, wide)                                                                    \
+    static void panel_##bits##_##rows##_##wide(float (*f)[QUANT_PANEL],                            \
+                                               const struct cpu_panels *w, const byte *at,         \
+                                               const struct cpu_int8_tile *t, uintptr_t ahead) {   \
+        multiply_panel(bits, rows, wide, f, w, at, t, ahead);                                      \
+    }
+#define PANELS(bits)                                                                               \
+    PANEL(bits, 1, 0) PANEL(bits, 2, 0) PANEL(bits, 3, 0) PANEL(bits, 4, 0)                        \
+    PANEL(bits, 1, 1) PANEL(bits, 2, 1) PANEL(bits, 3, 1) PANEL(bits, 4, 1)
+PANELS(2)
+PANELS(3)
+PANELS(4)
+PANELS(5)
+PANELS(6)
+PANELS(8)
+
+#define ROW(bits)                                                                                  \
+    [bits] = { { panel_##bits##_1_0, panel_##bits##_2_0, panel_##bits##_3_0, panel_##bits##_4_0 }, \
+               { panel_##bits##_1_1, panel_##bits##_2_1, panel_##bits##_3_1, panel_##bits##_4_1 } }
+static panel_times *const panels[9][2][ROWS] = { ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(8) };
+
+static void multiply(float *const *y, const struct cpu_panels *w, const struct cpu_int8_tile *t,
+                     bool more) {
+    for (int p = 0; p * QUANT_PANEL < w->outs; p++) {
+        _Alignas(32) float f[ROWS][QUANT_PANEL];
+        const int begin = p * QUANT_PANEL;
+        const size_t bytes = (size_t)MIN(QUANT_PANEL, w->outs - begin) * sizeof **f;
+        memset(f, 0, sizeof f);
+        for (int r = 0; r < t->rows && more; r++)
+            memcpy(f[r], y[r] + begin, bytes);
+        panels[w->bits][t->wide][t->rows - 1](
+            f, w, w->at + p * w->stride, t, w->ahead + (uintptr_t)(p * w->pace * w->groups * LINE));
+        for (int r = 0; r < t->rows; r++)
+            memcpy(y[r] + begin, f[r], bytes);
+    }
+}
+
+/* 16 bytes of 8 rows, as 4 registers of 4 bytes of each row. */
+INLINE void weave_half(__m256i to[4], const byte *const *at, int64_t skip) {
+    __m256i z[4];
+#define PART(i) _mm_loadu_si128((const __m128i *)(const void *)(at[i] + skip))
+    UNROLL for (int j = 0; j < 4; j++)
+        z[j] = _mm256_inserti128_si256(_mm256_castsi128_si256(PART(j)), PART(4 + j), 1);
+#undef PART
+    const __m256i low0 = _mm256_unpacklo_epi32(z[0], z[1]), low1 = _mm256_unpacklo_epi32(z[2], z[3]);
+    const __m256i high0 = _mm256_unpackhi_epi32(z[0], z[1]);
+    const __m256i high1 = _mm256_unpackhi_epi32(z[2], z[3]);
+    to[0] = _mm256_unpacklo_epi64(low0, low1);
+    to[1] = _mm256_unpackhi_epi64(low0, low1);
+    to[2] = _mm256_unpacklo_epi64(high0, high1);
+    to[3] = _mm256_unpackhi_epi64(high0, high1);
+}
+
+/* n columns of 4 bits, a multiple of 32: `bytes` bytes of 16 rows to lines. */
+INLINE void weave_nibbles(byte *to, const byte *const *at, int64_t skip, int bytes) {
+    for (int i = 0; i < bytes; i += 16) {
+        UNROLL for (int h = 0; h < HALVES; h++) {
+            __m256i v[4];
+            weave_half(v, at + 8 * h, skip + i);
+            UNROLL for (int j = 0; j < 4; j++)
+                _mm256_storeu_si256((__m256i *)(void *)(to + (i / 4 + j) * LINE + h * HALF), v[j]);
+        }
+    }
+}
+
+INLINE void weave_scales(byte *to, const byte *const *at, int64_t skip, int size) {
+    UNROLL for (int r = 0; r < QUANT_PANEL; r++)
+        memcpy(to + r * size, at[r] + skip, (size_t)size);
+}
+
+/* A row past the last is the last once more. */
+void cpu_int8_weave_avx2(byte *to, const struct cpu_matrix *m, int64_t row, int rows,
+                         int64_t begin, int64_t n) {
+    const byte *at[QUANT_PANEL], *scales[QUANT_PANEL], *biases[QUANT_PANEL];
+    const int size = m->scale_dtype == F32 ? 4 : 2;
+    if (m->bits != 4) {
+        cpu_pack_panel(to, m, 8, row, rows, begin, n);
+        return;
+    }
+    for (int r = 0; r < QUANT_PANEL; r++) {
+        const int64_t i = row + MIN(r, rows - 1);
+        at[r] = m->at + i * m->row_bytes;
+        scales[r] = m->scales + i * m->scale_row_bytes;
+        biases[r] = m->biases + i * m->scale_row_bytes;
+    }
+    for (int64_t c = begin; c < begin + n; c += m->group) {
+        const int64_t skip = c / m->group * size;
+        weave_scales(to, scales, skip, size);
+        weave_scales(to + QUANT_PANEL * size, biases, skip, size);
+        to += 2 * QUANT_PANEL * size;
+        weave_nibbles(to, at, c / 2, m->group / 2);
+        to += m->group / 2 * QUANT_PANEL;
+        if (c % 128 == 0)            /* a line of each row: the next panel's */
+            for (int r = 0; r < QUANT_PANEL; r++)
+                _mm_prefetch((const char *)(at[r] + c / 2 + QUANT_PANEL * m->row_bytes),
+                             _MM_HINT_T1);
+    }
+}
+
+const struct cpu_int8_kernels cpu_int8_avx2 = {
+    .rows = ROWS, .rows_wide = ROWS_WIDE, .panels = 1,
+    .quantize = quantize, .weave = cpu_int8_weave_avx2, .multiply = multiply,
+};
+#endif
