@@ -83,7 +83,7 @@ static bool sync(struct device *dev, struct err *err) {
 static void linear(struct device *dev, struct tensor *y, const struct linear *w,
                    const struct tensor *x) {
     const struct cpu *cpu = cpu_of(dev);
-    cpu_linear(cpu->pool, cpu->kernels, cpu_scratch_for(cpu, w), y, w, x);
+    cpu_linear(cpu->pool, cpu->kernels, cpu_scratch(cpu), y, w, x);
 }
 
 const struct device_ops device_cpu = {

@@ -22,11 +22,9 @@ static inline struct cpu *cpu_of(const struct device *d) {
     return d->impl;
 }
 
-/* For a product with w; NULL: in F32. Weights of 8 bits are where a checkpoint wants precision,
- * most often in its head: rounding their rows changes too many choices. */
-static inline const struct cpu_scratch *cpu_scratch_for(const struct cpu *cpu,
-                                                        const struct linear *w) {
-    return cpu->scratch.at && w->w.quant.bits < 8 ? &cpu->scratch : NULL;
+/* Where products round their rows; NULL: they are computed in F32. */
+static inline const struct cpu_scratch *cpu_scratch(const struct cpu *cpu) {
+    return cpu->scratch.at ? &cpu->scratch : NULL;
 }
 
 /* Row r (and head h) of an activation view. */

@@ -115,7 +115,7 @@ static struct order sort_pairs(const struct expert_args *a, int64_t rows, int64_
 
 static void run_linear(struct cpu *cpu, const struct linear *w, const struct cpu_rows *rows,
                        int64_t begin, int64_t end) {
-    cpu_linear_rows(cpu->pool, cpu->kernels, cpu_scratch_for(cpu, w), w, rows, begin, end);
+    cpu_linear_rows(cpu->pool, cpu->kernels, cpu_scratch(cpu), w, rows, begin, end);
 }
 
 /* hidden row of a pair: gate (and act(gate) up), up, output. */

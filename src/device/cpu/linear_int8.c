@@ -92,7 +92,8 @@ static void run_tiles(const struct int8_job *o, struct cpu_panels *w, int64_t ou
                       uintptr_t next, int64_t next_bytes) {
     const struct cpu_job *j = o->job;
     const int64_t tiles = n_tiles(o), lines = (next_bytes + LINE - 1) / LINE;
-    w->pace = tiles > AHEAD_TILES ? 0 : (int)((lines + w->groups * tiles - 1) / (w->groups * tiles));
+    const int64_t times = w->groups * tiles;
+    w->pace = tiles > AHEAD_TILES ? 0 : (int)((lines + times - 1) / times);
     for (int64_t i = 0; i < tiles; i++) {
         struct cpu_int8_tile t = tile_at(o, i);
         float *y[INT8_ROWS];

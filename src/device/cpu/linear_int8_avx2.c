@@ -267,7 +267,8 @@ INLINE void weave_half(__m256i to[4], const byte *const *at, int64_t skip) {
     UNROLL for (int j = 0; j < 4; j++)
         z[j] = _mm256_inserti128_si256(_mm256_castsi128_si256(PART(j)), PART(4 + j), 1);
 #undef PART
-    const __m256i low0 = _mm256_unpacklo_epi32(z[0], z[1]), low1 = _mm256_unpacklo_epi32(z[2], z[3]);
+    const __m256i low0 = _mm256_unpacklo_epi32(z[0], z[1]);
+    const __m256i low1 = _mm256_unpacklo_epi32(z[2], z[3]);
     const __m256i high0 = _mm256_unpackhi_epi32(z[0], z[1]);
     const __m256i high1 = _mm256_unpackhi_epi32(z[2], z[3]);
     to[0] = _mm256_unpacklo_epi64(low0, low1);
