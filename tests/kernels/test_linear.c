@@ -3,6 +3,7 @@
 #include "device/cpu/isa.h"
 #include "device/cpu/linear.h"
 #include "device/cpu/pack.h"
+#include "device/small_float.h"
 
 #include <math.h>
 #include <setjmp.h>
