@@ -82,7 +82,7 @@ ifeq ($(SAN),)
 $(BUILD)/src/device/cpu/%.o: HARDEN := -fstack-protector-strong -fno-strict-aliasing
 endif
 ifeq ($(MACHINE),x86_64)
-$(BUILD)/%_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c $(KERNEL_OPT)
+$(BUILD)/%_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c -mbmi2 $(KERNEL_OPT)
 $(BUILD)/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni \
                                -mfma -mf16c $(KERNEL_OPT)
 endif

@@ -20,6 +20,7 @@ static bool always(void) {
 static bool has_avx2(void) {
     unsigned a, b, c, d;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+        && __builtin_cpu_supports("bmi2")
         && __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
 }
 

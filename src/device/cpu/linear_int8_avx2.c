@@ -42,23 +42,36 @@ INLINE __m256i add_32(__m256i a, __m256i b) {
     return a;
 }
 
-/* 8 columns of row r from column i, which are two quads. */
-INLINE void store_8(const struct cpu_int8_tile *t, int r, int64_t i, __m256i q) {
-    const __m256i spread = _mm256_permutevar8x32_epi32(q, _mm256_set_epi32(7, 5, 3, 1, 6, 4, 2, 0));
-    const int size = t->wide ? 8 : 4;
-    const __m128i q16 = _mm_packs_epi32(_mm256_castsi256_si128(spread),
-                                        _mm256_extracti128_si256(spread, 1));
-    byte *to = (byte *)t->q + (i / 4 * t->rows + r) * size, *next = to + (int64_t)t->rows * size;
-    if (t->wide) {                   /* 0 4 2 6 1 5 3 7: in each quad the first and the third */
-        const __m128i pairs = _mm_shuffle_epi8(q16, _mm_set_epi8(15, 14, 11, 10, 13, 12, 9, 8,
-                                                                 7, 6, 3, 2, 5, 4, 1, 0));
-        _mm_storel_epi64((__m128i *)(void *)to, pairs);
-        _mm_storel_epi64((__m128i *)(void *)next, _mm_unpackhi_epi64(pairs, pairs));
-    } else {
-        const __m128i q8 = _mm_packs_epi16(q16, q16);
-        const int32_t first = _mm_cvtsi128_si32(q8), second = _mm_extract_epi32(q8, 1);
-        memcpy(to, &first, sizeof first);
-        memcpy(next, &second, sizeof second);
+/* 32 columns of row r from column i, which are 8 quads. */
+INLINE void store_32(const struct cpu_int8_tile *t, int r, int64_t i, const __m256i q[4]) {
+    const __m256i octets = _mm256_broadcastsi128_si256(
+        _mm_set_epi8(15, 13, 11, 9, 14, 12, 10, 8, 7, 5, 3, 1, 6, 4, 2, 0));
+    const __m256i v = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]),
+                                         _mm256_packs_epi32(q[2], q[3]));
+    const __m256i quads = _mm256_shuffle_epi8(
+        _mm256_permutevar8x32_epi32(v, _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0)), octets);
+    byte *to = (byte *)t->q + (i / 4 * t->rows + r) * 4;
+    if (t->rows == 1) {
+        _mm256_storeu_si256((__m256i *)(void *)to, quads);
+        return;
+    }
+    int32_t four[QUADS];
+    _mm256_storeu_si256((__m256i *)(void *)four, quads);
+    UNROLL for (int k = 0; k < QUADS; k++)
+        memcpy(to + 4 * k * t->rows, &four[k], sizeof four[k]);
+}
+
+/* The same of 16 bits: 0 4 2 6 1 5 3 7 of each octet, in each quad the first and the third. */
+INLINE void store_32_wide(const struct cpu_int8_tile *t, int r, int64_t i, const __m256i q[4]) {
+    const __m256i pairs = _mm256_broadcastsi128_si256(
+        _mm_set_epi8(15, 14, 7, 6, 11, 10, 3, 2, 13, 12, 5, 4, 9, 8, 1, 0));
+    byte *to = (byte *)t->q + (i / 4 * t->rows + r) * 8;
+    UNROLL for (int j = 0; j < 4; j += 2, to += 32 * t->rows) {
+        const __m256i v = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[j], q[j + 1]), 0xd8);
+        int64_t four[QUADS / 2];
+        _mm256_storeu_si256((__m256i *)(void *)four, _mm256_shuffle_epi8(v, pairs));
+        UNROLL for (int k = 0; k < QUADS / 2; k++)
+            memcpy(to + 8 * k * t->rows, &four[k], sizeof four[k]);
     }
 }
 
@@ -91,11 +104,17 @@ static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64
         const float scale = usable ? top / most : finite ? 0.0f : __builtin_nanf("");
         const __m256 inverse = _mm256_set1_ps(usable ? most / top : 0.0f);
         const __m256 keep = _mm256_castsi256_ps(_mm256_set1_epi32(usable ? -1 : 0));
-        for (int i = 0; i < group; i += 8) {
-            const __m256 v = _mm256_and_ps(_mm256_loadu_ps(x + begin + i), keep);
-            const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(v, inverse));
-            sum = _mm256_add_epi32(sum, q);
-            store_8(t, r, begin + i, q);
+        for (int i = 0; i < group; i += UNIT) {
+            __m256i q[4];
+            UNROLL for (int j = 0; j < 4; j++) {
+                const __m256 v = _mm256_and_ps(_mm256_loadu_ps(x + begin + i + 8 * j), keep);
+                q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(v, inverse));
+                sum = _mm256_add_epi32(sum, q[j]);
+            }
+            if (t->wide)
+                store_32_wide(t, r, begin + i, q);
+            else
+                store_32(t, r, begin + i, q);
         }
         t->scale[begin / group * t->rows + r] = scale;
         t->sum[begin / group * t->rows + r] = scale * (float)sum_8(sum);
@@ -277,7 +296,7 @@ INLINE void weave_half(__m256i to[4], const byte *const *at, int64_t skip) {
     to[3] = _mm256_unpackhi_epi64(high0, high1);
 }
 
-/* n columns of 4 bits, a multiple of 32: `bytes` bytes of 16 rows to lines. */
+/* Columns of 4 bits, a multiple of 32: `bytes` bytes of 16 rows to lines. */
 INLINE void weave_nibbles(byte *to, const byte *const *at, int64_t skip, int bytes) {
     for (int i = 0; i < bytes; i += 16) {
         UNROLL for (int h = 0; h < HALVES; h++) {
@@ -286,6 +305,37 @@ INLINE void weave_nibbles(byte *to, const byte *const *at, int64_t skip, int byt
             UNROLL for (int j = 0; j < 4; j++)
                 _mm256_storeu_si256((__m256i *)(void *)(to + (i / 4 + j) * LINE + h * HALF), v[j]);
         }
+    }
+}
+
+/* n columns of other widths, 16 at a time: bytes of 16 rows to lines. */
+INLINE void weave_bytes(byte *to, const byte *const *at, int64_t skip, int bits, int n) {
+    const __m128i octets = _mm_set_epi8(15, 13, 11, 9, 14, 12, 10, 8, 7, 5, 3, 1, 6, 4, 2, 0);
+    const uint64_t mask = 0x0101010101010101 * ((1u << bits) - 1);
+    for (int r = 0; r < QUANT_PANEL; r++) {
+        const byte *from = at[r] + skip;
+        for (int i = 0; i < n; i += 16, from += 2 * bits) {
+            uint64_t word[2] = { 0 };
+            int32_t four[4];
+            memcpy(&word[0], from, (size_t)bits);
+            memcpy(&word[1], from + bits, (size_t)bits);
+            const __m128i v = _mm_set_epi64x((long long)_pdep_u64(word[1], mask),
+                                             (long long)_pdep_u64(word[0], mask));
+            _mm_storeu_si128((__m128i *)(void *)four, _mm_shuffle_epi8(v, octets));
+            UNROLL for (int k = 0; k < 4; k++)
+                memcpy(to + (i / 4 + k) * LINE + 4 * r, &four[k], sizeof four[k]);
+        }
+    }
+}
+
+static void weave_values(byte *to, const byte *const *at, int64_t skip, int bits, int n) {
+    switch (bits) {
+    case 2: weave_bytes(to, at, skip, 2, n); break;
+    case 3: weave_bytes(to, at, skip, 3, n); break;
+    case 4: weave_nibbles(to, at, skip, n / 2); break;
+    case 5: weave_bytes(to, at, skip, 5, n); break;
+    case 6: weave_bytes(to, at, skip, 6, n); break;
+    default: weave_bytes(to, at, skip, 8, n); break;
     }
 }
 
@@ -299,10 +349,6 @@ void cpu_int8_weave_avx2(byte *to, const struct cpu_matrix *m, int64_t row, int 
                          int64_t begin, int64_t n) {
     const byte *at[QUANT_PANEL], *scales[QUANT_PANEL], *biases[QUANT_PANEL];
     const int size = m->scale_dtype == F32 ? 4 : 2;
-    if (m->bits != 4) {
-        cpu_pack_panel(to, m, 8, row, rows, begin, n);
-        return;
-    }
     for (int r = 0; r < QUANT_PANEL; r++) {
         const int64_t i = row + MIN(r, rows - 1);
         at[r] = m->at + i * m->row_bytes;
@@ -314,12 +360,13 @@ void cpu_int8_weave_avx2(byte *to, const struct cpu_matrix *m, int64_t row, int 
         weave_scales(to, scales, skip, size);
         weave_scales(to + QUANT_PANEL * size, biases, skip, size);
         to += 2 * QUANT_PANEL * size;
-        weave_nibbles(to, at, c / 2, m->group / 2);
-        to += m->group / 2 * QUANT_PANEL;
-        if (c % 128 == 0)            /* a line of each row: the next panel's */
+        weave_values(to, at, c / 8 * m->bits, m->bits, m->group);
+        to += (int64_t)m->group * QUANT_PANEL / (m->bits == 4 ? 2 : 1);
+        if (c % 128 == 0)            /* some lines of each row: the next panel's */
             for (int r = 0; r < QUANT_PANEL; r++)
-                _mm_prefetch((const char *)(at[r] + c / 2 + QUANT_PANEL * m->row_bytes),
-                             _MM_HINT_T1);
+                for (int i = 0; i < 16 * m->bits; i += LINE)
+                    _mm_prefetch((const char *)(at[r] + c / 8 * m->bits + i
+                                                + QUANT_PANEL * m->row_bytes), _MM_HINT_T1);
     }
 }
 
