@@ -2,25 +2,12 @@
  * fixed length, a block for each row, split and group of heads that read the same keys; a second
  * kernel merges the splits in order.
  * Where a split begins depends on the position alone, so a row's sums do too. */
-#include "device/cuda/cuda.h"
+#include "device/cuda/attention.h"
 
 enum { THREADS = 128, WARPS = THREADS / 32, SPLIT = 128, GROUP = 8 };
 
 __device__ static inline char *page_at(const struct kv_view &kv, int seq, int page) {
     return (char *)kv.pages + (size_t)kv.table[(int64_t)seq * kv.pages_max + page] * kv.page_bytes;
-}
-
-__device__ static inline int first_visible(const struct attend &a, int pos) {
-    int low = 0;
-    if (a.window && pos + 1 > a.window) low = pos + 1 - a.window;
-    if (a.chunk) low = MAX(low, pos / a.chunk * a.chunk);
-    return low;
-}
-
-/* What a split leaves: the largest score, the sum of weights, and the weighted values. */
-__device__ static inline float *partial_at(float *partial, const struct attend &a, int64_t row,
-                                           int head, int split, int splits) {
-    return partial + ((row * a.heads + head) * splits + split) * (a.v_dim + 2);
 }
 
 /* Eight values of a cached row from value i, a multiple of 8; past the n there are, zeros. */
@@ -156,13 +143,12 @@ __global__ static void __launch_bounds__(THREADS) attend_split(
         if (h < heads) out[h] = partial_at(partial, a, blockIdx.x, head, split, gridDim.z);
     }
     const size_t bytes = BF ? 2 : 4, tokens = a.kv.page_tokens;
-    const size_t k_row = bytes * a.kv_heads * a.k_dim, v_row = bytes * a.kv_heads * a.v_dim;
     for (int i = threadIdx.x; i < n; i += THREADS) {
         const char *page = page_at(a.kv, rows.seq[row], (begin + i) / a.kv.page_tokens);
         const size_t t = (size_t)((begin + i) % a.kv.page_tokens);
-        s.key[i] = page + t * k_row + bytes * kv_head * a.k_dim;
-        s.value[i] = a.v_in_k ? s.key[i]
-                              : page + tokens * k_row + t * v_row + bytes * kv_head * a.v_dim;
+        s.key[i] = page + (kv_head * tokens + t) * bytes * a.k_dim;
+        s.value[i] = a.v_in_k ? s.key[i] : page + values_at(a, bytes) +
+                                           (kv_head * tokens + t) * bytes * a.v_dim;
     }
     __syncthreads();
     scores<BF, WHOLE, G>(&s, qs, q_row, n, a);
@@ -245,6 +231,10 @@ void cuda_attention(struct device *dev, struct tensor *y, const struct tensor *q
                     const struct attend *args) {
     struct cuda *c = cuda_of(dev);
     struct launch l = { c, *args, *q };
+    if (cuda_attention_mma(dev, y, q, args)) {
+        cuda_check(dev);
+        return;
+    }
     l.a.sinks = (const float *)cuda_there(dev, l.a.sinks);
     l.splits = blocks_of((int64_t)l.a.kv.pages_max * l.a.kv.page_tokens, SPLIT);
     const int64_t room = PARTIAL_FLOATS / ((int64_t)l.a.heads * l.splits * (l.a.v_dim + 2));
@@ -261,11 +251,10 @@ void cuda_attention(struct device *dev, struct tensor *y, const struct tensor *q
 
 __device__ static void store_row(char *to, const struct tensor &x, int64_t row,
                                  enum dtype dtype) {
-    const int64_t head = blockIdx.y, begin = head * x.shape[2];
-    const float *from = (const float *)x.at + row * x.stride[0] + head * x.stride[1];
+    const float *from = (const float *)x.at + row * x.stride[0] + blockIdx.y * x.stride[1];
     for (int c = threadIdx.x; c < x.shape[2]; c += THREADS) {
-        if (dtype == BF16) ((__nv_bfloat16 *)to)[begin + c] = __float2bfloat16_rn(from[c]);
-        else ((float *)to)[begin + c] = from[c];
+        if (dtype == BF16) ((__nv_bfloat16 *)to)[c] = __float2bfloat16_rn(from[c]);
+        else ((float *)to)[c] = from[c];
     }
 }
 
@@ -276,13 +265,11 @@ __global__ static void kv_store(struct attend a, struct rows rows, struct tensor
     const struct kv_view &kv = a.kv;
     const int64_t r = blockIdx.x;
     const size_t bytes = kv.dtype == BF16 ? 2 : 4;
-    const size_t k_row = (size_t)(a.kv_heads * a.k_dim) * bytes;
-    const size_t v_row = (size_t)(a.kv_heads * a.v_dim) * bytes;
     const int pos = rows.pos[r];
     char *page = page_at(kv, rows.seq[r], pos / kv.page_tokens);
-    const size_t at = (size_t)(pos % kv.page_tokens);
-    store_row(page + at * k_row, k, r, kv.dtype);
-    if (!a.v_in_k) store_row(page + kv.page_tokens * k_row + at * v_row, v, r, kv.dtype);
+    const size_t at = (size_t)(blockIdx.y * kv.page_tokens + pos % kv.page_tokens);
+    store_row(page + at * bytes * a.k_dim, k, r, kv.dtype);
+    if (!a.v_in_k) store_row(page + values_at(a, bytes) + at * bytes * a.v_dim, v, r, kv.dtype);
 }
 
 void cuda_kv_store(struct device *dev, const struct attend *a, const struct tensor *k,

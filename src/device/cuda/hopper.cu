@@ -18,15 +18,28 @@ static encode_fn *encoder(void) {
     return fn;
 }
 
+static bool map_of(CUtensorMap *map, const void *at, int rank, const cuuint64_t *size,
+                   const cuuint64_t *stride, int box_rows) {
+    const cuuint32_t box[3] = { 64, (cuuint32_t)box_rows, 1 }, step[3] = { 1, 1, 1 };
+    encode_fn *encode = encoder();
+    return encode && (uintptr_t)at % 16 == 0 && stride[0] % 16 == 0 &&
+           encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, (cuuint32_t)rank, (void *)(uintptr_t)at,
+                  size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                  CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
 bool cuda_tensor_map(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
                      int64_t row_bytes, int box_rows) {
     const cuuint64_t size[2] = { (cuuint64_t)cols, (cuuint64_t)rows };
     const cuuint64_t stride[1] = { (cuuint64_t)row_bytes };
-    const cuuint32_t box[2] = { 64, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
-    encode_fn *encode = encoder();
-    return encode && (uintptr_t)at % 16 == 0 && row_bytes % 16 == 0 &&
-           encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)at, size, stride,
-                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    return map_of(map, at, 2, size, stride, box_rows);
+}
+
+/* Page numbers come from the cache: there is no need to know how many there are. */
+bool cuda_page_map(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
+                   int64_t page_bytes, int box_rows) {
+    const cuuint64_t size[3] = { (cuuint64_t)cols, (cuuint64_t)rows, (cuuint64_t)1 << 24 };
+    const cuuint64_t stride[2] = { (cuuint64_t)cols * 2, (cuuint64_t)page_bytes };
+    return page_bytes % 16 == 0 && map_of(map, at, 3, size, stride, box_rows);
 }

@@ -1,6 +1,6 @@
 /* hopper.h - what only sm_90a has: products of a warpgroup (wgmma), copies by the tensor copy
  * engine (TMA) into shared memory, and the barriers on which they complete. Elsewhere these compile
- * to a trap: the host starts kernels that use them on such chips alone (`hopper` in struct cuda). */
+ * to a trap: the host starts such kernels on such chips alone (`hopper` of struct cuda). */
 #pragma once
 #include "device/cuda/cuda.h"
 #include <cuda.h>
@@ -15,6 +15,9 @@
  * lies outside is zero. */
 bool cuda_tensor_map(CUtensorMap *, const void *at, int64_t rows, int64_t cols, int64_t row_bytes,
                      int box_rows);
+/* The same in pages: [pages, rows, cols], pages `page_bytes` apart. */
+bool cuda_page_map(CUtensorMap *, const void *at, int64_t rows, int64_t cols, int64_t page_bytes,
+                   int box_rows);
 
 __device__ static inline unsigned shared_at(const void *p) {
     return (unsigned)__cvta_generic_to_shared(p);
@@ -84,7 +87,15 @@ __device__ static inline void box_in(void *to, const CUtensorMap *from, int col,
         "r"(shared_at(b)) : "memory"));
 }
 
-/* The same to every block of the cluster in `mask`, at the same place of each. */
+__device__ static inline void page_in(void *to, const CUtensorMap *from, int col, int row,
+                                      int page, uint64_t *b) {
+    HOPPER_ONLY(asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        " [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared_at(to)), "l"(from), "r"(col), "r"(row),
+        "r"(page), "r"(shared_at(b)) : "memory"));
+}
+
+/* A box to every block of the cluster in `mask`, at the same place of each. */
 __device__ static inline void box_in_all(void *to, const CUtensorMap *from, int col, int row,
                                          uint64_t *b, unsigned short mask) {
     HOPPER_ONLY(asm volatile(

@@ -1,0 +1,92 @@
+/* attention.h - the ways in which the CUDA device attends, and the arithmetic two of them share.
+ *
+ *   attention.cu        any shape, F32 throughout: --compute f32, and what the others do not take.
+ *   attention_many.cu   bf16 on wgmma, tiles of rows of one sequence: prompts.
+ *   attention_few.cu    bf16 on mma, the heads of one row: decoding.
+ *
+ * The last two share every sum, so that a row's bits do not depend on which of them it meets. Keys
+ * are taken in blocks of 128 positions, cut where positions are multiples of that. Within a block:
+ * scores are chains of 16 dimensions after the other; weights are 2^(score - the block's largest);
+ * their sum is taken as add_weights says; they are rounded to bf16 and multiplied with values, 16
+ * positions after the other. Blocks are then folded in ascending order (fold_of). */
+#pragma once
+#include "device/cuda/cuda.h"
+
+enum { BLOCK = 128 };
+
+/* Pages: keys [kv_heads, page_tokens, k_dim], then values [kv_heads, page_tokens, v_dim]. */
+__device__ __host__ static inline size_t values_at(const struct attend &a, size_t bytes) {
+    return (size_t)a.kv_heads * (size_t)a.kv.page_tokens * (size_t)a.k_dim * bytes;
+}
+
+__device__ static inline int page_of(const struct kv_view &kv, int seq, int page) {
+    return kv.table[(int64_t)seq * kv.pages_max + page];
+}
+
+__device__ static inline int first_visible(const struct attend &a, int pos) {
+    int low = 0;
+    if (a.window && pos + 1 > a.window) low = pos + 1 - a.window;
+    if (a.chunk) low = MAX(low, pos / a.chunk * a.chunk);
+    return low;
+}
+
+/* Query head `i` of those that read kv_head. */
+__device__ static inline int head_of(const struct attend &a, int kv_head, int i) {
+    return a.tiled ? i * a.kv_heads + kv_head : kv_head * (a.heads / a.kv_heads) + i;
+}
+
+/* What a block leaves of a row and head: the largest score, the sum of weights, and the weighted
+ * values; `partial` has [row, head, block]. */
+__device__ static inline float *partial_at(float *partial, const struct attend &a, int64_t row,
+                                           int head, int block, int blocks) {
+    return partial + ((row * a.heads + head) * blocks + block) * (a.v_dim + 2);
+}
+
+static const float LOG2_E = 1.44269504f;
+
+__device__ static inline float power_of_2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* Scores as they are compared, and what they are multiplied with to be exponents of 2. */
+__device__ static inline float capped(const struct attend &a, float score) {
+    return a.softcap != 0 ? a.softcap * tanhf(score * a.scale / a.softcap) : score;
+}
+
+__device__ static inline float factor_of(const struct attend &a) {
+    return a.softcap != 0 ? LOG2_E : a.scale * LOG2_E;
+}
+
+/* The largest exponent, to be subtracted: 0 where nothing is visible. */
+__device__ static inline float finite(float max) { return max == -INFINITY ? 0 : max; }
+
+/* A lane's part of the sum of 32 positions: its two of every eight. */
+__device__ static inline float add_weights(float sum, float u, float v) { return sum + u + v; }
+
+/* How blocks are folded: what was and what comes are both multiplied. */
+struct fold { float max, before, now; };
+
+__device__ static inline struct fold fold_of(float max, float block_max) {
+    struct fold f = { fmaxf(max, block_max) };
+    f.before = power_of_2(max - finite(f.max));
+    f.now = power_of_2(block_max - finite(f.max));
+    return f;
+}
+
+__device__ static inline float folded(const struct fold &f, float before, float now) {
+    return fmaf(before, f.before, __fmul_rn(now, f.now));
+}
+
+/* An attention sink is one more block: a score without a value. */
+__device__ static inline struct fold fold_sink(const struct attend &a, int head, float max,
+                                               float *sum) {
+    const struct fold f = fold_of(max, a.sinks[head] * LOG2_E);
+    *sum = folded(f, *sum, 1.0f);
+    return f;
+}
+
+/* False, and nothing done: the chip, the cache's dtype or a dimension is none of theirs. */
+bool cuda_attention_mma(struct device *, struct tensor *y, const struct tensor *q,
+                        const struct attend *);

@@ -1,0 +1,328 @@
+/* attention_few.cu - attention of rows that stand alone, or nearly: a block of threads for a row, a
+ * kv head and 128 positions, so that long contexts are read by all multiprocessors. */
+#include "device/cuda/attention_mma.h"
+
+enum { THREADS = 128, WARPS = 4, HEADS = 16 };
+
+/* Rows of 64 bf16 as box_in leaves them, of keys and values; HALVES of 64 dimensions. */
+template <int HALVES> struct few_memory {
+    unsigned char k[HALVES][BLOCK * 128], v[HALVES][BLOCK * 128];
+    __nv_bfloat16 weight[HEADS][BLOCK + 8];
+    float max[WARPS][HEADS], sum[WARPS][HEADS][4];
+    uint64_t k_full, v_full;
+};
+
+__device__ static inline void matrices(unsigned r[4], const void *at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_at(at)) : "memory");
+}
+
+__device__ static inline void matrices_turned(unsigned r[4], const void *at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_at(at)) : "memory");
+}
+
+/* c[16, 8] += a[16, 16] b[16, 8]. */
+__device__ static inline void mma(float c[4], const unsigned a[4], unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},"
+        "{%8,%9},{%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* Which 16 bytes of a row hold its columns from 8 unit on. */
+__device__ static inline const unsigned char *unit_at(const unsigned char *rows, int row,
+                                                     int unit) {
+    return rows + row * 128 + ((unit ^ row) & 7) * 16;
+}
+
+/* What a block works on. */
+struct few_job {
+    int64_t row;
+    int kv_head, first_head, heads, begin, end, block, pos, seq;
+};
+
+/* Pages that hold a visible position; the rest of the memory keeps what it had. */
+template <int HALVES>
+__device__ static inline void few_fetch(struct few_memory<HALVES> *m, const struct few_job &j,
+                                        const struct attend &a, const struct kv_maps &maps) {
+    const int tokens = a.kv.page_tokens, first = j.begin / tokens, last = (j.end - 1) / tokens;
+    const unsigned bytes = (unsigned)((last - first + 1) * tokens * 128 * HALVES);
+    barrier_expect(&m->k_full, bytes);
+    barrier_expect(&m->v_full, bytes);
+    for (int i = first; i <= last; i++) {
+        const int page = page_of(a.kv, j.seq, i), at = (i * tokens - j.block * BLOCK) * 128;
+        for (int h = 0; h < HALVES; h++)
+            page_in(m->k[h] + at, &maps.k, 64 * h, j.kv_head * tokens, page, &m->k_full);
+        for (int h = 0; h < HALVES; h++)
+            page_in(m->v[h] + at, &maps.v, 64 * h, j.kv_head * tokens, page, &m->v_full);
+    }
+}
+
+/* Sixteen heads, 16 dimensions: what a lane holds of them, in bf16. */
+__device__ static inline void query(unsigned r[4], const struct tensor &q, const struct few_job &j,
+                                    const struct attend &a, int dim) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const int i = lane / 4 + k % 2 * 8, c = dim + 2 * (lane % 4) + k / 2 * 8;
+        float u = 0, v = 0;
+        if (i < j.heads && c < a.k_dim) {
+            const float *from = (const float *)q.at + j.row * q.stride[0] +
+                                head_of(a, j.kv_head, j.first_head + i) * q.stride[1] + c;
+            u = from[0];
+            v = from[1];
+        }
+        const __nv_bfloat162 both = __floats2bfloat162_rn(u, v);
+        r[k] = *(const unsigned *)&both;
+    }
+}
+
+/* A warp's 32 positions: score[n][k], of heads lane/4 and 8 more, as exponents before the largest
+ * is subtracted. */
+template <int HALVES>
+__device__ static inline void few_scores(float score[4][4], struct few_memory<HALVES> *m,
+                                         const unsigned (&q)[HALVES * 4][4],
+                                         const struct few_job &j, const struct attend &a) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+        const int key = warp * 32 + n * 8 + lane % 8;
+#pragma unroll
+        for (int h = 0; h < HALVES; h++)
+#pragma unroll
+            for (int s = 0; s < 4; s += 2) {
+                unsigned b[4];
+                matrices(b, unit_at(m->k[h], key, 2 * s + lane / 8));
+                mma(score[n], q[4 * h + s], b[0], b[1]);
+                mma(score[n], q[4 * h + s + 1], b[2], b[3]);
+            }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const int at = j.block * BLOCK + warp * 32 + n * 8 + 2 * (lane % 4) + k % 2;
+            score[n][k] = at < j.begin || at >= j.end ? -INFINITY : capped(a, score[n][k]);
+        }
+    }
+}
+
+/* The largest score of each head in the block, times the factor. */
+template <int HALVES>
+__device__ static inline void few_max(float max[2], struct few_memory<HALVES> *m,
+                                      const float score[4][4], float factor) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float x = -INFINITY;
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+            x = fmaxf(x, fmaxf(score[n][2 * r], score[n][2 * r + 1]));
+        x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+        x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+        if (lane % 4 == 0) m->max[warp][lane / 4 + 8 * r] = x;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int i = lane / 4 + 8 * r;
+        max[r] = fmaxf(fmaxf(m->max[0][i], m->max[1][i]), fmaxf(m->max[2][i], m->max[3][i])) *
+                 factor;
+    }
+}
+
+/* Scores become weights in shared memory, and lanes' parts of their sums. */
+template <int HALVES>
+__device__ static inline void few_weights(struct few_memory<HALVES> *m, const float score[4][4],
+                                          const float max[2], float factor) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int i = lane / 4 + 8 * r;
+        float sum = 0;
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            const float u = power_of_2(fmaf(score[n][2 * r], factor, -finite(max[r])));
+            const float v = power_of_2(fmaf(score[n][2 * r + 1], factor, -finite(max[r])));
+            sum = add_weights(sum, u, v);
+            *(__nv_bfloat162 *)&m->weight[i][warp * 32 + n * 8 + 2 * (lane % 4)] =
+                __floats2bfloat162_rn(u, v);
+        }
+        m->sum[warp][i][lane % 4] = sum;
+    }
+}
+
+/* Values of positions that are not visible may be anything: their weight is 0, but 0 times that
+ * need not be. */
+template <int HALVES>
+__device__ static inline void few_clear(struct few_memory<HALVES> *m, const struct few_job &j) {
+    const int begin = j.begin - j.block * BLOCK, end = j.end - j.block * BLOCK;
+    if (begin == 0 && end == BLOCK) return;
+    for (int i = threadIdx.x; i < BLOCK * 8; i += THREADS)
+        for (int h = 0; h < HALVES; h++)
+            if (i / 8 < begin || i / 8 >= end) ((uint4 *)m->v[h])[i] = make_uint4(0, 0, 0, 0);
+}
+
+/* A warp has every fourth eight of the values' columns. */
+template <int HALVES>
+__device__ static inline void few_values(float *partial, struct few_memory<HALVES> *m,
+                                         const struct few_job &j, const struct attend &a,
+                                         int64_t own, int blocks) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    unsigned p[BLOCK / 16][4];
+#pragma unroll
+    for (int s = 0; s < BLOCK / 16; s++)
+        matrices(p[s], &m->weight[lane % 16][16 * s + lane / 16 * 8]);
+    for (int n = warp; n < a.v_dim / 8; n += WARPS) {
+        float sum[4] = {};
+#pragma unroll
+        for (int s = 0; s < BLOCK / 16; s += 2) {
+            unsigned b[4];
+            matrices_turned(b, unit_at(m->v[n / 8], 16 * s + lane, n % 8));
+            mma(sum, p[s], b[0], b[1]);
+            mma(sum, p[s + 1], b[2], b[3]);
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const int i = lane / 4 + 8 * r;
+            if (i >= j.heads) continue;
+            float *to = partial_at(partial, a, own, head_of(a, j.kv_head, j.first_head + i),
+                                   j.block, blocks) + 2 + 8 * n + 2 * (lane % 4);
+            *(float2 *)to = make_float2(sum[2 * r], sum[2 * r + 1]);
+        }
+    }
+}
+
+/* Of a row's largest score and sum: what the four warps and the four lanes have, in order. */
+template <int HALVES>
+__device__ static inline void few_sums(float *partial, const struct few_memory<HALVES> *m,
+                                       const struct few_job &j, const struct attend &a,
+                                       int64_t own, int blocks, float factor) {
+    const int i = threadIdx.x;
+    if (i >= j.heads) return;
+    float part[4], max = m->max[0][i];
+    for (int w = 1; w < WARPS; w++) max = fmaxf(max, m->max[w][i]);
+    for (int t = 0; t < 4; t++)
+        part[t] = m->sum[0][i][t] + m->sum[1][i][t] + m->sum[2][i][t] + m->sum[3][i][t];
+    float *to = partial_at(partial, a, own, head_of(a, j.kv_head, j.first_head + i), j.block,
+                           blocks);
+    *(float2 *)to = make_float2(max * factor, (part[0] + part[1]) + (part[2] + part[3]));
+}
+
+/* Of the rows of a sequence that has at most `each`: number blockIdx.x % each. -1: none. */
+__device__ static inline int64_t few_row(const struct rows &rows, int each, int i) {
+    if (each == 1 && rows.n_rows == rows.n_seqs) return i;
+    const int seq = i / each, first = rows.first[seq], n = rows.first[seq + 1] - first;
+    return n > each || i % each >= n ? -1 : first + i % each;
+}
+
+template <int HALVES>
+__global__ static void __launch_bounds__(THREADS)
+attend_few(float *partial, struct tensor q, struct attend a, struct rows rows, int each,
+           int64_t begin, const __grid_constant__ struct kv_maps maps) {
+    extern __shared__ unsigned char memory[];
+    struct few_memory<HALVES> *m =
+        (struct few_memory<HALVES> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
+    let_next_begin();
+    after_previous();
+    struct few_job j = { few_row(rows, each, (int)(begin + blockIdx.x)) };
+    if (j.row < 0) return;
+    const int group = a.heads / a.kv_heads, chunks = (group + HEADS - 1) / HEADS;
+    j.pos = rows.pos[j.row];
+    j.seq = rows.seq[j.row];
+    j.block = blockIdx.z;
+    j.kv_head = blockIdx.y / chunks;
+    j.first_head = blockIdx.y % chunks * HEADS;
+    j.heads = MIN((int)HEADS, group - j.first_head);
+    j.begin = MAX(first_visible(a, j.pos), j.block * BLOCK);
+    j.end = MIN(j.pos + 1, (j.block + 1) * BLOCK);
+    if (j.begin >= j.end) return;
+    if (threadIdx.x == 0) {
+        barrier_init(&m->k_full, 1);
+        barrier_init(&m->v_full, 1);
+        barriers_are_set();
+        few_fetch<HALVES>(m, j, a, maps);
+    }
+    unsigned qs[HALVES * 4][4];
+#pragma unroll
+    for (int s = 0; s < HALVES * 4; s++) query(qs[s], q, j, a, 16 * s);
+    float score[4][4] = {}, max[2];
+    const float factor = factor_of(a);
+    __syncthreads();
+    barrier_wait(&m->k_full, 0);
+    few_scores<HALVES>(score, m, qs, j, a);
+    few_max<HALVES>(max, m, score, factor);
+    few_weights<HALVES>(m, score, max, factor);
+    barrier_wait(&m->v_full, 0);
+    few_clear<HALVES>(m, j);
+    __syncthreads();
+    few_values<HALVES>(partial, m, j, a, blockIdx.x, gridDim.z);
+    few_sums<HALVES>(partial, m, j, a, blockIdx.x, gridDim.z, factor);
+}
+
+/* The blocks of a row and head, folded. A thread has a column; what they are multiplied with is
+ * found for 128 blocks at a time. */
+__global__ static void __launch_bounds__(THREADS)
+fold_few(struct tensor y, float *partial, struct attend a, struct rows rows, int each,
+         int64_t begin, int blocks) {
+    __shared__ struct fold fold[THREADS];
+    __shared__ float top[THREADS], sums[THREADS];
+    let_next_begin();
+    after_previous();
+    const int64_t row = few_row(rows, each, (int)(begin + blockIdx.x));
+    if (row < 0) return;
+    const int head = blockIdx.y, pos = rows.pos[row], i = threadIdx.x;
+    const int first = first_visible(a, pos) / BLOCK, last = pos / BLOCK;
+    float max = -INFINITY, sum = 0, value[2] = {};
+    for (int b = first; b <= last; b += THREADS) {
+        const int n = MIN((int)THREADS, last + 1 - b);
+        const float *p = partial_at(partial, a, blockIdx.x, head, b, blocks);
+        __syncthreads();
+        if (i < n) {
+            top[i] = p[i * (a.v_dim + 2)];
+            sums[i] = p[i * (a.v_dim + 2) + 1];
+        }
+        __syncthreads();
+        float before = max;
+        for (int k = 0; k < i && k < n; k++) before = fmaxf(before, top[k]);
+        if (i < n) fold[i] = fold_of(before, top[i]);
+        __syncthreads();
+        for (int k = 0; k < n; k++) {
+            max = fold[k].max;
+            sum = folded(fold[k], sum, sums[k]);
+            for (int c = 0; c < 2; c++)
+                if (i + c * THREADS < a.v_dim)
+                    value[c] = folded(fold[k], value[c],
+                                      p[k * (a.v_dim + 2) + 2 + i + c * THREADS]);
+        }
+    }
+    struct fold f = { max, 1, 0 };
+    if (a.sinks) f = fold_sink(a, head, max, &sum);
+    float *out = (float *)y.at + row * y.stride[0] + head * y.stride[1];
+    for (int c = 0; c < 2; c++)
+        if (i + c * THREADS < a.v_dim)
+            out[i + c * THREADS] = __fmul_rn(value[c], f.before) * (1.0f / sum);
+}
+
+template <int HALVES>
+static void start_few(struct cuda *c, const struct attention_job &j, int64_t begin, unsigned n) {
+    const int chunks = (int)blocks_of(j.a.heads / j.a.kv_heads, HEADS);
+    const size_t bytes = sizeof(struct few_memory<HALVES>) + 1024;
+    cudaFuncSetAttribute(attend_few<HALVES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         (int)bytes);
+    cuda_start(c, attend_few<HALVES>,
+               dim3(n, (unsigned)(j.a.kv_heads * chunks), (unsigned)j.blocks), THREADS, bytes,
+               c->partial, j.q, j.a, *j.a.rows, j.each, begin, j.maps);
+}
+
+/* As many rows at a time as their partial results have room. */
+void cuda_attention_few(struct cuda *c, const struct attention_job &j) {
+    const int64_t rows = (int64_t)j.a.rows->n_seqs * j.each;
+    const int64_t room = PARTIAL_FLOATS / ((int64_t)j.a.heads * j.blocks * (j.a.v_dim + 2));
+    if (room < 1 && c->error == cudaSuccess) c->error = cudaErrorMemoryAllocation;
+    for (int64_t i = 0; room > 0 && i < rows; i += room) {
+        const unsigned n = (unsigned)MIN(room, rows - i);
+        if (j.a.k_dim <= 64 && j.a.v_dim <= 64) start_few<1>(c, j, i, n);
+        else start_few<2>(c, j, i, n);
+        cuda_start(c, fold_few, dim3(n, (unsigned)j.a.heads), THREADS, 0, j.y, c->partial, j.a,
+                   *j.a.rows, j.each, i, j.blocks);
+    }
+}

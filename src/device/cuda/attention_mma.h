@@ -1,0 +1,18 @@
+/* attention_mma.h - what the two bf16 kernels of attention are given. */
+#pragma once
+#include "device/cuda/attention.h"
+#include "device/cuda/hopper.h"
+
+struct kv_maps { CUtensorMap k, v; };    /* [pages, kv_heads * page_tokens, dims] */
+
+struct attention_job {
+    struct tensor y, q;
+    struct attend a;                     /* sinks with the device's address */
+    struct kv_maps maps;
+    int blocks;                          /* that the table's width has */
+    int each;                            /* sequences of at most so many rows: attention_few.cu */
+};
+
+/* Sequences of at most `each` rows; those of more. */
+void cuda_attention_few(struct cuda *, const struct attention_job &);
+void cuda_attention_many(struct cuda *, const struct attention_job &);

@@ -1,0 +1,81 @@
+/* gpu.h - what tests of the CUDA device share: drawn numbers, and memory that is NaN where
+ * nothing was written. */
+#pragma once
+#include "device/device.h"
+#include "engine.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static struct device cpu, f32, rounding;         /* rounding: rows may become bf16 */
+static uint64_t seed = 88172645463325252u;
+
+static inline uint32_t draw(void) {
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (uint32_t)(seed >> 16);
+}
+
+static inline float uniform(void)           /* -1 to 1 */
+{
+    return (float)((double)draw() / 2147483648.0 - 1.0);
+}
+
+static inline float *numbers(int64_t n) {
+    float *x = mem_array((size_t)n, sizeof *x);
+    for (int64_t i = 0; i < n; i++) x[i] = uniform();
+    return x;
+}
+
+/* Memory of the device, filled with NaN where there is nothing to copy. */
+static inline void *there(struct device *dev, const void *from, size_t bytes) {
+    void *p = dev->op->alloc(dev, bytes);
+    assert_non_null(p);
+    if (from) {
+        dev->op->copy_in(dev, p, from, bytes);
+        return p;
+    }
+    float *poison = mem_array(bytes / sizeof(float), sizeof(float));
+    for (size_t i = 0; i < bytes / sizeof(float); i++) poison[i] = NAN;
+    dev->op->copy_in(dev, p, poison, bytes);
+    assert_true(dev->op->sync(dev, NULL));
+    free(poison);
+    return p;
+}
+
+static inline void back(struct device *dev, float *to, void *from, int64_t n) {
+    struct err err = { 0 };
+    dev->op->copy_out(dev, to, from, (size_t)n * sizeof *to);
+    if (!dev->op->sync(dev, &err)) fail_msg("%s", err.text);
+    dev->op->free(dev, from, (size_t)n * sizeof *to);
+}
+
+/* The CPU's generic kernels, and the GPU in both modes. */
+static inline bool open_all(void) {
+    const struct device_ops *gpu = device_find("cuda", NULL);
+    const struct device_options plain = { .threads = 2, .isa = "generic" };
+    const struct device_options rounded = { .rounded = true };
+    cpu.op = &device_cpu;
+    f32.op = rounding.op = gpu;
+    return gpu && cpu.op->open(&cpu, &plain, NULL) && gpu->open(&f32, &plain, NULL) &&
+           gpu->open(&rounding, &rounded, NULL);
+}
+
+static inline int run_all(const char *name, int (*run)(void)) {
+    if (!open_all()) {
+        printf("%s: no GPU here, or built without CUDA=1: nothing was tested\n", name);
+        return 0;
+    }
+    int failed = run();
+    f32.op->close(&f32);
+    rounding.op->close(&rounding);
+    cpu.op->close(&cpu);
+    return failed;
+}

@@ -1,0 +1,261 @@
+/* test_cuda_attention.c - attention on the GPU beside the textbook, and the same bits however the
+ * rows are cut: all at once, in chunks, one by one, some of them among rows of others. */
+#include "gpu.h"
+
+enum { SEQS = 3, PAGES_MAX = 60, ROWS = 934, LENGTH_MAX = 790 };
+
+static const int length[SEQS] = { 3, 141, LENGTH_MAX }, begin_of[SEQS] = { 0, 3, 144 };
+
+struct shape {
+    int heads, kv_heads, k_dim, v_dim, window, page;
+    bool v_in_k, sinks, tiled;
+    float softcap;
+    enum dtype dtype;
+};
+
+/* Keys, values and queries of all rows, and what they are cached in. */
+struct work {
+    struct device *dev;
+    const struct shape *s;
+    struct attend a;
+    struct tensor k, v, q, y;
+    int *pos, *seq, *first;          /* on the device */
+};
+
+static void *ints(struct device *dev, const int *from, int n) {
+    return there(dev, from, (size_t)n * sizeof *from);
+}
+
+static struct tensor rows_there(struct device *dev, const float *x, int64_t heads, int64_t dim) {
+    return tensor_3d(there(dev, x, (size_t)(ROWS * heads * dim) * sizeof *x), F32, ROWS, heads,
+                     dim);
+}
+
+static struct work work_new(struct device *dev, const struct shape *s, const float *k,
+                            const float *v, const float *q, const float *sinks) {
+    int table[SEQS * PAGES_MAX], pos[ROWS], seq[ROWS];
+    struct work w = { .dev = dev, .s = s };
+    const int64_t v_cached = s->v_in_k ? 0 : s->v_dim;
+    const size_t page_bytes = (size_t)(s->page * s->kv_heads * (s->k_dim + v_cached)) *
+                              dtype_bytes(s->dtype);
+    for (int i = 0; i < SEQS * PAGES_MAX; i++) table[i] = SEQS * PAGES_MAX - 1 - i;
+    for (int i = 0; i < SEQS; i++)
+        for (int p = 0; p < length[i]; p++) pos[begin_of[i] + p] = p, seq[begin_of[i] + p] = i;
+    w.pos = ints(dev, pos, ROWS);
+    w.seq = ints(dev, seq, ROWS);
+    w.first = ints(dev, (int[]){ 0, 3, 144, ROWS }, SEQS + 1);
+    w.a = (struct attend){
+        .kv = { there(dev, NULL, page_bytes * SEQS * PAGES_MAX), page_bytes,
+                ints(dev, table, SEQS * PAGES_MAX), PAGES_MAX, s->page, s->dtype },
+        .heads = s->heads, .kv_heads = s->kv_heads, .k_dim = s->k_dim, .v_dim = s->v_dim,
+        .v_in_k = s->v_in_k, .tiled = s->tiled, .window = s->window, .sinks = sinks,
+        .scale = 0.1f, .softcap = s->softcap,
+    };
+    w.k = rows_there(dev, k, s->kv_heads, s->k_dim);
+    w.v = rows_there(dev, v, s->kv_heads, s->v_dim);
+    w.q = rows_there(dev, q, s->heads, s->k_dim);
+    w.y = rows_there(dev, NULL, s->heads, s->v_dim);
+    return w;
+}
+
+static void work_free(struct work *w) {
+    void *used[] = { w->pos, w->seq, w->first, w->a.kv.pages, (void *)(uintptr_t)w->a.kv.table,
+                     w->k.at, w->v.at, w->q.at, w->y.at };
+    for (size_t i = 0; i < COUNT(used); i++) w->dev->op->free(w->dev, used[i], 0);
+}
+
+static void poison(struct work *w) {
+    const int64_t n = (int64_t)ROWS * w->s->heads * w->s->v_dim;
+    float *x = mem_array((size_t)n, sizeof *x);
+    for (int64_t i = 0; i < n; i++) x[i] = NAN;
+    w->dev->op->copy_in(w->dev, w->y.at, x, (size_t)n * sizeof *x);
+    assert_true(w->dev->op->sync(w->dev, NULL));
+    free(x);
+}
+
+static void answer(struct work *w, float *to) {
+    struct err err = { 0 };
+    w->dev->op->copy_out(w->dev, to, w->y.at,
+                         (size_t)(ROWS * w->s->heads * w->s->v_dim) * sizeof *to);
+    if (!w->dev->op->sync(w->dev, &err)) fail_msg("%s", err.text);
+    poison(w);
+}
+
+/* Rows of which `rows` says to whom they belong, from row `at` on. */
+static void attend_rows(struct work *w, const struct rows *rows, int at) {
+    struct tensor q = tensor_part(&w->q, 0, at, rows->n_rows);
+    struct tensor y = tensor_part(&w->y, 0, at, rows->n_rows);
+    w->a.rows = rows;
+    w->dev->op->attention(w->dev, &y, &q, &w->a);
+}
+
+static void store_all(struct work *w) {
+    const struct rows rows = { ROWS, SEQS, w->pos, w->seq, w->first };
+    w->a.rows = &rows;
+    w->dev->op->kv_store(w->dev, &w->a, &w->k, w->s->v_in_k ? NULL : &w->v);
+}
+
+static void all_at_once(struct work *w) {
+    const struct rows rows = { ROWS, SEQS, w->pos, w->seq, w->first };
+    attend_rows(w, &rows, 0);
+}
+
+/* A sequence by itself, `step` rows at a time. */
+static void in_chunks(struct work *w, int step) {
+    int zero[ROWS] = { 0 };
+    int *seq = ints(w->dev, zero, ROWS);
+    const int *table = w->a.kv.table;
+    for (int i = 0; i < SEQS; i++)
+        for (int p = 0; p < length[i]; p += step) {
+            const int n = MIN(step, length[i] - p), at = begin_of[i] + p;
+            int *first = ints(w->dev, (int[]){ 0, n }, 2);
+            const struct rows rows = { n, 1, w->pos + at, seq, first };
+            w->a.kv.table = table + i * PAGES_MAX;
+            attend_rows(w, &rows, at);
+            w->dev->op->free(w->dev, first, 0);
+        }
+    w->a.kv.table = table;
+    w->dev->op->free(w->dev, seq, 0);
+}
+
+/* The last row of the second sequence and all of the third: what a step has when one sequence
+ * decodes while another is read. */
+static void among_others(struct work *w, float *to) {
+    const int n = 1 + LENGTH_MAX;
+    int *first = ints(w->dev, (int[]){ 0, 0, 1, n }, SEQS + 1);
+    const struct rows rows = { n, SEQS, w->pos + 143, w->seq + 143, first };
+    attend_rows(w, &rows, 143);
+    w->dev->op->free(w->dev, first, 0);
+    answer(w, to);
+}
+
+/* bf16 rounds to nearest even. */
+static double cached(enum dtype dtype, float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if (dtype == BF16) bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+    memcpy(&f, &bits, sizeof f);
+    return (double)f;
+}
+
+/* The textbook, in double, over what was cached. */
+static void textbook(const struct shape *s, const float *k, const float *v, const float *q,
+                     const float *sinks, int first, int pos, int head, double *y) {
+    const int kv = s->tiled ? head % s->kv_heads : head / (s->heads / s->kv_heads);
+    const int low = s->window && pos + 1 > s->window ? pos + 1 - s->window : 0;
+    const float *from = q + ((int64_t)(first + pos) * s->heads + head) * s->k_dim;
+    double weight[LENGTH_MAX], max = sinks ? (double)sinks[head] : -INFINITY;
+    for (int t = low; t <= pos; t++) {
+        double sum = 0;
+        for (int c = 0; c < s->k_dim; c++)
+            sum += (double)from[c] *
+                   cached(s->dtype, k[((int64_t)(first + t) * s->kv_heads + kv) * s->k_dim + c]);
+        sum *= (double)0.1f;
+        if (s->softcap != 0) sum = (double)s->softcap * tanh(sum / (double)s->softcap);
+        weight[t] = sum;
+        max = fmax(max, sum);
+    }
+    double total = sinks ? exp((double)sinks[head] - max) : 0;
+    for (int t = low; t <= pos; t++) total += weight[t] = exp(weight[t] - max);
+    for (int c = 0; c < s->v_dim; c++) {
+        y[c] = 0;
+        for (int t = low; t <= pos; t++) {
+            const float *row = s->v_in_k ? k + ((int64_t)(first + t) * s->kv_heads + kv) * s->k_dim
+                                         : v + ((int64_t)(first + t) * s->kv_heads + kv) * s->v_dim;
+            y[c] += weight[t] / total * cached(s->dtype, row[c]);
+        }
+    }
+}
+
+static void beside_textbook(const struct shape *s, const float *k, const float *v, const float *q,
+                            const float *sinks, const float *got, double bound) {
+    double *want = mem_array((size_t)s->v_dim, sizeof *want);
+    for (int i = 0; i < 60; i++) {
+        const int seq = i % SEQS, head = i % s->heads;
+        const int pos = i < 6 ? length[seq] - 1 : (int)(draw() % (uint32_t)length[seq]);
+        textbook(s, k, v, q, sinks, begin_of[seq], pos, head, want);
+        for (int c = 0; c < s->v_dim; c++) {
+            float y = got[((int64_t)(begin_of[seq] + pos) * s->heads + head) * s->v_dim + c];
+            if (!(fabs((double)y - want[c]) < bound))
+                fail_msg("%d/%d heads of %d, position %d: %g, expected %g", s->heads, s->kv_heads,
+                         s->k_dim, pos, (double)y, want[c]);
+        }
+    }
+    free(want);
+}
+
+static void same_bits(const struct shape *s, const float *got, const float *want, int row, int n,
+                      const char *how) {
+    const int64_t width = (int64_t)s->heads * s->v_dim;
+    for (int r = row; r < row + n; r++)
+        if (memcmp(got + r * width, want + r * width, (size_t)width * sizeof *got) != 0)
+            fail_msg("%d/%d heads of %d: row %d has other bits %s", s->heads, s->kv_heads,
+                     s->k_dim, r, how);
+}
+
+static void check(struct device *dev, const struct shape *s, double bound) {
+    float *k = numbers((int64_t)ROWS * s->kv_heads * s->k_dim), *sinks = numbers(s->heads);
+    float *v = numbers((int64_t)ROWS * s->kv_heads * s->v_dim);
+    float *q = numbers((int64_t)ROWS * s->heads * s->k_dim);
+    float *all = numbers((int64_t)ROWS * s->heads * s->v_dim);
+    float *other = numbers((int64_t)ROWS * s->heads * s->v_dim);
+    assert_true(dev->op->adopt(dev, sinks, (size_t)s->heads * sizeof *sinks));
+    struct work w = work_new(dev, s, k, v, q, s->sinks ? sinks : NULL);
+    store_all(&w);
+    all_at_once(&w);
+    answer(&w, all);
+    beside_textbook(s, k, v, q, s->sinks ? sinks : NULL, all, bound);
+    in_chunks(&w, 1);
+    answer(&w, other);
+    same_bits(s, other, all, 0, ROWS, "alone");
+    in_chunks(&w, 37);
+    answer(&w, other);
+    same_bits(s, other, all, 0, ROWS, "in a chunk of 37");
+    among_others(&w, other);
+    same_bits(s, other, all, 143, 1 + LENGTH_MAX, "among others");
+    work_free(&w);
+    free(k), free(v), free(q), free(all), free(other);
+}
+
+static void test_f32(void **state) {
+    (void)state;
+    static const struct shape shapes[] = {
+        { 8, 2, 64, 64, 0, 16, false, false, false, 0, BF16 },
+        { 8, 8, 128, 128, 0, 16, false, true, false, 0, BF16 },
+        { 6, 2, 10, 12, 100, 16, false, false, true, 0, F32 },
+        { 6, 2, 10, 12, 0, 16, false, false, false, 30, BF16 },
+        { 16, 2, 256, 256, 200, 32, false, true, false, 0, F32 },
+        { 10, 1, 576, 512, 0, 16, true, false, false, 0, BF16 },
+        { 4, 2, 80, 80, 0, 16, false, false, false, 0, F32 },
+    };
+    for (size_t i = 0; i < COUNT(shapes); i++) check(&f32, &shapes[i], 2e-5);
+}
+
+static void test_rounding(void **state) {
+    (void)state;
+    static const struct shape shapes[] = {
+        { 8, 2, 64, 64, 0, 16, false, false, false, 0, BF16 },
+        { 32, 8, 128, 128, 0, 32, false, false, false, 0, BF16 },
+        { 8, 8, 128, 128, 0, 64, false, true, false, 0, BF16 },
+        { 6, 2, 96, 80, 100, 32, false, false, true, 0, BF16 },
+        { 14, 2, 64, 64, 0, 32, false, false, false, 0, BF16 },
+        { 40, 1, 128, 128, 200, 32, false, true, false, 0, BF16 },
+        { 10, 2, 80, 80, 0, 32, false, false, false, 30, BF16 },
+        { 64, 8, 64, 64, 128, 32, false, true, false, 0, BF16 },
+        { 16, 2, 256, 256, 0, 32, false, false, false, 0, BF16 },
+        { 10, 1, 576, 512, 0, 32, true, false, false, 0, BF16 },
+        { 4, 2, 80, 80, 0, 32, false, false, false, 0, F32 },
+    };
+    for (size_t i = 0; i < COUNT(shapes); i++) check(&rounding, &shapes[i], 6e-3);
+}
+
+static int run(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_f32), cmocka_unit_test(test_rounding),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+int main(void) {
+    return run_all("test_cuda_attention", run);
+}
