@@ -505,6 +505,57 @@ static void rounded_rows(void **state) {
     pool_close(pool);
 }
 
+/* Matrices of one input together: as many as fit, others between them, packed or not. */
+static void many_matrices(void **state) {
+    (void)state;
+    enum { N = 7, COLS = 384, MOST = 70 };
+    static const struct format formats[N] = {
+        { MLX_AFFINE, BF16, 4, 64, 0 }, { MLX_AFFINE, BF16, 6, 64, 0 }, { MLX_AFFINE, F16, 2, 64, 0 },
+        { MLX_AFFINE, F16, 4, 64, 0 }, { MLX_AFFINE, BF16, 3, 64, 0 }, { .dtype = BF16 },
+        { MLX_AFFINE, BF16, 8, 64, 0 },
+    };
+    static const int64_t outs[N] = { 40, 16, 1, 33, 70, 5, 17 };
+    struct matrix m[N];
+    struct linear l[N];
+    const struct linear *w[N];
+    float *x = randoms(ROWS * COLS), *got[N], *want = randoms(ROWS * MOST);
+    struct tensor ys[N], *y[N], xs = tensor_2d(x, F32, ROWS, COLS);
+    struct cpu_scratch scratch = { aligned_alloc(64, 1 << 16), 1 << 16 };
+    struct pool *pool = pool_open(2);
+    const struct cpu_kernels *k;
+    void *panels = NULL;
+    for (int i = 0; i < N; i++) {
+        m[i] = matrix_new(formats[i], 0, outs[i], COLS);
+        l[i] = linear_of(&m[i], i % 2);
+        got[i] = randoms(ROWS * outs[i]);
+        ys[i] = tensor_2d(got[i], F32, ROWS, outs[i]);
+        w[i] = &l[i];
+        y[i] = &ys[i];
+        if (i == 1) {
+            panels = aligned_alloc(CPU_PACK_ALIGN, cpu_packed_bytes(&l[i].w));
+            cpu_pack(panels, &l[i].w, 0, 1);
+            l[i].w.quant.packed = panels;
+        }
+    }
+    for (int s = 0; (k = cpu_isa(s)); s++) {
+        cpu_linear_many(pool, k, &scratch, y, w, N, &xs);
+        for (int i = 0; i < N; i++) {
+            struct tensor alone = tensor_2d(want, F32, ROWS, outs[i]);
+            cpu_linear(pool, k, &scratch, &alone, &l[i], &xs);
+            check_bits(got[i], want, ROWS * outs[i], "a matrix among others");
+        }
+    }
+    for (int i = 0; i < N; i++) {
+        free(got[i]);
+        matrix_free(&m[i]);
+    }
+    free(panels);
+    free(scratch.at);
+    free(want);
+    free(x);
+    pool_close(pool);
+}
+
 /* What is not a number stays visible. */
 static void rounded_rows_keep_nan(void **state) {
     (void)state;
@@ -660,6 +711,7 @@ int main(void) {
         cmocka_unit_test(small_formats),
         cmocka_unit_test(every_code_is_read),
         cmocka_unit_test(rounded_rows),
+        cmocka_unit_test(many_matrices),
         cmocka_unit_test(rounded_rows_keep_nan),
         cmocka_unit_test(matrices_of_heads),
         cmocka_unit_test(views_of_a_matrix),

@@ -156,7 +156,7 @@ static void run_job(struct pool *pool, struct cpu_job *j) {
     if (j->end <= j->begin || j->rows.n <= 0)
         return;
     if (cpu_int8_applies(j)) {
-        cpu_int8_run(pool, j);
+        cpu_int8_run(pool, j, 1);
         return;
     }
     j->blocks = (j->end - j->begin + CPU_TILE_OUTS - 1) / CPU_TILE_OUTS;
@@ -167,8 +167,8 @@ static void run_job(struct pool *pool, struct cpu_job *j) {
         run_blocks(j, 0, j->heads * j->blocks);
 }
 
-void cpu_linear(struct pool *pool, const struct cpu_kernels *k, const struct cpu_scratch *scratch,
-                struct tensor *y, const struct linear *l, const struct tensor *x) {
+static struct cpu_job job_of(const struct cpu_kernels *k, const struct cpu_scratch *scratch,
+                             struct tensor *y, const struct linear *l, const struct tensor *x) {
     const struct tensor *w = &l->w;
     const int last = w->rank - 1;
     assert((w->rank == 2 || w->rank == 3) && x->rank == w->rank && y->rank == w->rank);
@@ -193,7 +193,34 @@ void cpu_linear(struct pool *pool, const struct cpu_kernels *k, const struct cpu
         j.y_head = y->stride[1];
         j.bias_head = l->bias.rank == 2 ? l->bias.stride[0] : 0;
     }
+    return j;
+}
+
+void cpu_linear(struct pool *pool, const struct cpu_kernels *k, const struct cpu_scratch *scratch,
+                struct tensor *y, const struct linear *l, const struct tensor *x) {
+    struct cpu_job j = job_of(k, scratch, y, l, x);
     run_job(pool, &j);
+}
+
+void cpu_linear_many(struct pool *pool, const struct cpu_kernels *k,
+                     const struct cpu_scratch *scratch, struct tensor *const *y,
+                     const struct linear *const *l, int n, const struct tensor *x) {
+    struct cpu_job jobs[INT8_MATRICES];
+    int held = 0;
+    for (int i = 0; i < n; i++) {
+        struct cpu_job j = job_of(k, scratch, y[i], l[i], x);
+        const bool rounded = cpu_int8_applies(&j) && j.end > 0 && j.rows.n > 0;
+        if (held && (held == INT8_MATRICES || !rounded || !cpu_int8_together(jobs, &j))) {
+            cpu_int8_run(pool, jobs, held);
+            held = 0;
+        }
+        if (rounded)
+            jobs[held++] = j;
+        else
+            run_job(pool, &j);
+    }
+    if (held)
+        cpu_int8_run(pool, jobs, held);
 }
 
 void cpu_linear_rows(struct pool *pool, const struct cpu_kernels *k,

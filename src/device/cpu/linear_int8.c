@@ -1,5 +1,6 @@
 /* linear_int8.c - cuts the product of affine weights and rounded rows in pieces for the threads
- * and the caches. The arithmetic is in linear_int8.h.
+ * and the caches. The arithmetic is in linear_int8.h. Several matrices that meet the same rows are
+ * one run: the rows are rounded once, and no thread waits between the matrices.
  *
  * First all rows are rounded, into the scratch. Then a piece takes blocks of some panels of w, and
  * all rows of x go by, tile after tile. Panels that are not packed are woven first, some of their
@@ -21,7 +22,9 @@ enum {
 };
 
 struct int8_job {
-    const struct cpu_job *job;
+    const struct cpu_job *jobs;      /* [n] */
+    int n;
+    int64_t first[INT8_MATRICES + 1];            /* blocks of the matrices before each */
     const struct cpu_int8_kernels *kernels;
     int64_t row, n_rows;             /* rows of x of this run */
     int64_t cols, groups;            /* of a row in the scratch */
@@ -76,21 +79,20 @@ static struct cpu_int8_tile tile_at(const struct int8_job *o, int64_t tile) {
 
 static void quantize_tiles(void *to, int64_t begin, int64_t end) {
     const struct int8_job *o = to;
-    const struct cpu_matrix *w = &o->job->w;
+    const struct cpu_job *j = o->jobs;
     for (int64_t i = begin; i < end; i++) {
         const struct cpu_int8_tile t = tile_at(o, i);
         for (int r = 0; r < t.rows; r++)
-            o->kernels->quantize(&t, r, cpu_job_x(o->job, 0, o->row + tile_begin(o, i) + r),
-                                 o->job->cols, w->group, w->bits);
+            o->kernels->quantize(&t, r, cpu_job_x(j, 0, o->row + tile_begin(o, i) + r), j->cols,
+                                 j->w.group);
     }
 }
 
 /* Columns [begin, ...) of a block, `w`, times all rows of this run. The tiles share in asking for
  * the `next` bytes that will be read after these: those of the next block, or for a lone
  * tile what lies a little ahead. */
-static void run_tiles(const struct int8_job *o, struct cpu_panels *w, int64_t out, int64_t begin,
-                      uintptr_t next, int64_t next_bytes) {
-    const struct cpu_job *j = o->job;
+static void run_tiles(const struct int8_job *o, const struct cpu_job *j, struct cpu_panels *w,
+                      int64_t out, int64_t begin, uintptr_t next, int64_t next_bytes) {
     const int64_t tiles = n_tiles(o), lines = (next_bytes + LINE - 1) / LINE;
     const int64_t times = w->groups * tiles;
     w->pace = tiles > AHEAD_TILES ? 0 : (int)((lines + times - 1) / times);
@@ -109,8 +111,7 @@ static void run_tiles(const struct int8_job *o, struct cpu_panels *w, int64_t ou
 
 /* Packed: the panels are read where they lie. Few rows take all columns at once, so that memory
  * is read in one stream. */
-static void run_packed(const struct int8_job *o, int64_t out, int outs) {
-    const struct cpu_job *j = o->job;
+static void run_packed(const struct int8_job *o, const struct cpu_job *j, int64_t out, int outs) {
     const struct cpu_matrix *m = &j->w;
     const int64_t panel = QUANT_PANEL * (m->row_bytes + 2 * m->scale_row_bytes);
     const int64_t step = n_tiles(o) > 1 ? INT8_COLS : j->cols;
@@ -124,13 +125,13 @@ static void run_packed(const struct int8_job *o, int64_t out, int outs) {
         };
         const int64_t bytes = w.groups * group_bytes * ((outs + QUANT_PANEL - 1) / QUANT_PANEL);
         const int64_t ahead = n_tiles(o) > 1 ? o->kernels->panels * panel : AHEAD_BYTES;
-        run_tiles(o, &w, out, begin, (uintptr_t)w.at + (uintptr_t)ahead, bytes);
+        run_tiles(o, j, &w, out, begin, (uintptr_t)w.at + (uintptr_t)ahead, bytes);
     }
 }
 
 /* Not packed. The rows that are woven next are asked for by the weaver. */
-static void run_woven(const struct int8_job *o, unsigned char *woven, int64_t out, int outs) {
-    const struct cpu_job *j = o->job;
+static void run_woven(const struct int8_job *o, const struct cpu_job *j, unsigned char *woven,
+                      int64_t out, int outs) {
     const struct cpu_matrix *m = &j->w;
     for (int64_t begin = 0; begin < j->cols; begin += INT8_COLS) {
         const int64_t n = MIN(INT8_COLS, j->cols - begin);
@@ -141,47 +142,56 @@ static void run_woven(const struct int8_job *o, unsigned char *woven, int64_t ou
         for (int p = 0; p * QUANT_PANEL < outs; p++)
             o->kernels->weave(woven + p * WOVEN_BYTES, m, out + p * QUANT_PANEL,
                               MIN(QUANT_PANEL, outs - p * QUANT_PANEL), begin, n);
-        run_tiles(o, &w, out, begin, 0, 0);
+        run_tiles(o, j, &w, out, begin, 0, 0);
     }
 }
 
-/* Blocks are counted from the first panel that has rows to do. Panels of a packed matrix cannot be
- * cut: begin is at one, which cpu_int8_run sees to. */
+/* Panels of a packed matrix cannot be cut: a matrix whose first row is inside one is read as it
+ * is. */
+static void run_block(const struct int8_job *o, const struct cpu_job *j, unsigned char *woven,
+                      int64_t block) {
+    const int most = o->kernels->panels * QUANT_PANEL;
+    const int64_t out = j->begin + block * most;
+    const int outs = (int)MIN(most, j->end - out);
+    if (j->w.packed && j->begin % QUANT_PANEL == 0)
+        run_packed(o, j, out, outs);
+    else
+        run_woven(o, j, woven, out, outs);
+    for (int64_t r = 0; r < o->n_rows; r++)
+        cpu_job_add_bias(j, 0, cpu_job_y(j, 0, o->row + r) + (out - j->begin), out, outs);
+}
+
+/* Blocks of all matrices are numbered through. */
 static void run_blocks(void *to, int64_t begin, int64_t end) {
     const struct int8_job *o = to;
-    const struct cpu_job *j = o->job;
-    const int block = o->kernels->panels * QUANT_PANEL;
     _Alignas(LINE) UNSET unsigned char woven[INT8_PANELS * WOVEN_BYTES];
-    for (int64_t b = begin; b < end; b++) {
-        const int64_t out = j->begin + b * block;
-        const int outs = (int)MIN(block, j->end - out);
-        if (j->w.packed)
-            run_packed(o, out, outs);
-        else
-            run_woven(o, woven, out, outs);
-        for (int64_t r = 0; r < o->n_rows; r++)
-            cpu_job_add_bias(j, 0, cpu_job_y(j, 0, o->row + r) + (out - j->begin), out, outs);
+    for (int i = 0; begin < end; begin++) {
+        while (begin >= o->first[i + 1])
+            i++;
+        run_block(o, &o->jobs[i], woven, begin - o->first[i]);
     }
+}
+
+bool cpu_int8_together(const struct cpu_job *a, const struct cpu_job *b) {
+    return a->cols == b->cols && a->w.group == b->w.group && is_wide(a) == is_wide(b);
 }
 
 /* As many rows at a time as the scratch holds. */
-void cpu_int8_run(struct pool *pool, const struct cpu_job *job) {
-    struct cpu_job aligned = *job;
-    const struct cpu_job *j = &aligned;
-    if (j->begin % QUANT_PANEL != 0)
-        aligned.w.packed = NULL;
-    const int block = j->kernels->int8->panels * QUANT_PANEL;
-    const int64_t n = j->rows.n, blocks = (j->end - j->begin + block - 1) / block;
-    const int64_t room = (int64_t)j->scratch->bytes / row_bytes(j) / INT8_ROWS * INT8_ROWS;
-    for (int64_t row = 0; row < n; row += room) {
-        struct int8_job o = {
-            .job = j, .kernels = j->kernels->int8, .row = row, .n_rows = MIN(room, n - row),
-            .cols = padded_cols(j), .groups = j->cols / j->w.group, .wide = is_wide(j),
-        };
-        o.q = j->scratch->at;
+void cpu_int8_run(struct pool *pool, const struct cpu_job *jobs, int n) {
+    struct int8_job o = { .jobs = jobs, .n = n, .kernels = jobs->kernels->int8,
+                          .cols = padded_cols(jobs), .groups = jobs->cols / jobs->w.group,
+                          .wide = is_wide(jobs) };
+    const int64_t room = (int64_t)jobs->scratch->bytes / row_bytes(jobs) / INT8_ROWS * INT8_ROWS;
+    const int block = o.kernels->panels * QUANT_PANEL;
+    assert(n >= 1 && n <= INT8_MATRICES);
+    for (int i = 0; i < n; i++)
+        o.first[i + 1] = o.first[i] + (jobs[i].end - jobs[i].begin + block - 1) / block;
+    for (; o.row < jobs->rows.n; o.row += room) {
+        o.n_rows = MIN(room, jobs->rows.n - o.row);
+        o.q = jobs->scratch->at;
         o.scale = (float *)(void *)(o.q + o.n_rows * o.cols * (o.wide ? 2 : 1));
         o.sum = o.scale + o.n_rows * o.groups;
-        const int64_t block_bytes = j->w.row_bytes * block * MIN(o.n_rows, 64);
+        const int64_t block_bytes = jobs->w.row_bytes * block * MIN(o.n_rows, 64);
         const int64_t grain = MAX(1, PIECE_BYTES / MAX(1, block_bytes));
         /* A row or two are rounded sooner than another thread hears of it. */
         if (!pool || o.n_rows <= 2)
@@ -189,8 +199,8 @@ void cpu_int8_run(struct pool *pool, const struct cpu_job *job) {
         else
             pool_run(pool, n_tiles(&o), 1, quantize_tiles, &o);
         if (pool)
-            pool_run(pool, blocks, grain, run_blocks, &o);
+            pool_run(pool, o.first[n], grain, run_blocks, &o);
         else
-            run_blocks(&o, 0, blocks);
+            run_blocks(&o, 0, o.first[n]);
     }
 }

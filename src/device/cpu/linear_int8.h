@@ -24,6 +24,7 @@ enum {
     INT8_PANELS = 2,                 /* at most: panels of w that are multiplied together, */
     INT8_ROWS = 16,                  /* and the rows of a tile of x */
     INT8_COLS = 2048,                /* columns that go by all rows of x before the next ones do */
+    INT8_MATRICES = 4,               /* that are multiplied in one run at most */
     INT8_TOP = 127, INT8_TOP_WIDE = 127 * 256
 };
 
@@ -56,9 +57,8 @@ struct cpu_int8_kernels {
     int rows, rows_wide;             /* in a tile at most */
     int panels;                      /* that it likes to multiply together */
     /* Row r of a tile from cols floats. A group that holds an infinity or NaN has a scale of
-     * NaN; one whose magnitudes are all below 1e-30 counts as zeros. bits: of the weights. */
-    void (*quantize)(const struct cpu_int8_tile *, int r, const float *x, int64_t cols, int group,
-                     int bits);
+     * NaN; one whose magnitudes are all below 1e-30 counts as zeros. */
+    void (*quantize)(const struct cpu_int8_tile *, int r, const float *x, int64_t cols, int group);
     /* cpu_pack_panel for matrices of 4 bits (packed as 4) and all others (as 8). The rows past the
      * last may be anything. */
     void (*weave)(unsigned char *to, const struct cpu_matrix *, int64_t row, int rows,

@@ -88,11 +88,10 @@ INLINE uint32_t max_8(__m256i v) {
 }
 
 /* Magnitudes are compared as whole numbers, where a NaN is larger than all. */
-static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64_t cols, int group,
-                     int bits) {
+static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64_t cols,
+                     int group) {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     const float most = t->wide ? INT8_TOP_WIDE : INT8_TOP;
-    (void)bits;
     for (int64_t begin = 0; begin < cols; begin += group) {
         __m256i largest = _mm256_setzero_si256(), sum = largest;
         for (int i = 0; i < group; i += 8)

@@ -56,12 +56,12 @@ static void quantize_wide(const struct cpu_int8_tile *t, int r, const float *x, 
     }
 }
 
-static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64_t cols, int group,
-                     int bits) {
+static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64_t cols,
+                     int group) {
     if (t->wide)
         quantize_wide(t, r, x, cols, group);
     else
-        cpu_int8_avx2.quantize(t, r, x, cols, group, bits);
+        cpu_int8_avx2.quantize(t, r, x, cols, group);
 }
 
 /* Some bits of every byte, moved from bit `from` to bit `to`. */

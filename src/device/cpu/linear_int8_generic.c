@@ -9,10 +9,9 @@ static int64_t place(const struct cpu_int8_tile *t, int r, int64_t c, int group)
     return (c / group * t->rows + r) * group + c % group;
 }
 
-static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64_t cols, int group,
-                     int bits) {
+static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64_t cols,
+                     int group) {
     const float most = t->wide ? INT8_TOP_WIDE : INT8_TOP;
-    (void)bits;
     for (int64_t begin = 0; begin < cols; begin += group) {
         float top = 0, scale = 0, inverse = 0;
         bool finite = true;

@@ -36,6 +36,8 @@ static inline void cpu_job_add_bias(const struct cpu_job *j, int64_t head, float
 /* A matrix whose rows begin row_stride elements apart. */
 struct cpu_matrix cpu_matrix_of(const struct tensor *, int64_t row_stride);
 
-/* The way over 8 bits: whether it is open for this product, and the product. */
+/* The way over 8 bits: whether it is open for this product, whether two products of the same rows
+ * can go it together, and n products of the same rows, at most INT8_MATRICES. */
 bool cpu_int8_applies(const struct cpu_job *);
-void cpu_int8_run(struct pool *, const struct cpu_job *);
+bool cpu_int8_together(const struct cpu_job *, const struct cpu_job *);
+void cpu_int8_run(struct pool *, const struct cpu_job *, int n);
