@@ -13,6 +13,7 @@
 /* Room for n more bytes and a terminator; false sets the sticky error. */
 static bool room(struct buf *b, size_t n) {
     size_t need;
+    if (!b->failed && !b->max && n < b->cap - b->len) return true;
     if (b->failed || !add_size(b->len, n, &need) || need >= SIZE_MAX / 2 ||
         (b->max && need > b->max)) {
         b->failed = true;

@@ -20,22 +20,45 @@ bool pull_fail(struct pull *j, const char *what) {
     return false;
 }
 
-/* The byte at the cursor after white space, or 0 at the end or after an error. A NUL in the
- * text is no token either, so 0 is never mistaken. */
-static char look(struct pull *j) {
-    if (j->error) return 0;
-    const char *at = j->text.at;
-    size_t i = j->offset, n = j->text.len;
-    while (i < n && (unsigned char)at[i] <= ' ') {
-        if (n - i >= 8 && !memcmp(at + i, "        ", 8)) i += 8;      /* indented files */
-        else if (at[i] == ' ' || at[i] == '\n' || at[i] == '\r' || at[i] == '\t') i++;
-        else break;
-    }
-    j->offset = i;
-    return i < n ? at[i] : 0;
+/* 0x80 in each byte of x that is c. */
+static uint64_t bytes_equal(uint64_t x, unsigned char c) {
+    const uint64_t low = 0x7f7f7f7f7f7f7f7fu;
+    x ^= 0x0101010101010101u * c;
+    return ~(((x & low) + low) | x | low);
 }
 
-static bool take(struct pull *j, char c) {
+/* The first byte from i on that is no white space, eight at a time: indentation is a third of many
+ * files. */
+static size_t skip_space(struct str s, size_t i) {
+    i += i < s.len && s.at[i] == '\n';
+    for (uint64_t x; s.len - i >= sizeof x; i += sizeof x) {
+        if ((unsigned char)s.at[i] > ' ') return i;
+        memcpy(&x, s.at + i, sizeof x);
+        if (x == 0x2020202020202020u) continue;
+        uint64_t other = ~(bytes_equal(x, ' ') | bytes_equal(x, '\n')) & 0x8080808080808080u;
+        if (!other) continue;
+        if (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) i += (unsigned)__builtin_ctzll(other) / 8;
+        if ((unsigned char)s.at[i] > ' ') return i;
+        break;
+    }
+    while (i < s.len && (s.at[i] == ' ' || s.at[i] == '\n' || s.at[i] == '\r' || s.at[i] == '\t'))
+        i++;
+    return i;
+}
+
+/* The byte at *i after white space, or 0 at the end. A NUL in the text is no token either, so 0 is
+ * never mistaken. */
+static inline char byte_after_space(struct str s, size_t *i) {
+    if (*i < s.len && (unsigned char)s.at[*i] <= ' ') *i = skip_space(s, *i);
+    return *i < s.len ? s.at[*i] : 0;
+}
+
+/* The byte at the cursor after white space, or 0 at the end or after an error. */
+static inline char look(struct pull *j) {
+    return j->error ? 0 : byte_after_space(j->text, &j->offset);
+}
+
+static inline bool take(struct pull *j, char c) {
     if (look(j) != c) return false;
     j->offset++;
     return true;
@@ -48,16 +71,22 @@ static bool word(struct pull *j, const char *w) {
     return true;
 }
 
-enum pull_kind pull_peek(struct pull *j) {
-    char c = look(j);
-    if (c == '"') return PULL_STRING;
-    if (c == '{') return PULL_OBJECT;
-    if (c == '[') return PULL_ARRAY;
-    if (c == 'n') return PULL_NULL;
-    if (c == 't' || c == 'f') return PULL_BOOL;
-    if (c == '-' || (c >= '0' && c <= '9')) return PULL_NUMBER;
+static const uint8_t kind_of[128] = {
+    ['"'] = PULL_STRING, ['{'] = PULL_OBJECT, ['['] = PULL_ARRAY, ['n'] = PULL_NULL,
+    ['t'] = PULL_BOOL, ['f'] = PULL_BOOL, ['-'] = PULL_NUMBER, ['0'] = PULL_NUMBER,
+    ['1'] = PULL_NUMBER, ['2'] = PULL_NUMBER, ['3'] = PULL_NUMBER, ['4'] = PULL_NUMBER,
+    ['5'] = PULL_NUMBER, ['6'] = PULL_NUMBER, ['7'] = PULL_NUMBER, ['8'] = PULL_NUMBER,
+    ['9'] = PULL_NUMBER,
+};
+
+static inline enum pull_kind peek(struct pull *j) {
+    unsigned char c = (unsigned char)look(j);
     if (j->lenient && (c == 'N' || c == 'I')) return PULL_NUMBER;
-    return PULL_NONE;
+    return c < sizeof kind_of ? (enum pull_kind)kind_of[c] : PULL_NONE;
+}
+
+enum pull_kind pull_peek(struct pull *j) {
+    return peek(j);
 }
 
 static bool enter(struct pull *j, char open, const char *what) {
@@ -79,7 +108,7 @@ bool pull_array(struct pull *j) {
 }
 
 /* Before the next member: true when there is one, false when `close` came (and was taken). */
-static bool member(struct pull *j, char close) {
+static inline bool member(struct pull *j, char close) {
     if (j->error) return false;
     if (take(j, close)) {
         j->depth--;
@@ -93,7 +122,7 @@ static bool member(struct pull *j, char close) {
 
 bool pull_next(struct pull *j) {
     if (!member(j, ']')) return false;
-    return pull_peek(j) != PULL_NONE || pull_fail(j, "expected a value");
+    return peek(j) != PULL_NONE || pull_fail(j, "expected a value");
 }
 
 static int hex4(struct str s) {
@@ -146,7 +175,7 @@ static uint64_t bytes_below(uint64_t x, unsigned n) {
 
 /* Bytes up to the next quote, backslash, control character or end, eight at a time. Most strings
  * are ASCII, and need no look at their UTF-8. */
-static size_t plain_run(struct str s, bool *ascii) {
+static inline size_t plain_run(struct str s, bool *ascii) {
     const unsigned char *at = (const unsigned char *)s.at;
     uint64_t all = 0;
     size_t n = 0;
@@ -168,29 +197,41 @@ static size_t plain_run(struct str s, bool *ascii) {
     return n;
 }
 
-static bool string(struct pull *j, struct str *out) {
-    if (!take(j, '"')) return pull_fail(j, "expected a string");
-    size_t begin = j->offset;
-    bool copied = false;
+/* The cursor is in a string, at the first byte that is not itself. */
+static bool string_rest(struct pull *j, size_t begin, struct str *out) {
     buf_clear(&j->scratch);
+    buf_str(&j->scratch, str_cut(j->text, begin, j->offset));
     for (;;) {
-        struct str run = { j->text.at + j->offset, j->text.len - j->offset };
+        if (j->offset >= j->text.len) return pull_fail(j, "unterminated string");
+        char c = j->text.at[j->offset];
+        if (c == '"') break;
+        if (c != '\\') return pull_fail(j, "control character in a string");
+        j->offset++;
+        if (!escape(j)) return false;
+        struct str run = str_from(j->text, j->offset);
         bool ascii;
         run.len = plain_run(run, &ascii);
         if (!ascii && !utf8_valid(run)) return pull_fail(j, "invalid UTF-8 in a string");
+        buf_str(&j->scratch, run);
         j->offset += run.len;
-        if (j->offset >= j->text.len) return pull_fail(j, "unterminated string");
-        char c = j->text.at[j->offset];
-        if (copied || c == '\\') buf_str(&j->scratch, run);
-        if (c == '"') break;
-        if (c != '\\') return pull_fail(j, "control character in a string");
-        copied = true;
-        j->offset++;
-        if (!escape(j)) return false;
     }
-    *out = (struct str){ j->text.at + begin, j->offset - begin };
-    if (copied) *out = buf_view(&j->scratch);
-    if (copied && !out->at) out->at = "";
+    *out = buf_view(&j->scratch);
+    if (!out->at) out->at = "";
+    j->offset++;
+    return true;
+}
+
+static inline bool string(struct pull *j, struct str *out) {
+    if (!take(j, '"')) return pull_fail(j, "expected a string");
+    size_t begin = j->offset;
+    struct str run = { j->text.at + begin, j->text.len - begin };
+    bool ascii;
+    run.len = plain_run(run, &ascii);
+    if (!ascii && !utf8_valid(run)) return pull_fail(j, "invalid UTF-8 in a string");
+    j->offset += run.len;
+    if (j->offset >= j->text.len || j->text.at[j->offset] != '"')
+        return string_rest(j, begin, out);
+    *out = run;                      /* as it stands in the text */
     j->offset++;
     return true;
 }
@@ -199,11 +240,33 @@ bool pull_key(struct pull *j, struct str *key) {
     if (!member(j, '}')) return false;
     if (!string(j, key)) return false;
     if (!take(j, ':')) return pull_fail(j, "expected a colon");
-    return pull_peek(j) != PULL_NONE || pull_fail(j, "expected a value");
+    return peek(j) != PULL_NONE || pull_fail(j, "expected a value");
 }
 
 bool pull_string(struct pull *j, struct str *out) {
     return !j->error && string(j, out);
+}
+
+/* A string without escapes at *i, behind white space. */
+static inline bool plain_string(struct str text, size_t *i, struct str *out) {
+    bool ascii;
+    if (byte_after_space(text, i) != '"') return false;
+    *out = (struct str){ text.at + *i + 1, text.len - *i - 1 };
+    out->len = plain_run(*out, &ascii);
+    *i += out->len + 2;
+    return *i <= text.len && text.at[*i - 1] == '"' && (ascii || utf8_valid(*out));
+}
+
+bool pull_pair(struct pull *j, struct str *left, struct str *right) {
+    struct str text = j->text;
+    if (look(j) != '[' || j->depth == PULL_DEPTH_MAX) return false;
+    size_t i = j->offset + 1;
+    if (!plain_string(text, &i, left) || byte_after_space(text, &i) != ',') return false;
+    i++;
+    if (!plain_string(text, &i, right) || byte_after_space(text, &i) != ']') return false;
+    j->offset = i + 1;
+    j->first = false;
+    return true;
 }
 
 static size_t digits(struct str s, size_t i) {
@@ -243,17 +306,24 @@ bool pull_number(struct pull *j, struct str *out) {
     return true;
 }
 
-/* Ids are small whole numbers: they need no second look at their digits. 0: anything else. */
+/* Ids are whole numbers of at most seven digits, which one word holds: the digits of neighbours
+ * join to pairs, pairs to fours, fours to the number. 0: anything else. */
 static size_t small_number(struct pull *j, uint64_t max, uint64_t *out) {
     char c = look(j);
-    uint64_t v = 0;
-    if (c < '1' || c > '9') return 0;
-    const char *at = j->text.at + j->offset;
-    size_t left = j->text.len - j->offset, n = 0;
-    for (; n < left && n < 16 && at[n] >= '0' && at[n] <= '9'; n++)
-        v = v * 10 + (uint64_t)(at[n] - '0');
-    if (n == left || n == 16 || at[n] == '.' || at[n] == 'e' || at[n] == 'E' || v > max) return 0;
-    *out = v;
+    uint64_t x;
+    if (c < '1' || c > '9' || j->text.len - j->offset < sizeof x) return 0;
+    memcpy(&x, j->text.at + j->offset, sizeof x);
+    x ^= 0x3030303030303030u;
+    uint64_t other = (((x & 0x7f7f7f7f7f7f7f7fu) + 0x7676767676767676u) | x) & 0x8080808080808080u;
+    if (!other || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__) return 0;
+    unsigned n = (unsigned)__builtin_ctzll(other) / 8;
+    char end = j->text.at[j->offset + n];
+    x <<= 64 - 8 * n;
+    x = (x * 10 + (x >> 8)) & 0x00ff00ff00ff00ffu;
+    x = (x * 100 + (x >> 16)) & 0x0000ffff0000ffffu;
+    x = (x * 10000 + (x >> 32)) & 0xffffffffu;
+    if (end == '.' || end == 'e' || end == 'E' || x > max) return 0;
+    *out = x;
     return n;
 }
 

@@ -41,6 +41,9 @@ bool pull_key(struct pull *, struct str *key);            /* false: end of objec
 bool pull_array(struct pull *);                           /* enters */
 bool pull_next(struct pull *);                            /* false: end of array, left */
 bool pull_string(struct pull *, struct str *);
+/* A list of two strings without escapes, as files hold by the 100,000; false: another value, or one
+ * to read with the calls above; nothing was moved. */
+bool pull_pair(struct pull *, struct str *left, struct str *right);
 bool pull_number(struct pull *, struct str *);            /* the spelling, checked */
 bool pull_u64(struct pull *, uint64_t max, uint64_t *);   /* digits only */
 bool pull_double(struct pull *, double *);

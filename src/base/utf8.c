@@ -72,27 +72,49 @@ void utf8_put(struct buf *b, uint32_t cp) {
     buf_put(b, c, n);
 }
 
-/* Eight ASCII bytes at a time: nearly all that is checked is ASCII. */
+/* n < 8 bytes as a word, the first in the lowest, zeros above. */
+static uint64_t few_bytes(const char *at, size_t n) {
+    const unsigned char *c = (const unsigned char *)at;
+    uint32_t low, high;
+    if (n >= sizeof low) {           /* the two may overlap */
+        memcpy(&low, at, sizeof low);
+        memcpy(&high, at + n - sizeof high, sizeof high);
+        return low | (uint64_t)high << 8 * (n - sizeof high);
+    }
+    return n ? c[0] | (uint64_t)c[n / 2] << 8 * (n / 2) | (uint64_t)c[n - 1] << 8 * (n - 1) : 0;
+}
+
+/* Whether eight bytes, the first in the lowest, are ASCII and whole characters of two bytes.
+ * *open: the last byte before them began a character; and afterwards, the last of them does. */
+static bool one_or_two(uint64_t x, bool *open) {
+    const uint64_t tops = 0x8080808080808080u;
+    uint64_t high = x & tops, sixth = x << 1 & tops, fifth = x << 2 & tops;
+    uint64_t lead = high & sixth & ~fifth, follow = high & ~sixth;
+    uint64_t not_c0 = ((x & 0x1e1e1e1e1e1e1e1eu) + 0x7f7f7f7f7f7f7f7fu) & tops;
+    bool done = !(lead & ~not_c0) && !(high & sixth & fifth)
+        && follow == (lead << 8 | (*open ? 0x80u : 0));
+    *open = lead >> 63;
+    return done;
+}
+
+/* Eight bytes at a time: nearly all that is checked is ASCII or, in the vocabularies of byte-level
+ * tokenizers, of two bytes a character. What is neither is read again from where it began. */
 bool utf8_valid(struct str s) {
-    uint32_t cp;
-    for (size_t i = 0; i < s.len;) {
-        uint64_t eight;
-        if (s.len - i >= sizeof eight) {
-            memcpy(&eight, s.at + i, sizeof eight);
-            if (!(eight & 0x8080808080808080u)) {
-                i += sizeof eight;
-                continue;
-            }
+    bool open = false, plain = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+    size_t i = 0;
+    for (uint64_t x; plain && i < s.len; i += sizeof x) {
+        if (s.len - i >= sizeof x) memcpy(&x, s.at + i, sizeof x);
+        else x = few_bytes(s.at + i, s.len - i);
+        bool was_open = open;
+        if (!open && !(x & 0x8080808080808080u)) continue;
+        if (!one_or_two(x, &open)) {
+            plain = false;
+            i -= was_open;
+            break;
         }
-        if (!(s.at[i] & 0x80)) {
-            i++;
-            continue;
-        }
-        if ((unsigned char)s.at[i] - 0xc2u <= 0xdf - 0xc2u && i + 1 < s.len &&
-            ((unsigned char)s.at[i + 1] & 0xc0) == 0x80) {
-            i += 2;
-            continue;
-        }
+    }
+    if (plain) return !open;
+    for (uint32_t cp; i < s.len;) {
         int n = utf8_next(str_from(s, i), &cp);
         if (!n) return false;
         i += (size_t)n;

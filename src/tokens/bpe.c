@@ -13,7 +13,8 @@
 #include "tokens/text.h"
 
 enum { SCAN_MAX = 32, MERGES_MAX = 1 << 23, CACHE_SLOTS = 1 << 12, CACHE_WORD_MAX = 64,
-       CACHE_IDS_MAX = 15, FAST_CPS = 0x180, PAIR_BYTES_MAX = 1 << 9, CACHE_FROM = 32 };
+       CACHE_IDS_MAX = 15, FAST_CPS = 0x180, PAIR_BYTES_MAX = 1 << 9, CACHE_FROM = 32,
+       LATE = 16, MERGE_BYTES_MIN = 12 };
 
 static const uint32_t NO_RANK = UINT32_MAX;
 
@@ -23,8 +24,7 @@ struct bpe {
     struct merge *merge;             /* [n_slots] hash table by the pair */
     size_t n_slots, used;
     uint64_t factor;                 /* odd, drawn: a file cannot choose pairs that collide */
-    struct merge *list;              /* [n_merges] as the file has them, until all are read */
-    size_t list_cap;
+    struct merge late[LATE];         /* those read last: memory was asked for their slots */
     uint32_t n_merges;
     int last_id;
     bool listed;                     /* "merges" was there */
@@ -93,25 +93,17 @@ static struct bpe *own(struct tok_model *m) {
     return m->own;
 }
 
+static void put_merge(struct bpe *b, struct merge m) {
+    size_t slot = pair_slot(b, m.left, m.right);
+    b->used += b->merge[slot].rank == NO_RANK;
+    b->merge[slot] = m;              /* of a pair that is there twice, the last counts */
+}
+
 static bool add_merge(struct tok_model *m, struct str left, struct str right, int l, int r,
                       struct err *err) {
     struct bpe *b = m->own;
-    char small[256];
-    struct buf large = { 0 };
-    struct str tail = right;
-    if (m->prefix.len)
-        tail = str_from(right, m->prefix.len);
-    struct str both = { small, left.len + tail.len };
-    if (both.len <= sizeof small) {
-        memcpy(small, left.at, left.len);
-        memcpy(small + left.len, tail.at, tail.len);
-    } else {
-        buf_str(&large, left);
-        buf_str(&large, tail);
-        both = buf_view(&large);
-    }
-    int id = vocab_find_near(m->vocab, both, b->last_id + 1);
-    buf_free(&large);
+    struct str tail = m->prefix.len ? str_from(right, m->prefix.len) : right;
+    int id = vocab_find_joined(m->vocab, left, tail, b->last_id + 1);
     if (l < 0 || r < 0 || id < 0)
         return err_set(err, "tokenizer.json: merge %u (\"%.*s\" and \"%.*s\"): %s is not in the "
                        "vocabulary", b->n_merges, STR_ARG(left), STR_ARG(right),
@@ -119,12 +111,12 @@ static bool add_merge(struct tok_model *m, struct str left, struct str right, in
     if (b->n_merges >= MERGES_MAX)
         return err_set(err, "tokenizer.json: more than %d merges", MERGES_MAX);
     b->last_id = id;
-    if (b->n_merges == b->list_cap) {
-        b->list_cap = b->list_cap ? b->list_cap * 2 : 1024;
-        b->list = mem_grow(b->list, b->list_cap, sizeof *b->list);
-    }
-    b->list[b->n_merges] = (struct merge){ (uint32_t)l, (uint32_t)r, b->n_merges, (uint32_t)id };
-    b->n_merges++;
+    struct merge *late = &b->late[b->n_merges % LATE];
+    merges_reserve(b, b->used + LATE);
+    if (b->n_merges >= LATE)
+        put_merge(b, *late);
+    *late = (struct merge){ (uint32_t)l, (uint32_t)r, b->n_merges++, (uint32_t)id };
+    __builtin_prefetch(&b->merge[first_slot(b, late->left, late->right)], 1);
     return true;
 }
 
@@ -133,24 +125,9 @@ bool bpe_add_merge(struct tok_model *m, struct str left, struct str right, struc
     return add_merge(m, left, right, vocab_find(m->vocab, left), vocab_find(m->vocab, right), err);
 }
 
-static void put_merge(struct bpe *b, struct merge m) {
-    size_t slot = pair_slot(b, m.left, m.right);
-    b->used += b->merge[slot].rank == NO_RANK;
-    b->merge[slot] = m;              /* of a pair that is there twice, the last counts */
-}
-
-/* The listed merges go to the table. It is larger than the caches: slots are asked for ahead. */
-static void list_done(struct bpe *b) {
-    enum { AHEAD = 16 };
-    merges_reserve(b, b->used + b->n_merges);
-    for (size_t i = 0; i < b->n_merges; i++) {
-        if (i + AHEAD < b->n_merges)
-            __builtin_prefetch(&b->merge[first_slot(b, b->list[i + AHEAD].left,
-                                                    b->list[i + AHEAD].right)], 1);
-        put_merge(b, b->list[i]);
-    }
-    free(b->list);
-    b->list = NULL;
+static void put_late(struct bpe *b) {
+    for (uint32_t i = b->n_merges - MIN(b->n_merges, (uint32_t)LATE); i < b->n_merges; i++)
+        put_merge(b, b->late[i % LATE]);
 }
 
 void bpe_no_more_merges(struct tok_model *m) {
@@ -181,8 +158,8 @@ bool bpe_all_pairs(struct tok_model *m, const uint32_t *rank, struct err *err) {
 }
 
 /* Merges on their way: what was read waits until memory has brought what finding it takes. */
-enum { WAY = 24, WAY_STEP = WAY / 3 };
-struct half { struct str text; uint32_t hash; struct buf copy; };
+enum { WAY = 32, WAY_STEP = WAY / 3 };
+struct half { struct str text; uint32_t hash; int likely; struct buf copy; };
 struct way { struct half half[WAY][2]; size_t n, done; };        /* merge i is at i % WAY */
 
 static void take_half(struct pull *j, struct half *h, struct str text) {
@@ -197,6 +174,8 @@ static void take_half(struct pull *j, struct half *h, struct str text) {
 /* "a b" or ["a", "b"]. */
 static bool read_merge(struct pull *j, struct half half[2], struct err *err) {
     struct str s;
+    if (pull_pair(j, &half[0].text, &half[1].text))
+        return true;
     if (pull_peek(j) == PULL_STRING) {
         if (!pull_string(j, &s))
             return false;
@@ -220,21 +199,23 @@ static bool read_merge(struct pull *j, struct half half[2], struct err *err) {
     return (!pull_next(j) && !j->error) || pull_fail(j, "expected a merge of two parts");
 }
 
-/* One step for each that is on the way, as if merge `now` came; the oldest arrives. */
+/* Merge `now` came: one step for each that is on the way, and the oldest arrives. Numbers that
+ * there is no merge for yet, or any more, name half of the ring that asks for what it asked for. */
 static bool step_way(struct tok_model *m, struct way *w, size_t now, struct err *err) {
+    const struct vocab *v = m->vocab;
+    struct half *slot = w->half[now % WAY], *entry = w->half[(now - WAY_STEP) % WAY];
+    struct half *text = w->half[(now - 2 * WAY_STEP) % WAY];
     for (int i = 0; i < 2; i++) {
-        if (now < w->n)
-            vocab_ask_slot(m->vocab, w->half[now % WAY][i].hash);
-        if (now >= WAY_STEP && now - WAY_STEP < w->n)
-            vocab_ask_entry(m->vocab, w->half[(now - WAY_STEP) % WAY][i].hash);
-        if (now >= 2 * WAY_STEP && now - 2 * WAY_STEP < w->n)
-            vocab_ask_text(m->vocab, w->half[(now - 2 * WAY_STEP) % WAY][i].hash);
+        vocab_ask_slot(v, slot[i].hash);
+        entry[i].likely = vocab_ask_entry(v, entry[i].hash);
+        vocab_ask_text(v, text[i].likely);
     }
     if (now + 1 < WAY)
         return true;
     const struct half *h = w->half[w->done++ % WAY];
-    return add_merge(m, h[0].text, h[1].text, vocab_find_hashed(m->vocab, h[0].text, h[0].hash),
-                     vocab_find_hashed(m->vocab, h[1].text, h[1].hash), err);
+    return add_merge(m, h[0].text, h[1].text,
+                     vocab_find_likely(v, h[0].text, h[0].hash, h[0].likely),
+                     vocab_find_likely(v, h[1].text, h[1].hash, h[1].likely), err);
 }
 
 /* The vocabulary must have been read: the reader sees to it. */
@@ -242,6 +223,9 @@ static bool read_merges(struct tok_model *m, struct pull *j, struct err *err) {
     struct way w = { .n = 0 };
     bool done = pull_array(j);
     own(m)->listed = true;
+    /* One for each token, if that many can follow: room at once, where memory is asked ahead. */
+    size_t n_left = (j->text.len - j->offset) / MERGE_BYTES_MIN;
+    merges_reserve(m->own, MIN((size_t)m->vocab->count, n_left));
     while (done && pull_next(j)) {
         struct half *h = w.half[w.n % WAY];
         done = read_merge(j, h, err);
@@ -294,7 +278,7 @@ static bool ready(struct tok_model *m, struct err *err) {
     struct buf cp = { 0 };
     if (!b->listed)
         return err_set(err, "tokenizer.json: a BPE model without merges");
-    list_done(b);
+    put_late(b);
     model_byte_tokens(m->vocab, b->of_fallback);
     b->all_bytes = !m->prefix.len && !m->suffix.len;
     for (uint32_t i = 0; i < FAST_CPS; i++) {
@@ -562,10 +546,8 @@ static void encode(const struct tok_model *m, void *space, struct str word, bool
 
 static void close_model(struct tok_model *m) {
     struct bpe *b = m->own;
-    if (b) {
+    if (b)
         free(b->merge);
-        free(b->list);
-    }
     free(b);
 }
 

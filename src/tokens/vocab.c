@@ -10,20 +10,27 @@
 #include <xxhash.h>
 
 /* Two threads may both draw; the first to store wins, and all use that one. */
-uint64_t vocab_seed(void) {
-    static _Atomic uint64_t chosen;
-    uint64_t now = atomic_load(&chosen);
-    if (now)
-        return now;
-    uint64_t drawn = 0;
+static _Atomic uint64_t chosen;
+
+static uint64_t draw_seed(void) {
+    uint64_t now = 0, drawn = 0;
     if (getrandom(&drawn, sizeof drawn, 0) != (ssize_t)sizeof drawn || !drawn)
         drawn = 0x9e3779b97f4a7c15u;
     atomic_compare_exchange_strong(&chosen, &now, drawn);
     return atomic_load(&chosen);
 }
 
+static inline uint64_t seed_now(void) {
+    uint64_t seed = atomic_load_explicit(&chosen, memory_order_relaxed);
+    return seed ? seed : draw_seed();
+}
+
+uint64_t vocab_seed(void) {
+    return seed_now();
+}
+
 uint32_t vocab_hash(struct str text) {
-    uint64_t h = XXH3_64bits_withSeed(text.at, text.len, vocab_seed());
+    uint64_t h = XXH3_64bits_withSeed(text.at, text.len, seed_now());
     return (uint32_t)(h ^ h >> 32);
 }
 
@@ -89,7 +96,7 @@ void vocab_reserve(struct vocab *v, size_t n) {
         ids_grow(v, n);
 }
 
-int vocab_find_hashed(const struct vocab *v, struct str text, uint32_t hash) {
+static int find_hashed(const struct vocab *v, struct str text, uint32_t hash) {
     if (!v->n_slots)
         return -1;
     size_t mask = v->n_slots - 1;
@@ -108,36 +115,45 @@ void vocab_ask_slot(const struct vocab *v, uint32_t hash) {
         __builtin_prefetch(&v->slot[hash & (v->n_slots - 1)]);
 }
 
-/* The id that most likely is meant: the first of this hash; -1: none. */
-static int likely(const struct vocab *v, uint32_t hash) {
+int vocab_ask_entry(const struct vocab *v, uint32_t hash) {
     size_t mask = v->n_slots - 1;
     for (size_t i = hash & mask; v->n_slots && v->slot[i].id_plus_1; i = (i + 1) & mask)
-        if (v->slot[i].hash == hash)
+        if (v->slot[i].hash == hash) {
+            __builtin_prefetch(&v->entry[v->slot[i].id_plus_1 - 1]);
             return (int)(v->slot[i].id_plus_1 - 1);
+        }
     return -1;
 }
 
-void vocab_ask_entry(const struct vocab *v, uint32_t hash) {
-    int id = likely(v, hash);
-    if (id >= 0)
-        __builtin_prefetch(&v->entry[id]);
+void vocab_ask_text(const struct vocab *v, int likely) {
+    if (likely >= 0 && likely < v->n)
+        __builtin_prefetch(v->pool.at + v->entry[likely].at);
 }
 
-void vocab_ask_text(const struct vocab *v, uint32_t hash) {
-    int id = likely(v, hash);
-    if (id >= 0)
-        __builtin_prefetch(v->pool.at + v->entry[id].at);
+int vocab_find_likely(const struct vocab *v, struct str text, uint32_t hash, int likely) {
+    if (likely < 0)
+        return -1;                   /* no slot had the hash */
+    struct vocab_entry e = v->entry[likely];
+    if (e.len == text.len && (!e.len || !memcmp(v->pool.at + e.at, text.at, e.len)))
+        return likely;
+    return find_hashed(v, text, hash);
 }
 
 int vocab_find(const struct vocab *v, struct str text) {
-    return vocab_find_hashed(v, text, vocab_hash(text));
+    return find_hashed(v, text, vocab_hash(text));
 }
 
-int vocab_find_near(const struct vocab *v, struct str text, int guess) {
-    if (guess >= 0 && guess < v->n && (v->flags[guess] & VOCAB_HERE)
-        && str_eq(vocab_text(v, guess), text))
+int vocab_find_joined(const struct vocab *v, struct str left, struct str right, int guess) {
+    struct str s = guess >= 0 && guess < v->n ? vocab_text(v, guess) : (struct str){ 0 };
+    if (s.len && s.len == left.len + right.len && (!left.len || !memcmp(s.at, left.at, left.len))
+        && (!right.len || !memcmp(s.at + left.len, right.at, right.len)))
         return guess;
-    return vocab_find(v, text);
+    struct buf both = { 0 };
+    buf_str(&both, left);
+    buf_str(&both, right);
+    int id = vocab_find(v, buf_view(&both));
+    buf_free(&both);
+    return id;
 }
 
 const char *vocab_alias(struct vocab *v, struct str text, uint64_t id) {
@@ -162,7 +178,7 @@ const char *vocab_alias(struct vocab *v, struct str text, uint64_t id) {
 
 const char *vocab_put(struct vocab *v, struct str text, uint64_t id) {
     uint32_t hash = vocab_hash(text);
-    if (vocab_find_hashed(v, text, hash) >= 0)
+    if (find_hashed(v, text, hash) >= 0)
         return "is listed twice";
     const char *wrong = vocab_alias(v, text, id);
     if (wrong)
@@ -183,11 +199,17 @@ int vocab_index(struct vocab *v) {
         int id = i - AHEAD;
         if (id >= 0 && (v->flags[id] & VOCAB_HERE)) {
             uint32_t h = hash[id % AHEAD];
-            int old = vocab_find_hashed(v, vocab_text(v, id), h);
-            if (old >= 0 && old != id)
-                return id;
-            if (old < 0)
-                slots_insert(v, (uint32_t)id, h);
+            size_t at = h & (v->n_slots - 1);
+            for (; v->slot[at].id_plus_1; at = (at + 1) & (v->n_slots - 1)) {
+                int old = (int)(v->slot[at].id_plus_1 - 1);
+                if (v->slot[at].hash == h && old != id
+                    && str_eq(vocab_text(v, old), vocab_text(v, id)))
+                    return id;
+                if (old == id)
+                    break;
+            }
+            v->used += !v->slot[at].id_plus_1;
+            v->slot[at] = (struct vocab_slot){ (uint32_t)id + 1, h };
         }
         if (i < v->n) {
             hash[i % AHEAD] = vocab_hash(vocab_text(v, i));

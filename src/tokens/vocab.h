@@ -40,11 +40,11 @@ int vocab_find(const struct vocab *, struct str text);            /* -1: none */
 uint32_t vocab_hash(struct str text);
 uint64_t vocab_seed(void);           /* drawn once per process; for hash tables of what files say */
 void vocab_ask_slot(const struct vocab *, uint32_t hash);
-void vocab_ask_entry(const struct vocab *, uint32_t hash);
-void vocab_ask_text(const struct vocab *, uint32_t hash);
-int vocab_find_hashed(const struct vocab *, struct str text, uint32_t hash);
-/* As vocab_find, and tries `guess` first: cheaper where ids are likely to follow each other. */
-int vocab_find_near(const struct vocab *, struct str text, int guess);
+int vocab_ask_entry(const struct vocab *, uint32_t hash);            /* the likely id; -1: none */
+void vocab_ask_text(const struct vocab *, int likely);
+int vocab_find_likely(const struct vocab *, struct str text, uint32_t hash, int likely);
+/* Both one after the other. Tries `guess` first: cheaper where ids are likely to follow. */
+int vocab_find_joined(const struct vocab *, struct str left, struct str right, int guess);
 struct str vocab_text(const struct vocab *, int id);              /* empty: none */
 uint8_t vocab_flags(const struct vocab *, int id);                /* 0: no such id */
 void vocab_mark(struct vocab *, int id, uint8_t flags);

@@ -8,7 +8,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Enters every container instead of skipping it. */
 static bool walk(struct pull *j) {
-    struct str s;
+    struct str s, pair[2];
     double d;
     bool b;
     int floor = j->depth;
@@ -21,7 +21,7 @@ static bool walk(struct pull *j) {
         case PULL_BOOL:   pull_bool(j, &b); break;
         case PULL_NUMBER: pull_double(j, &d); break;
         case PULL_STRING: pull_string(j, &s); break;
-        case PULL_ARRAY:  pull_array(j); break;
+        case PULL_ARRAY:  if (!pull_pair(j, &pair[0], &pair[1])) pull_array(j); break;
         case PULL_OBJECT: pull_object(j); break;
         case PULL_NONE:   pull_fail(j, "expected a value"); break;
         }
