@@ -4,6 +4,7 @@
  * how requests come in, is in engine_requests.c; opening and closing in engine_open.c. */
 #include "engine_inside.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -168,6 +169,7 @@ static void send_done(struct engine *e, struct job *j) {
     count(j, clock_s(), &done);
     if (j->stop) done.stop = j->options.stop[j->stop - 1];
     if (r->starved) done.error = "the sequence does not fit into the cache";
+    else if (e->failed) done.error = "the device failed";
     else if (j->finish == FINISH_ERROR) done.error = "the model gave numbers that are not finite";
     send(j, &done);
 }
@@ -209,6 +211,26 @@ int engine_step(struct engine *e, struct err *err) {
     int rows = step(e, err);
     engine_publish(e, false);
     return rows;
+}
+
+void engine_fail(struct engine *e) {
+    struct batch none;
+    pthread_mutex_lock(&e->lock);
+    e->failed = true;
+    pthread_mutex_unlock(&e->lock);
+    take_new_requests(e);
+    for (int i = 0; i < e->jobs.n; i++) {
+        struct job *j = e->jobs.at[i];         /* nobody puts one in any more */
+        if (!j) continue;
+        j->request.cancelled = true;
+        j->finish = FINISH_ERROR;
+    }
+    sched_look(e->sched);
+    bool any = sched_next(e->sched, &none);    /* all leave, so there is nothing to run */
+    assert(!any);
+    (void)any;
+    release_done(e);
+    engine_publish(e, false);
 }
 
 bool engine_preempt(struct engine *e, uint64_t id) {

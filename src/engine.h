@@ -96,6 +96,9 @@ void engine_cancel(struct engine *, uint64_t id);
 bool engine_runs(struct engine *, uint64_t id);
 /* Runs one batch. Rows that ran; 0 when idle; -1: the device failed, err says how. */
 int  engine_step(struct engine *, struct err *);
+/* After a step that failed, on the same thread: every request ends with FINISH_ERROR, and no other
+ * is taken. */
+void engine_fail(struct engine *);
 /* Waits until there is work, engine_stop was called, or so many seconds passed. */
 void engine_wait(struct engine *, double seconds);
 /* Any thread. The engine_wait that waits now, or else the next one, returns at once. */

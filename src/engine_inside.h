@@ -58,6 +58,7 @@ struct engine {
     struct job_table jobs;
     int n_submitted;
     bool cancelled, stop;            /* somebody was; engine_stop was called */
+    bool failed;                     /* engine_fail was called */
     struct engine_stats stats;
 };
 

@@ -122,7 +122,8 @@ uint64_t engine_submit(struct engine *e, const int *ids, int n, const struct gen
     j->emit = emit;
     j->to = to;
     pthread_mutex_lock(&e->lock);
-    uint64_t id = is_full(e) ? 0 : jobs_put(&e->jobs, j);
+    bool failed = e->failed;
+    uint64_t id = failed || is_full(e) ? 0 : jobs_put(&e->jobs, j);
     if (id) {
         *e->submitted_end = j;
         e->submitted_end = &j->next;
@@ -132,7 +133,8 @@ uint64_t engine_submit(struct engine *e, const int *ids, int n, const struct gen
     pthread_mutex_unlock(&e->lock);
     if (id) return id;
     job_free(j);
-    err_code(err, ERR_MEMORY, "the queue is full: %d requests wait", e->waiting_max);
+    if (failed) err_code(err, ERR_MEMORY, "the device failed");
+    else err_code(err, ERR_MEMORY, "the queue is full: %d requests wait", e->waiting_max);
     return 0;
 }
 

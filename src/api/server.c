@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WORKERS_QUEUE = 4096 };
+enum { WORKERS_QUEUE = 4096, FAILED_S = 2 };
 
 static const char *const *copy_list(struct arena *a, const char *const *list, int n) {
     if (n < 1) return NULL;
@@ -227,20 +227,14 @@ static bool over(struct server *s) {
     return late || (!calls && (hurry || !atomic_load(&s->n_exchanges)));
 }
 
-/* The device is gone: every request ends, and /health says so. */
+/* The device is gone: every request ends, and /health says so. Clients have a moment to read what
+ * was written for them. */
 static void failed(struct server *s, const struct err *err) {
-    struct fault f = { 0 };
     atomic_store(&s->state, SERVER_FAILED);
-    fault_set(&f, 500, NULL, "the device failed");
     log_line(LOG_ERROR, "%s", err->text);
-    pthread_mutex_lock(&s->calls_lock);
-    for (struct call *c = s->calls; c; c = c->next) {
-        pthread_mutex_lock(&c->lock);
-        c->why = f;
-        c->failed = true;
-        pthread_mutex_unlock(&c->lock);
-    }
-    pthread_mutex_unlock(&s->calls_lock);
+    engine_fail(s->engine);
+    double until = clock_s() + FAILED_S;
+    while (atomic_load(&s->n_exchanges) && clock_s() < until) usleep(1000);
 }
 
 bool server_serve(struct server *s, struct engine *e, const struct sample_params *sampling,

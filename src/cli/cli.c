@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct command *table;
 static int n_table;
@@ -93,11 +94,23 @@ static int run_command(const struct command *c, int n, char **argv) {
     return code;
 }
 
+/* Weights are used where they are mapped: when somebody cuts such a file short, or its disk fails,
+ * the kernel has nothing else to say than this signal. */
+static void on_bus_error(int number) {
+    static const char said[] = "mlxcel: a file of the model was cut short, or could not be read, "
+                               "while it was in use\n";
+    (void)number;
+    ssize_t n = write(STDERR_FILENO, said, sizeof said - 1);
+    (void)n;
+    _exit(ERR_FAILED);
+}
+
 int cli_main(const struct command *commands, int n, int argc, char **argv) {
     table = commands;
     n_table = n;
     /* A parent may have left SIGPIPE ignored; a closed pipe ends us quietly as it ends others. */
     signal(SIGPIPE, SIG_DFL);
+    signal(SIGBUS, on_bus_error);
     setlocale(LC_CTYPE, "");
     /* The server under its other name. */
     const char *slash = argc ? strrchr(argv[0], '/') : NULL;

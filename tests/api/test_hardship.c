@@ -1,6 +1,6 @@
 /* test_hardship.c - the server as a process in a poor place: no descriptors, little memory and
  * stack, output that goes nowhere, signals at any moment, an odd environment. Rows HT-50, RS-05,
- * RS-09, RS-10, RS-11, RS-15, RS-16 and RS-21 of the catalogue. */
+ * RS-09, RS-10, RS-11, RS-15, RS-16, RS-20 and RS-21 of the catalogue. */
 #include "server_process.h"
 
 #include <setjmp.h>
@@ -299,6 +299,46 @@ static void test_stops(void **state) {
     }
 }
 
+static void copy_model(const char *from, const char *to) {
+    static const char *const names[] = { "config.json", "generation_config.json", "tokenizer.json",
+                                         "tokenizer_config.json", "model.safetensors" };
+    assert_int_equal(mkdir(to, 0700), 0);
+    for (size_t i = 0; i < COUNT(names); i++) {
+        char path[600];
+        struct buf file = { 0 };
+        struct err err = { 0 };
+        snprintf(path, sizeof path, "%s/%s", from, names[i]);
+        if (!buf_read_file(&file, path, (size_t)64 << 20, &err)) fail_msg("%s", err.text);
+        temp_write(to, names[i], buf_view(&file));
+        buf_free(&file);
+    }
+}
+
+/* The weights' file is cut short under a server that has it mapped: it goes on, or ends and says
+ * why, but is not killed. */
+static void test_cut_weights(void **state) {
+    char folder[400], path[600];
+    struct reply r = { 0 };
+    struct buf log = { 0 }, text = { 0 };
+    (void)state;
+    snprintf(folder, sizeof folder, "%s/cut", home);
+    copy_model("models/demo", folder);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    struct served s = served_start("-m @H/cut --compute f32 --temp 0", home, NULL);
+    assert_true(served_ready(&s, SERVER_SECONDS));
+    assert_int_equal(truncate(path, 0), 0);
+    client_request(&text, "POST /v1/completions", "", S("{\"prompt\":\"Once\",\"max_tokens\":8}"));
+    client_ask(s.port, buf_view(&text), &r, SECONDS);
+    int code = served_stop(&s, SIGTERM, 30);
+    served_log(&s, &log);
+    bool told = strstr(buf_c(&log), "was cut short") != NULL;
+    if (code != (told ? 1 : 0) || told == (r.status == 200))
+        fail_msg("exit %d, status %d: %s", code, r.status, log.at);
+    reply_free(&r);
+    buf_free(&log);
+    buf_free(&text);
+}
+
 /* Signals that mean nothing here, and a long sleep in the middle of a stream. */
 static void test_signals(void **state) {
     static const int ignored[] = { SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD, SIGPIPE, SIGWINCH, SIGURG };
@@ -385,7 +425,8 @@ int main(void) {
         cmocka_unit_test(test_many_connections), cmocka_unit_test(test_no_descriptors),
         cmocka_unit_test(test_little_memory), cmocka_unit_test(test_little_stack),
         cmocka_unit_test(test_output), cmocka_unit_test(test_stops),
-        cmocka_unit_test(test_signals), cmocka_unit_test(test_surroundings),
+        cmocka_unit_test(test_cut_weights), cmocka_unit_test(test_signals),
+        cmocka_unit_test(test_surroundings),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -1,8 +1,10 @@
 /* test_leaving.c - clients that leave, in every state of their request and in every way: the
- * request is over before the next step of the engine, and nobody else notices.
+ * request is over before the next step of the engine, and nobody else notices. And a device that
+ * fails, which all of them notice.
  *
  * Rows CC-03, HT-12 and HT-13 of the catalogue. The engine stands still while a client leaves, so
  * steps are counted and no time is. */
+#include "engine_inside.h"
 #include "held.h"
 
 enum way { CLOSES, RESETS, VANISHES };
@@ -190,10 +192,47 @@ static void test_kernel_limits(void **state) {
     held_close(&h);
 }
 
+/* Row RS-13: the device fails in the middle of a step. Streams end with an error event, replies
+ * with a 500, who waits is told as well, and the program that serves hears why. */
+static bool fail_sync(struct device *d, struct err *err) {
+    (void)d;
+    return !err || err_set(err, "the device went away");
+}
+
+static void test_device_fails(void **state) {
+    struct engine_options e = { .requests_max = 2 };
+    struct server_options o = { 0 };
+    struct held h;
+    (void)state;
+    held_open(&h, &e, &o);
+    struct device_ops failing = *h.engine->dev.op;
+    failing.sync = fail_sync;
+    atomic_store(&held_permits, 0);
+    struct client c[4];
+    for (int i = 0; i < 4; i++) c[i] = held_ask(&h, 4 + i, 500, i % 2);
+    AWAIT(atomic_load(&h.server->n_running) == 4 && atomic_load(&held_waits));
+    h.engine->dev.op = &failing;
+    atomic_store(&held_permits, HELD_FREE);
+    for (int i = 0; i < 4; i++) {
+        struct reply r = { 0 };
+        if (!client_reply(&c[i], &r, HELD_SECONDS)) fail_msg("%d: %s", i, r.bad);
+        assert_int_equal(r.status, i % 2 ? 200 : 500);
+        assert_non_null(strstr(buf_c(&r.body), "{\"error\":{\"message\":\"the device failed\""));
+        assert_null(strstr(r.body.at, "[DONE]"));
+        reply_free(&r);
+        client_close(&c[i]);
+    }
+    pthread_join(h.thread, NULL);
+    assert_false(h.ok);
+    assert_int_equal(held_get(&h, "/livez", NULL), 503);
+    server_close(h.server);
+    engine_close(h.engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_leaves), cmocka_unit_test(test_slots),
-        cmocka_unit_test(test_unfinished),
+        cmocka_unit_test(test_unfinished), cmocka_unit_test(test_device_fails),
         cmocka_unit_test(test_kernel_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
