@@ -310,7 +310,7 @@ INLINE void weave_nibbles(byte *to, const byte *const *at, int64_t skip, int byt
 /* n columns of other widths, 16 at a time: bytes of 16 rows to lines. */
 INLINE void weave_bytes(byte *to, const byte *const *at, int64_t skip, int bits, int n) {
     const __m128i octets = _mm_set_epi8(15, 13, 11, 9, 14, 12, 10, 8, 7, 5, 3, 1, 6, 4, 2, 0);
-    const uint64_t mask = 0x0101010101010101 * ((1u << bits) - 1);
+    const uint64_t mask = UINT64_C(0x0101010101010101) * ((1u << bits) - 1);
     for (int r = 0; r < QUANT_PANEL; r++) {
         const byte *from = at[r] + skip;
         for (int i = 0; i < n; i += 16, from += 2 * bits) {
