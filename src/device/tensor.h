@@ -34,7 +34,10 @@ struct tensor {                      /* a view: whoever allocated .at frees it *
     struct quant quant;              /* of MLX_AFFINE, MXFP4, NVFP4, FP8 */
 };
 
-struct linear { struct tensor w, bias; };    /* [out, in], [out] F32; bias.at NULL: none */
+struct linear {
+    struct tensor w, bias;           /* [out, in], [out] F32; bias.at NULL: none */
+    bool fine;                       /* a device that rounds rows should round these finely */
+};
 
 const char *dtype_name(enum dtype);              /* "bf16", "affine": for messages */
 size_t dtype_bytes(enum dtype);                  /* of one plain element; 0 for packed ones */

@@ -11,6 +11,7 @@ void mlp_bind(struct binder *b, const struct decoder_spec *d, const struct mlp_s
     else
         bind_linear(b, &w->up, slot[1], m->hidden, d->dim, m->bias);
     bind_linear(b, &w->down, slot[2], d->dim, m->hidden, m->bias);
+    w->down.fine = true;             /* a few products are far larger than the others */
     if (m->inner_norm) bind_vector(b, &w->norm, W_MLP_NORM, m->hidden);
 }
 

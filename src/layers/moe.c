@@ -19,6 +19,7 @@ static void bind(struct binder *b, const struct decoder_spec *d, const struct la
     if (m->route.choice_bias) bind_vector(b, &w->choice_bias, W_ROUTER_BIAS, m->route.experts);
     bind_experts(b, m->expert.gated ? &w->gate : NULL, &w->up, &w->down, m->route.experts,
                  m->expert.hidden, d->dim, m->expert.bias);
+    for (int e = 0; e < m->route.experts; e++) w->down[e].fine = true;
     if (m->shared.hidden) mlp_bind(b, d, &m->shared, shared, &w->shared);
     if (m->shared_gate) bind_linear(b, &w->shared_gate, W_S_MIX, 1, d->dim, false);
 }

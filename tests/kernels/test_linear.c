@@ -457,7 +457,9 @@ static void check_same(struct pool *pool, const struct cpu_kernels *k,
  * not. */
 static void check_int8(struct format f, int64_t outs, int64_t cols, struct pool *pool) {
     struct matrix m = matrix_new(f, 0, outs, cols);
-    struct linear l = linear_of(&m, outs % 2), packed = l;
+    struct linear l = linear_of(&m, outs % 2), packed;
+    l.fine = outs % 3 == 0;
+    packed = l;
     const size_t bytes = cpu_packed_bytes(&l.w);
     void *panels = aligned_alloc(CPU_PACK_ALIGN, bytes);
     cpu_pack(panels, &l.w, 0, (outs + QUANT_PANEL - 1) / QUANT_PANEL);
@@ -472,7 +474,7 @@ static void check_int8(struct format f, int64_t outs, int64_t cols, struct pool 
     struct tensor xs = tensor_2d(x, F32, ROWS, cols), ys = tensor_2d(want, F32, ROWS, outs);
     cpu_linear(pool, &cpu_kernels_generic, &scratch, &ys, &l, &xs);
     if (outs % 2 == 0)
-        check_rounded(&m, want, x, ROWS, f.group, f.bits == 8 ? 256 : 1);
+        check_rounded(&m, want, x, ROWS, f.group, f.bits == 8 || l.fine ? 256 : 1);
     const struct cpu_kernels *k;
     for (int i = 0; (k = cpu_isa(i)); i++) {
         check_same(pool, k, &scratch, &l, &xs, want);
@@ -510,7 +512,8 @@ static void many_matrices(void **state) {
     (void)state;
     enum { N = 7, COLS = 384, MOST = 70 };
     static const struct format formats[N] = {
-        { MLX_AFFINE, BF16, 4, 64, 0 }, { MLX_AFFINE, BF16, 6, 64, 0 }, { MLX_AFFINE, F16, 2, 64, 0 },
+        { MLX_AFFINE, BF16, 4, 64, 0 }, { MLX_AFFINE, BF16, 6, 64, 0 },
+        { MLX_AFFINE, F16, 2, 64, 0 },
         { MLX_AFFINE, F16, 4, 64, 0 }, { MLX_AFFINE, BF16, 3, 64, 0 }, { .dtype = BF16 },
         { MLX_AFFINE, BF16, 8, 64, 0 },
     };

@@ -498,11 +498,11 @@ static void test_experts(void **state) {
     int32_t ids[ROWS * A];
     for (int e = 0; e < E; e++) {
         float *m = w + e * 3 * DIM * HID, *b = bias + e * (2 * HID + DIM);
-        gate[e] = (struct linear){ tensor_2d(m, F32, HID, DIM), tensor_1d(b, F32, HID) };
+        gate[e] = (struct linear){ tensor_2d(m, F32, HID, DIM), tensor_1d(b, F32, HID), false };
         up[e] = (struct linear){ tensor_2d(m + DIM * HID, F32, HID, DIM),
-                                 tensor_1d(b + HID, F32, HID) };
+                                 tensor_1d(b + HID, F32, HID), false };
         down[e] = (struct linear){ tensor_2d(m + 2 * DIM * HID, F32, DIM, HID),
-                                   tensor_1d(b + 2 * HID, F32, DIM) };
+                                   tensor_1d(b + 2 * HID, F32, DIM), false };
     }
     for (int i = 0; i < ROWS * A; i++) {
         ids[i] = (i * 3 + i / 4) % E;

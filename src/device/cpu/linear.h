@@ -72,8 +72,8 @@ struct cpu_scratch { void *at; size_t bytes; };
 void cpu_linear(struct pool *, const struct cpu_kernels *, const struct cpu_scratch *,
                 struct tensor *y, const struct linear *, const struct tensor *x);
 
-/* n products of the same rows, the same bits: rows are rounded once for those that follow each other
- * with groups of one size. The y do not overlap. */
+/* n products of the same rows, the same bits: rows are rounded once for those that follow each
+ * other with groups of one size. The y do not overlap. */
 void cpu_linear_many(struct pool *, const struct cpu_kernels *, const struct cpu_scratch *,
                      struct tensor *const *y, const struct linear *const *, int n,
                      const struct tensor *x);

@@ -26,7 +26,7 @@ struct int8_job {
     int n;
     int64_t first[INT8_MATRICES + 1];            /* blocks of the matrices before each */
     const struct cpu_int8_kernels *kernels;
-    int64_t row, n_rows;             /* rows of x of this run */
+    int64_t row, n_rows, tiles;      /* rows of x of this run, and the tiles they are */
     int64_t cols, groups;            /* of a row in the scratch */
     bool wide;
     int8_t *q;                       /* scratch: tiles one after another */
@@ -39,7 +39,7 @@ static int64_t padded_cols(const struct cpu_job *j) {
 }
 
 static bool is_wide(const struct cpu_job *j) {
-    return j->w.bits == 8;
+    return j->w.bits == 8 || j->fine;
 }
 
 static int64_t row_bytes(const struct cpu_job *j) {
@@ -58,21 +58,16 @@ bool cpu_int8_applies(const struct cpu_job *j) {
 }
 
 /* Tiles are as equal as can be: 8 rows are two of 4, for a tile of 2 waits for its own sums. */
-static int64_t n_tiles(const struct int8_job *o) {
-    return (o->n_rows + tile_rows(o) - 1) / tile_rows(o);
-}
-
 static int64_t tile_begin(const struct int8_job *o, int64_t tile) {
-    return tile * o->n_rows / n_tiles(o);
+    return tile * o->n_rows / o->tiles;
 }
 
-static struct cpu_int8_tile tile_at(const struct int8_job *o, int64_t tile) {
-    const int64_t begin = tile_begin(o, tile);
+static struct cpu_int8_tile tile_at(const struct int8_job *o, int64_t begin, int64_t end) {
     return (struct cpu_int8_tile){
         .q = o->q + begin * o->cols * (o->wide ? 2 : 1),
         .scale = o->scale + begin * o->groups,
         .sum = o->sum + begin * o->groups,
-        .rows = (int)(tile_begin(o, tile + 1) - begin),
+        .rows = (int)(end - begin),
         .wide = o->wide,
     };
 }
@@ -81,10 +76,10 @@ static void quantize_tiles(void *to, int64_t begin, int64_t end) {
     const struct int8_job *o = to;
     const struct cpu_job *j = o->jobs;
     for (int64_t i = begin; i < end; i++) {
-        const struct cpu_int8_tile t = tile_at(o, i);
+        const int64_t row = tile_begin(o, i);
+        const struct cpu_int8_tile t = tile_at(o, row, tile_begin(o, i + 1));
         for (int r = 0; r < t.rows; r++)
-            o->kernels->quantize(&t, r, cpu_job_x(j, 0, o->row + tile_begin(o, i) + r), j->cols,
-                                 j->w.group);
+            o->kernels->quantize(&t, r, cpu_job_x(j, 0, o->row + row + r), j->cols, j->w.group);
     }
 }
 
@@ -93,14 +88,15 @@ static void quantize_tiles(void *to, int64_t begin, int64_t end) {
  * tile what lies a little ahead. */
 static void run_tiles(const struct int8_job *o, const struct cpu_job *j, struct cpu_panels *w,
                       int64_t out, int64_t begin, uintptr_t next, int64_t next_bytes) {
-    const int64_t tiles = n_tiles(o), lines = (next_bytes + LINE - 1) / LINE;
+    const int64_t tiles = o->tiles, lines = (next_bytes + LINE - 1) / LINE;
     const int64_t times = w->groups * tiles;
     w->pace = tiles > AHEAD_TILES ? 0 : (int)((lines + times - 1) / times);
-    for (int64_t i = 0; i < tiles; i++) {
-        struct cpu_int8_tile t = tile_at(o, i);
+    for (int64_t i = 0, row = 0, next_row; i < tiles; i++, row = next_row) {
+        next_row = tile_begin(o, i + 1);
+        struct cpu_int8_tile t = tile_at(o, row, next_row);
         float *y[INT8_ROWS];
         for (int k = 0; k < t.rows; k++)
-            y[k] = cpu_job_y(j, 0, o->row + tile_begin(o, i) + k) + (out - j->begin);
+            y[k] = cpu_job_y(j, 0, o->row + row + k) + (out - j->begin);
         t.q += begin * t.rows * (o->wide ? 2 : 1);
         t.scale += begin / w->group * t.rows;
         t.sum += begin / w->group * t.rows;
@@ -114,7 +110,7 @@ static void run_tiles(const struct int8_job *o, const struct cpu_job *j, struct 
 static void run_packed(const struct int8_job *o, const struct cpu_job *j, int64_t out, int outs) {
     const struct cpu_matrix *m = &j->w;
     const int64_t panel = QUANT_PANEL * (m->row_bytes + 2 * m->scale_row_bytes);
-    const int64_t step = n_tiles(o) > 1 ? INT8_COLS : j->cols;
+    const int64_t step = o->tiles > 1 ? INT8_COLS : j->cols;
     const int64_t group_bytes = cpu_pack_group_bytes(m->bits, m->group, m->scale_dtype);
     for (int64_t begin = 0; begin < j->cols; begin += step) {
         const int64_t n = MIN(step, j->cols - begin);
@@ -124,7 +120,7 @@ static void run_packed(const struct int8_job *o, const struct cpu_job *j, int64_
             .groups = (int)(n / m->group), .outs = outs,
         };
         const int64_t bytes = w.groups * group_bytes * ((outs + QUANT_PANEL - 1) / QUANT_PANEL);
-        const int64_t ahead = n_tiles(o) > 1 ? o->kernels->panels * panel : AHEAD_BYTES;
+        const int64_t ahead = o->tiles > 1 ? o->kernels->panels * panel : AHEAD_BYTES;
         run_tiles(o, j, &w, out, begin, (uintptr_t)w.at + (uintptr_t)ahead, bytes);
     }
 }
@@ -188,6 +184,7 @@ void cpu_int8_run(struct pool *pool, const struct cpu_job *jobs, int n) {
         o.first[i + 1] = o.first[i] + (jobs[i].end - jobs[i].begin + block - 1) / block;
     for (; o.row < jobs->rows.n; o.row += room) {
         o.n_rows = MIN(room, jobs->rows.n - o.row);
+        o.tiles = (o.n_rows + tile_rows(&o) - 1) / tile_rows(&o);
         o.q = jobs->scratch->at;
         o.scale = (float *)(void *)(o.q + o.n_rows * o.cols * (o.wide ? 2 : 1));
         o.sum = o.scale + o.n_rows * o.groups;
@@ -195,9 +192,9 @@ void cpu_int8_run(struct pool *pool, const struct cpu_job *jobs, int n) {
         const int64_t grain = MAX(1, PIECE_BYTES / MAX(1, block_bytes));
         /* A row or two are rounded sooner than another thread hears of it. */
         if (!pool || o.n_rows <= 2)
-            quantize_tiles(&o, 0, n_tiles(&o));
+            quantize_tiles(&o, 0, o.tiles);
         else
-            pool_run(pool, n_tiles(&o), 1, quantize_tiles, &o);
+            pool_run(pool, o.tiles, 1, quantize_tiles, &o);
         if (pool)
             pool_run(pool, o.first[n], grain, run_blocks, &o);
         else

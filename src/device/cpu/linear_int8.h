@@ -14,7 +14,8 @@
  * set: linear_int8_generic.c is the specification.
  *
  * Wide rows cost two products of 8 bits, q = 256 high + low with high in -127..127 and low in
- * -128..127, and are as good as F32. Weights of 8 bits always have them. */
+ * -128..127, and are as good as F32. Weights of 8 bits always have them, and matrices that are
+ * marked as fine. */
 #pragma once
 #include "device/cpu/pack.h"
 

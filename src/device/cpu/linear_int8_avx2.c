@@ -207,7 +207,7 @@ INLINE __m256 scales_8(enum dtype dtype, const byte *at) {
 }
 
 /* One panel times a tile. */
-INLINE void multiply_panel(int bits, int rows, bool wide, float (*f)[QUANT_PANEL],
+INLINE void multiply_panel(int bits, int rows, bool wide, float *const *f,
                            const struct cpu_panels *w, const byte *at,
                            const struct cpu_int8_tile *t, uintptr_t ahead) {
     const int size = w->scales == F32 ? 4 : 2, units = w->group / UNIT;
@@ -227,10 +227,10 @@ INLINE void multiply_panel(int bits, int rows, bool wide, float (*f)[QUANT_PANEL
             const __m256 b = scales_8(w->scales, half + QUANT_PANEL * size);
             UNROLL for (int r = 0; r < rows; r++) {
                 const __m256 xs = _mm256_set1_ps(t->scale[g * rows + r]);
-                __m256 y = _mm256_load_ps(f[r] + 8 * h);
+                __m256 y = _mm256_loadu_ps(f[r] + 8 * h);
                 y = _mm256_fmadd_ps(b, _mm256_set1_ps(t->sum[g * rows + r]), y);
                 y = _mm256_fmadd_ps(_mm256_mul_ps(s, xs), _mm256_cvtepi32_ps(sum[h][r]), y);
-                _mm256_store_ps(f[r] + 8 * h, y);
+                _mm256_storeu_ps(f[r] + 8 * h, y);
             }
         }
         at = lines + units * bits * LINE;
@@ -238,13 +238,13 @@ INLINE void multiply_panel(int bits, int rows, bool wide, float (*f)[QUANT_PANEL
     }
 }
 
-typedef void panel_times(float (*)[QUANT_PANEL], const struct cpu_panels *, const byte *,
+typedef void panel_times(float *const *, const struct cpu_panels *, const byte *,
                          const struct cpu_int8_tile *, uintptr_t);
 
 #define PANEL(bits, rows, wide)                                                                    \
-    static void panel_##bits##_##rows##_##wide(float (*f)[QUANT_PANEL],                            \
-                                               const struct cpu_panels *w, const byte *at,         \
-                                               const struct cpu_int8_tile *t, uintptr_t ahead) {   \
+    static void panel_##bits##_##rows##_##wide(float *const *f, const struct cpu_panels *w,        \
+                                               const byte *at, const struct cpu_int8_tile *t,      \
+                                               uintptr_t ahead) {                                  \
         multiply_panel(bits, rows, wide, f, w, at, t, ahead);                                      \
     }
 #define PANELS(bits)                                                                               \
@@ -262,19 +262,23 @@ PANELS(8)
                { panel_##bits##_1_1, panel_##bits##_2_1, panel_##bits##_3_1, panel_##bits##_4_1 } }
 static panel_times *const panels[9][2][ROWS] = { ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(8) };
 
+/* The last panel may have fewer rows than y has room for: it gets room of its own. */
 static void multiply(float *const *y, const struct cpu_panels *w, const struct cpu_int8_tile *t,
                      bool more) {
     for (int p = 0; p * QUANT_PANEL < w->outs; p++) {
-        _Alignas(32) float f[ROWS][QUANT_PANEL];
-        const int begin = p * QUANT_PANEL;
-        const size_t bytes = (size_t)MIN(QUANT_PANEL, w->outs - begin) * sizeof **f;
-        memset(f, 0, sizeof f);
-        for (int r = 0; r < t->rows && more; r++)
-            memcpy(f[r], y[r] + begin, bytes);
+        const int begin = p * QUANT_PANEL, n = MIN(QUANT_PANEL, w->outs - begin);
+        float copy[ROWS][QUANT_PANEL], *f[ROWS];
+        for (int r = 0; r < t->rows; r++) {
+            f[r] = n < QUANT_PANEL ? copy[r] : y[r] + begin;
+            if (!more || n < QUANT_PANEL)
+                memset(f[r], 0, sizeof copy[r]);
+            if (more && n < QUANT_PANEL)
+                memcpy(f[r], y[r] + begin, (size_t)n * sizeof **f);
+        }
         panels[w->bits][t->wide][t->rows - 1](
             f, w, w->at + p * w->stride, t, w->ahead + (uintptr_t)(p * w->pace * w->groups * LINE));
-        for (int r = 0; r < t->rows; r++)
-            memcpy(y[r] + begin, f[r], bytes);
+        for (int r = 0; r < t->rows && n < QUANT_PANEL; r++)
+            memcpy(y[r] + begin, f[r], (size_t)n * sizeof **f);
     }
 }
 

@@ -7,6 +7,7 @@ struct cpu_job {
     const struct cpu_scratch *scratch;           /* NULL: not rounded to 8 bits */
     struct cpu_matrix w;             /* of head 0 */
     const float *bias;               /* NULL: none */
+    bool fine;
     struct cpu_rows rows;            /* of head 0 */
     int64_t cols, begin, end;        /* columns of w; its rows to do */
     int64_t heads, blocks;           /* blocks of CPU_TILE_OUTS rows in a head */
