@@ -24,7 +24,12 @@ struct engine_options {              /* zeroed: defaults */
     const char *kv;                  /* "f32", "bf16", "q8"; NULL or "auto": bf16, with f32 f32 */
     bool no_reuse;                   /* never look for kept prefixes */
     bool no_tokenizer;               /* ids in, ids out */
-    void (*progress)(void *to, double done);
+    bool unpacked;                   /* weights are read as the checkpoint has them */
+    const char *packed_dir;          /* of files of packed weights; NULL: they are packed in memory,
+                                        at every start */
+    size_t packed_min;               /* bytes from which on packed weights are kept in a file */
+    void (*progress)(void *to, double done);     /* of loading */
+    void (*packing)(void *to, double done);      /* and of packing, where there is no file yet */
     void (*layer)(void *to, int layer, const struct tensor *x);      /* probe */
     void *to;
 };

@@ -114,7 +114,9 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
                         "there is: --kv bf16 and f32", e->dev.op->name);
     if (!e->dev.op->open(&e->dev, &d, err)) return false;
     struct model_options m = { .device = &e->dev, .rows_max = rows, .seqs_max = requests,
-                               .logits_max = rows, .progress = o->progress, .to = o->to };
+                               .logits_max = rows, .progress = o->progress,
+                               .packing = o->packing, .to = o->to,
+                               .pack = { o->unpacked, o->packed_dir, o->packed_min } };
     e->model = model_open(o->dir, &m, err);
     if (!e->model) return false;
     e->vocab = model_spec(e->model)->vocab;

@@ -75,7 +75,7 @@ static void futex(_Atomic uint32_t *word, int what, uint32_t value) {
     syscall(SYS_futex, word, what | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
 }
 
-/* The next piece of the share [first, end) in run `number`; -1: none is left, or the run is over. */
+/* The next piece of the share [first, end) in run `number`; -1: none is left, or it is over. */
 static int64_t take(struct share *s, uint64_t number, int64_t first, int64_t end) {
     uint64_t at = atomic_load_explicit(&s->at, memory_order_relaxed);
     for (;;) {

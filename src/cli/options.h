@@ -42,7 +42,7 @@ struct origin {
 struct args {
     const char *command;
     /* which model, and how it is opened */
-    const char *model, *device, *isa, *compute, *kv;
+    const char *model, *device, *isa, *compute, *kv, *packed;
     int threads, context, chunk;
     size_t cache_bytes;
     bool no_prefix_cache;

@@ -44,6 +44,10 @@ const struct option options[] = {
     PICK("--kv", "Model", OPENS | CMD_INSPECT, kv, "auto|f32|bf16|q8", NULL,
          "what keys and values are cached as; auto is bf16, or f32 with --compute f32; q8, 8 bits "
          "with a scale for each head and token, halves their memory")
+    ROW("--packed", "DIR", V_DIR, "Model", OPENS, packed, NULL,
+        "folder for weights in the order that the CPU likes, packed once; memory packs them at "
+        "every start, off never; auto, the default, takes ~/.cache/mlxcel/packed for models of "
+        "64 MiB or more")
     WHOLE("-t --threads", "Model", OPENS, threads, -1, 1024, ENV("THREADS"),
           "CPU threads; 0 means as many as this process may use")
     WHOLE("-c --ctx-size --max-kv-size --max-model-len", "Model", OPENS | CMD_INSPECT, context, 0,

@@ -1,5 +1,5 @@
 /* selftest.c - the engine's promise of exactness, checked on a real checkpoint. */
-#include "cli/cli.h"
+#include "cli/session.h"
 #include "cli/dialog.h"
 #include "engine.h"
 #include <stdio.h>
@@ -25,12 +25,15 @@ int cli_selftest(struct args *a) {
     model_from_words(a, true);
     bool ok = model_find(a->model, &dir, &err);
     if (ok) {
+        struct buf packed = { 0 };
         struct engine_options o = {
             .dir = buf_c(&dir), .device = a->device, .isa = a->isa, .threads = a->threads,
             .context = a->context, .chunk_max = a->chunk, .cache_bytes = a->cache_bytes,
             .f32 = !strcmp(a->compute, "f32"), .kv = a->kv, .no_reuse = a->no_prefix_cache,
         };
+        session_packed(a->packed, &packed, &o);
         ok = engine_selftest(&o, line, &c, &err);
+        buf_free(&packed);
     }
     buf_free(&dir);
     if (ok && !a->quiet) printf("%d checks, all passed\n", c.n);

@@ -9,18 +9,32 @@
 enum { BAR_WIDTH = 30 };
 
 /* Only when loading is slow enough to wonder about, and only where it can be wiped again. */
-static void progress(void *to, double done) {
-    struct session *s = to;
-    if (s->progress) s->progress(s->progress_to, done);
+static void show_bar(struct session *s, double done) {
     if (s->quiet || !s->term.err || clock_s() - s->bar_s < 0.5) return;
     char bar[BAR_WIDTH + 1];
     int full = done < 0 ? 0 : done > 1 ? BAR_WIDTH : (int)(done * BAR_WIDTH);
     memset(bar, ' ', BAR_WIDTH);
     memset(bar, '#', (size_t)full);
     bar[BAR_WIDTH] = 0;
-    fprintf(stderr, "\rloading [%s] %3d %%", bar, (int)(MIN(MAX(done, 0), 1) * 100));
+    fprintf(stderr, "\r%s [%s] %3d %%", s->packing ? "packing" : "loading", bar,
+            (int)(MIN(MAX(done, 0), 1) * 100));
     fflush(stderr);
     s->bar = true;
+}
+
+static void loading(void *to, double done) {
+    struct session *s = to;
+    if (s->progress) s->progress(s->progress_to, done);
+    show_bar(s, done);
+}
+
+/* Its half second begins anew: loading maps files, which takes no time worth a word. */
+static void packing(void *to, double done) {
+    struct session *s = to;
+    if (!s->packing) s->bar_s = clock_s();
+    s->packing = true;
+    if (s->progress) s->progress(s->progress_to, done);
+    show_bar(s, done);
 }
 
 static void wipe_bar(struct session *s) {
@@ -109,16 +123,19 @@ bool session_open(struct session *s, const struct args *a, const struct session_
         .slowdown = plan->slowdown,
         .cache_bytes = a->cache_bytes, .f32 = !strcmp(a->compute, "f32"), .kv = a->kv,
         .no_reuse = a->no_prefix_cache, .no_tokenizer = plan->no_tokenizer,
-        .progress = progress, .to = s,
+        .progress = loading, .packing = packing, .to = s,
     };
-    s->bar_s = clock_s();
+    struct buf packed = { 0 };
+    session_packed(a->packed, &packed, &o);
+    const double begin = s->bar_s = clock_s();
     s->engine = engine_open(&o, err);
+    buf_free(&packed);
     wipe_bar(s);
     if (!s->engine) {
         dialog_blame(a, err);
         return false;
     }
-    s->load_s = clock_s() - s->bar_s;
+    s->load_s = clock_s() - begin;
     int context = engine_info(s->engine).context;
     if (a->context > context && !a->quiet)
         fprintf(stderr, "mlxcel: the context is %d tokens, not %d\n", context, a->context);

@@ -14,8 +14,8 @@ struct session {
     bool stop_owned[TEXT_LIST_MAX];  /* else a word of argv */
     struct buf dir, template_text;
     double load_s, started_s;        /* the second: of the process, nearly */
-    bool bar;                        /* the progress bar is on the terminal */
-    double bar_s;                    /* when loading began */
+    bool bar, packing;               /* the progress bar is on the terminal; of what */
+    double bar_s;                    /* when loading, or packing, began */
     bool quiet;
     unsigned n_calls;                /* tool calls so far that the model gave no id */
     void (*progress)(void *to, double done);
@@ -29,6 +29,8 @@ struct session_plan {
     void (*progress)(void *to, double done);     /* NULL: only the bar on a terminal */
     void *to;
 };
+/* --packed: where packed weights are kept. `dir` holds the text that the options point to. */
+void session_packed(const char *packed, struct buf *dir, struct engine_options *);
 bool session_open(struct session *, const struct args *, const struct session_plan *,
                   struct err *);
 void session_close(struct session *);

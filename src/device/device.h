@@ -123,6 +123,28 @@ struct device_options {
                                         with packed ones, a GPU to bf16 */
 };
 
+/* Matrices that products will be given, for a device that would rather have them in an order of
+ * its own. */
+struct pack_place {                  /* zeroed: packed in memory */
+    bool off;                        /* never packed */
+    const char *dir;                 /* a folder of files, made where it is missing; NULL: memory */
+    size_t file_min;                 /* bytes from which on a file is worth it */
+};
+struct pack_item {
+    struct tensor *w;
+    uint64_t at;                     /* where it lies in the files it came from */
+};
+struct pack_job {
+    const struct pack_item *item;    /* [n] */
+    size_t n;
+    struct pack_place place;
+    const char *model;               /* the path of its folder */
+    unsigned char source[16];        /* other bytes, other contents of that folder */
+    void (*let_go)(void *to, const struct tensor *w);    /* the matrix is not read any more */
+    void (*progress)(void *to, double done);             /* 0 to 1, only while it packs */
+    void *to;
+};
+
 struct device_ops {
     const char *name;
     bool host_memory;                /* the host reads its memory: results need no copy_out */
@@ -138,6 +160,9 @@ struct device_ops {
     /* Weights and tables of the host that ops will be given addresses into: from now on these
      * stand for a copy on the device. The bytes must not change or go. False: no memory left. */
     bool (*adopt)(struct device *, const void *at, size_t bytes);
+    /* Optional. Sets quant.packed of the items that it packed. What cannot be packed or kept is
+     * used as it is, and the log says why. The device owns the packed weights. */
+    void (*pack)(struct device *, const struct pack_job *);
     void (*copy_in)(struct device *, void *to, const void *from, size_t bytes);
     void (*copy_out)(struct device *, void *to, const void *from, size_t bytes);
     /* Inside the device. */

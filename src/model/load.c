@@ -51,8 +51,10 @@ static void bind_ends(struct loaded *m, struct binder *b) {
     if (d->positions) bind_table(b, &m->positions, W_POSITIONS, d->positions, d->dim);
     if (d->embed_norm) norm_bind(b, d, &m->embed_norm, W_EMBED_NORM);
     norm_bind(b, d, &m->final_norm, W_FINAL_NORM);
-    if (d->tied_head) m->head.w = m->embed;
-    else bind_linear(b, &m->head, W_HEAD, d->vocab, d->dim, d->head_bias);
+    if (d->tied_head) {
+        m->head.w = m->embed;
+        bind_product(b, &m->head.w);
+    } else bind_linear(b, &m->head, W_HEAD, d->vocab, d->dim, d->head_bias);
 }
 
 static void bind_all(struct loaded *m, struct binder *b, void (*progress)(void *, double),
@@ -96,6 +98,13 @@ bool load_bind(struct loaded *m, const char *dir, struct device *dev,
     if (!m->binder) return false;
     bind_all(m, m->binder, progress, to);
     return true;
+}
+
+/* A tied embedding is read where the head is: in one place, not in two. */
+void load_pack(struct loaded *m, const struct pack_place *place, void (*progress)(void *, double),
+               void *to) {
+    binder_pack(m->binder, place, progress, to);
+    if (m->spec.tied_head) m->embed = m->head.w;
 }
 
 bool load_finish(struct loaded *m, struct err *err) {

@@ -28,6 +28,9 @@ bool load_record(struct loaded *, bind_want *, void *to, struct err *);
 /* How many values the spec's tensors hold, however they are stored. */
 int64_t load_params(const struct loaded *);
 bool load_finish(struct loaded *, struct err *);
+/* Between load_bind and load_finish, for a model that will run: see binder_pack. */
+void load_pack(struct loaded *, const struct pack_place *, void (*progress)(void *, double),
+               void *to);
 void load_close(struct loaded *);
 /* [n_layers] what each layer keeps. */
 void load_need(const struct loaded *, struct state_need *, enum dtype kv);

@@ -184,9 +184,10 @@ struct model *model_open(const char *dir, const struct model_options *o, struct 
     m->rows_max = o->rows_max;
     m->seqs_max = o->seqs_max;
     m->logits_max = o->logits_max;
-    if (load_spec(&m->is, dir, err) && load_bind(&m->is, dir, m->dev, o->progress, o->to, err) &&
-        load_finish(&m->is, err) && allocate(m, err))
-        return m;
+    if (load_spec(&m->is, dir, err) && load_bind(&m->is, dir, m->dev, o->progress, o->to, err)) {
+        load_pack(&m->is, &o->pack, o->packing, o->to);
+        if (load_finish(&m->is, err) && allocate(m, err)) return m;
+    }
     model_close(m);
     return NULL;
 }

@@ -6,7 +6,9 @@
 struct model_options {
     struct device *device;           /* borrowed, outlives the model */
     int rows_max, seqs_max, logits_max;      /* of one batch */
-    void (*progress)(void *to, double done); /* 0 to 1; NULL: nobody asks */
+    struct pack_place pack;
+    /* 0 to 1, NULL: nobody asks; the second for weights that are packed now, once. */
+    void (*progress)(void *to, double done), (*packing)(void *to, double done);
     void *to;
 };
 

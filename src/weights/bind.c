@@ -259,6 +259,7 @@ static struct binder *binder_new(struct arena *arena, const struct name_rule *fa
 static void binder_free(struct binder *b) {
     quant_config_free(&b->quant);
     free(b->claim);
+    free(b->product);
     free(b->prefix);
     free(b->stem);
     free(b);
@@ -301,6 +302,49 @@ bool binder_adopt(struct binder *b, struct err *err) {
     if (ok && arena_each(b->arena, adopt, b->dev)) return true;
     return err_code(err, ERR_MEMORY, "%s: no device memory for %zu MiB of weights",
                     weights_dir(b->w), weights_bytes(b->w) >> 20);
+}
+
+void bind_product(struct binder *b, struct tensor *w) {
+    if (b->want || !w->at) return;
+    if (b->n_products == b->products_cap) {
+        b->products_cap = MAX(2 * b->products_cap, (size_t)256);
+        b->product = mem_grow(b->product, b->products_cap, sizeof(*b->product));
+    }
+    b->product[b->n_products++] = w;
+}
+
+struct packing { const struct binder *b; void (*progress)(void *, double); void *to; };
+
+static void let_go(void *to, const struct tensor *w) {
+    const struct packing *p = to;
+    size_t scales = (size_t)(tensor_count(w) / w->quant.group) * dtype_bytes(w->quant.scale_dtype);
+    weights_let_go(p->b->w, w->at, (size_t)tensor_count(w) / 8 * w->quant.bits);
+    weights_let_go(p->b->w, w->quant.scales, scales);
+    weights_let_go(p->b->w, w->quant.biases, scales);
+}
+
+static void pack_progress(void *to, double done) {
+    const struct packing *p = to;
+    if (p->progress) p->progress(p->to, done);
+}
+
+void binder_pack(struct binder *b, const struct pack_place *place,
+                 void (*progress)(void *, double), void *to) {
+    /* A checkpoint that will be refused is not packed before. */
+    if (bind_failed(b) || !b->w || !b->dev->op->pack || !nothing_is_left(b)) return;
+    struct packing p = { b, progress, to };
+    struct pack_item *item = mem_array(MAX(b->n_products, (size_t)1), sizeof *item);
+    struct pack_job job = { .item = item, .place = *place, .model = weights_dir(b->w),
+                            .let_go = let_go, .progress = pack_progress, .to = &p };
+    for (size_t i = 0; i < b->n_products; i++) {
+        item[job.n].w = b->product[i];
+        job.n += weights_place(b->w, b->product[i]->at, &item[job.n].at);
+    }
+    weights_identity(b->w, job.source);
+    b->dev->op->pack(b->dev, &job);
+    /* Reading small vectors mapped their neighbours, too. */
+    weights_let_go_all(b->w);
+    free(item);
 }
 
 bool binder_finish(struct binder *b, struct err *err) {

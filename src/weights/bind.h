@@ -22,6 +22,11 @@ struct binder *binder_open(struct weights *, struct config *, struct device *, s
 /* Hands the device what was bound: the tensors with a claim, and the arena. Nothing that an op
  * reads may change afterwards. */
 bool binder_adopt(struct binder *, struct err *);
+/* Lets the device put the matrices that are multiplied with into an order of its own, if it wants
+ * to: `packed` of their tensors is then set, where they stand. What the file was read for is let
+ * go of. progress may be NULL. */
+void binder_pack(struct binder *, const struct pack_place *, void (*progress)(void *, double),
+                 void *to);
 bool binder_finish(struct binder *, struct err *);       /* also frees it; checks leftovers */
 /* A binder without a file, for tools that make checkpoints: reports every tensor that is asked
  * for, by the plainest name that the rules know. What it returns has no address, but vectors
@@ -40,6 +45,9 @@ void bind_linear(struct binder *, struct linear *, enum slot, int64_t out, int64
  * bias: bit i says that part i has one. */
 void bind_parts(struct binder *, struct linear *const *part, enum slot whole, const enum slot *slot,
                 const int64_t *out, int n_parts, int64_t in, unsigned bias);
+/* The layer, or the model, will multiply with this matrix, which stays where it is until the model
+ * is closed. The calls that bind a linear say so themselves; bind_table does not. */
+void bind_product(struct binder *, struct tensor *);
 /* A matrix for each head: [n, out, in]. W_K_UP [heads, rank, nope] and W_V_UP [heads, v, rank]
  * are also cut from W_KV_B [heads*(nope + v), rank]; ask for W_K_UP first. */
 void bind_heads(struct binder *, struct linear *, enum slot, int64_t n, int64_t out, int64_t in);

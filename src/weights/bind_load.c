@@ -173,8 +173,8 @@ bool bind_site_bias(struct binder *b, const struct site *site, int64_t n, bool t
 
 /* ---- what layers call ---- */
 
-void bind_linear(struct binder *b, struct linear *lin, enum slot slot, int64_t out, int64_t in,
-                 bool bias) {
+static void linear(struct binder *b, struct linear *lin, enum slot slot, int64_t out, int64_t in,
+                   bool bias) {
     struct site site;
     const int64_t shape[] = { out, in };
     *lin = (struct linear){ 0 };
@@ -189,9 +189,15 @@ void bind_linear(struct binder *b, struct linear *lin, enum slot slot, int64_t o
         *lin = (struct linear){ 0 };
 }
 
+void bind_linear(struct binder *b, struct linear *lin, enum slot slot, int64_t out, int64_t in,
+                 bool bias) {
+    linear(b, lin, slot, out, in, bias);
+    bind_product(b, &lin->w);
+}
+
 void bind_table(struct binder *b, struct tensor *t, enum slot slot, int64_t rows, int64_t cols) {
     struct linear lin;
-    bind_linear(b, &lin, slot, rows, cols, false);
+    linear(b, &lin, slot, rows, cols, false);
     *t = lin.w;
 }
 
@@ -246,5 +252,6 @@ void bind_parts(struct binder *b, struct linear *const *part, enum slot whole,
             if (own) part[i]->bias = tensor_part(&all.bias, 0, begin, out[i]);
         }
         begin += out[i];
+        bind_product(b, &part[i]->w);
     }
 }

@@ -210,5 +210,10 @@ void bind_experts(struct binder *b, struct linear **gate, struct linear **up, st
                   ? fused_experts(b, g, u, n, hidden, dim, bias)
                   : (!gate || experts(b, g, W_X_GATE, n, hidden, dim, bias, &fix)) &&
                         experts(b, u, W_X_UP, n, hidden, dim, bias, &fix);
-    if (ok) experts(b, d, W_X_DOWN, n, dim, hidden, bias, &fix);
+    ok = ok && experts(b, d, W_X_DOWN, n, dim, hidden, bias, &fix);
+    for (int i = 0; ok && i < n; i++) {
+        if (g) bind_product(b, &g[i].w);
+        bind_product(b, &u[i].w);
+        bind_product(b, &d[i].w);
+    }
 }

@@ -28,6 +28,8 @@ struct binder {
      * "language_model.model." or "model.language_model." for the leading "model.". */
     char *prefix, *stem;
     struct claim *claim;                 /* [weights_count]; W_END: nobody's */
+    struct tensor **product;             /* what bind_product was told */
+    size_t n_products, products_cap;
     struct quant_config quant;
     int64_t k_rows;                      /* of kv_b per head, as the layer's W_K_UP took it */
     struct err err;

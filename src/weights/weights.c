@@ -17,13 +17,14 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 enum { SHARDS_MAX = 4096, INDEX_BYTES_MAX = 256 << 20, FILE_NAME_MAX = 255 };
 
 static const char single_name[] = "model.safetensors";
 static const char index_name[] = "model.safetensors.index.json";
 
-struct shard { char *name, *path; struct str file; };
+struct shard { char *name, *path; struct str file; struct timespec modified, changed; };
 struct mapped { struct str tensor; uint32_t shard; };    /* a line of the index */
 
 struct weights {
@@ -82,7 +83,11 @@ static bool map_file(int dir, struct shard *s, struct err *err) {
     else {
         void *at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (at == MAP_FAILED) err_set(err, "%s: %s", s->path, strerror(errno));
-        else s->file = (struct str){ at, (size_t)st.st_size }, ok = true;
+        else {
+            *s = (struct shard){ s->name, s->path, { at, (size_t)st.st_size }, st.st_mtim,
+                                 st.st_ctim };
+            ok = true;
+        }
     }
     close(fd);
     return ok;
@@ -99,7 +104,7 @@ static int shard_of(struct weights *w, struct map *names, const char *dir, struc
     }
     struct buf path = { 0 };
     buf_format(&path, "%s/%.*s", dir, (int)name.len, name.at);
-    w->shard[i] = (struct shard){ mem_str(name), mem_str(buf_view(&path)), { 0 } };
+    w->shard[i] = (struct shard){ .name = mem_str(name), .path = mem_str(buf_view(&path)) };
     buf_free(&path);
     map_put(names, (struct str){ w->shard[i].name, name.len }, i);
     w->n_shards++;
@@ -348,4 +353,67 @@ const struct weights_entry *weights_entry(const struct weights *w, size_t i) {
 const struct weights_entry *weights_find(const struct weights *w, struct str name) {
     uint32_t i;
     return map_get(&w->list.names, name, &i) ? &w->list.at[i] : NULL;
+}
+
+/* ---- what something made from them, and kept, needs ---- */
+
+enum { SAMPLES = 16, SAMPLE_BYTES = 4096 };
+
+/* The header, and blocks spread over the rest. The time of change (ctime) is the system's own, so
+ * even who puts back size and mtime after a change is noticed; the samples are for copies on file
+ * systems that have no such times. */
+static void hash_shard(XXH3_state_t *hash, const struct shard *s) {
+    uint64_t header;
+    memcpy(&header, s->file.at, sizeof header);      /* its length, which was checked at load */
+    const uint64_t word[] = { s->file.len, (uint64_t)s->modified.tv_sec,
+                              (uint64_t)s->modified.tv_nsec, (uint64_t)s->changed.tv_sec,
+                              (uint64_t)s->changed.tv_nsec };
+    XXH3_128bits_update(hash, s->name, strlen(s->name) + 1);
+    XXH3_128bits_update(hash, word, sizeof word);
+    XXH3_128bits_update(hash, s->file.at, sizeof header + header);
+    for (size_t i = 0; i < SAMPLES; i++) {
+        struct str sample = str_from(s->file, s->file.len / SAMPLES * i);
+        XXH3_128bits_update(hash, sample.at, MIN(sample.len, (size_t)SAMPLE_BYTES));
+    }
+}
+
+void weights_identity(const struct weights *w, unsigned char id[16]) {
+    XXH128_canonical_t canonical;
+    XXH3_state_t *hash = XXH3_createState();
+    if (!hash) abort();
+    XXH3_128bits_reset(hash);
+    for (uint32_t i = 0; i < w->n_shards; i++) hash_shard(hash, &w->shard[i]);
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(hash));
+    memcpy(id, canonical.digest, sizeof canonical.digest);
+    XXH3_freeState(hash);
+}
+
+static const struct shard *holder(const struct weights *w, const void *at, uint64_t *before) {
+    *before = 0;
+    for (uint32_t i = 0; i < w->n_shards; i++) {
+        const struct shard *s = &w->shard[i];
+        if ((uintptr_t)at - (uintptr_t)s->file.at < s->file.len) return s;
+        *before += s->file.len;
+    }
+    return NULL;
+}
+
+bool weights_place(const struct weights *w, const void *at, uint64_t *place) {
+    const struct shard *s = holder(w, at, place);
+    if (s) *place += (uint64_t)((const char *)at - s->file.at);
+    return s != NULL;
+}
+
+/* Whole pages inside only: others belong to neighbours as well. */
+void weights_let_go(const struct weights *w, const void *at, size_t bytes) {
+    uint64_t place;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)at + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)at + bytes) / page * page;
+    if (begin < end && holder(w, at, &place)) madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
+void weights_let_go_all(const struct weights *w) {
+    for (uint32_t i = 0; i < w->n_shards; i++)
+        madvise((void *)(uintptr_t)w->shard[i].file.at, w->shard[i].file.len, MADV_DONTNEED);
 }

@@ -29,5 +29,14 @@ struct weights_entry {
 };
 size_t weights_count(const struct weights *);
 size_t weights_bytes(const struct weights *);    /* of all shards */
+/* A hash that is another one when a shard was changed: of names, sizes, times of change, headers,
+ * and of samples of the contents. Does not read all of them. */
+void weights_identity(const struct weights *, unsigned char id[16]);
+/* Where an address of a shard is, counted through all shards. False: it is in none of them. */
+bool weights_place(const struct weights *, const void *at, uint64_t *place);
+/* These bytes, or all of every shard, leave this process's memory until somebody reads them again.
+ * Nothing happens to an address outside of the shards. */
+void weights_let_go(const struct weights *, const void *at, size_t bytes);
+void weights_let_go_all(const struct weights *);
 const struct weights_entry *weights_entry(const struct weights *, size_t i);   /* sorted by name */
 const struct weights_entry *weights_find(const struct weights *, struct str name);  /* or NULL */

@@ -1,6 +1,8 @@
 /* cpu.c - the CPU as a device: its threads, its memory, and the table of its ops. */
+#include "base/log.h"
 #include "device/cpu/cpu.h"
 #include "device/cpu/isa.h"
+#include "device/cpu/packed.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +16,18 @@ static void *map(size_t bytes) {
     void *p = mmap(NULL, MAX(bytes, (size_t)1), PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return p == MAP_FAILED ? NULL : p;
+}
+
+/* What is slower than a user may think. */
+static void tell(const struct device_options *o, const struct cpu_kernels *kernels) {
+    const int here = threads_available();
+    if (o->threads > here)
+        log_line(LOG_WARN, "%d threads, but this process may use %d processor%s: more threads than "
+                 "that are slower", o->threads, here, here == 1 ? "" : "s");
+    if (!o->isa && kernels == &cpu_kernels_generic)
+        log_line(LOG_WARN, "this processor has none of the instruction sets that there are kernels "
+                 "for (AVX2 with FMA and F16C on x86): the generic ones are used, which are many "
+                 "times slower");
 }
 
 static bool open_cpu(struct device *dev, const struct device_options *o, struct err *err) {
@@ -32,6 +46,7 @@ static bool open_cpu(struct device *dev, const struct device_options *o, struct 
     if (!cpu->partial.at) cpu->partial.bytes = 0;
     cpu->pool = pool_open(o->threads ? o->threads : threads_available());
     dev->impl = cpu;
+    tell(o, kernels);
     return true;
 }
 
@@ -43,6 +58,11 @@ static void close_cpu(struct device *dev) {
         munmap(cpu->scratch.at, cpu->scratch.bytes);
     if (cpu->partial.at)
         munmap(cpu->partial.at, cpu->partial.bytes);
+    for (struct packed *p = cpu->packed, *next; p; p = next) {
+        next = p->next;
+        munmap(p->at, p->bytes);
+        free(p);
+    }
     free(cpu);
     dev->impl = NULL;
 }
@@ -89,7 +109,8 @@ static void linear(struct device *dev, struct tensor *y, const struct linear *w,
 const struct device_ops device_cpu = {
     .name = "cpu", .host_memory = true, .kv_i8 = true,
     .open = open_cpu, .close = close_cpu, .describe = describe,
-    .alloc = alloc, .free = release, .adopt = adopt, .copy_in = copy, .copy_out = copy,
+    .alloc = alloc, .free = release, .adopt = adopt, .pack = cpu_pack_weights,
+    .copy_in = copy, .copy_out = copy,
     .move = copy, .sync = sync,
     .embed = cpu_embed, .linear = linear, .norm = cpu_norm, .rope = cpu_rope, .gate = cpu_gate,
     .add = cpu_add, .copy = cpu_copy, .scale = cpu_scale, .temperature = cpu_temperature,

@@ -16,6 +16,7 @@ struct cpu {
     const struct cpu_kernels *kernels;
     struct cpu_scratch scratch;      /* at NULL: F32 throughout */
     struct cpu_scratch partial;      /* of attention: parts of rows that threads share */
+    struct packed *packed;           /* a payload for each model that was loaded; packed.h */
 };
 
 static inline struct cpu *cpu_of(const struct device *d) {
