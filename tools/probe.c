@@ -1,6 +1,7 @@
 /* probe.c - what this machine can do at this moment: bytes read per second from memory, and
- * products of 8 bits per second, with VNNI or, where there is none, with AVX2. A figure of speed is printed as a share of these, measured right
- * beside it, because a shared machine is not the same machine a minute later.
+ * products of 8 bits per second, with VNNI or, where there is none, with AVX2. A figure of speed
+ * is printed as a share of these, measured right beside it, because a shared machine is not the
+ * same machine a minute later.
  *
  *     probe [threads]        one line of JSON */
 #include "base/threads.h"

@@ -80,7 +80,8 @@ static int open_fixture(void **state) {
         f->item[i] = (struct pack_item){ w, (uint64_t)i * 1000 };
     }
     f->dev.op = &device_cpu;
-    assert_true(device_cpu.open(&f->dev, &(struct device_options){ .threads = 3 }, &err));
+    const struct device_options o = { .threads = 3, .rounded = true };
+    assert_true(device_cpu.open(&f->dev, &o, &err));
     snprintf(f->dir, sizeof f->dir, "/tmp/test_packed_XXXXXX");
     assert_non_null(mkdtemp(f->dir));
     snprintf(f->model, sizeof f->model, "%s/model", f->dir);

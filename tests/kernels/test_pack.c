@@ -83,6 +83,18 @@ static void check_panel(const unsigned char *packed, const struct tensor *t, int
     }
 }
 
+/* To the bit: an embedding is read from its packed rows where there are any. */
+static void check_rows(struct tensor t, const unsigned char *packed) {
+    float want[3 * 128], got[3 * 128];
+    for (int64_t r = 0; r < t.shape[0]; r++) {
+        t.quant.packed = NULL;
+        cpu_dequantize_row(&t, r, want);
+        t.quant.packed = packed;
+        cpu_dequantize_row(&t, r, got);
+        assert_memory_equal(want, got, (size_t)t.shape[1] * sizeof *want);
+    }
+}
+
 static void numbers_lie_where_they_should(void **unused) {
     (void)unused;
     static const int bits[] = { 2, 3, 4, 5, 6, 8 }, groups[] = { 32, 64, 128 };
@@ -106,6 +118,7 @@ static void numbers_lie_where_they_should(void **unused) {
             cpu_pack(pieces, &t, p, p + 1);
         }
         assert_memory_equal(whole, pieces, bytes);
+        check_rows(t, whole);
         free(whole);
         free(pieces);
         free(t.at);

@@ -5,6 +5,7 @@
  * a tile of weights is unpacked to floats that stay in the first-level cache, and all rows
  * go by, 48 at a time so that their lanes, which outlive a tile, stay near as well. */
 #include "device/cpu/linear_job.h"
+#include "device/cpu/pack.h"
 
 #include <assert.h>
 #include <string.h>
@@ -247,6 +248,10 @@ void cpu_linear_rows(struct pool *pool, const struct cpu_kernels *k,
 
 void cpu_dequantize_row(const struct tensor *t, int64_t row, float *out) {
     assert(t->rank == 2);
+    if (t->quant.packed) {
+        cpu_pack_row(out, t, row);
+        return;
+    }
     struct cpu_matrix m = cpu_matrix_of(t, t->stride[0]);
     float w[CPU_TILE_COLS];
     for (int64_t begin = 0; begin < t->shape[1]; begin += CPU_TILE_COLS) {

@@ -95,3 +95,43 @@ void cpu_pack(void *to, const struct tensor *w, int64_t panel_begin, int64_t pan
                        (int)MIN(QUANT_PANEL, w->shape[0] - row), 0, w->shape[1]);
     }
 }
+
+/* 32 values of row r of a panel from the planes of a unit. */
+static void unpack_unit(unsigned char *values, const unsigned char *unit, int bits, int r) {
+    const int widths[] = { bits == 8 ? 8 : bits & 4, bits == 8 ? 0 : bits & 2,
+                           bits == 8 ? 0 : bits & 1 };
+    memset(values, 0, UNIT);
+    for (int i = 0, shift = 0; i < 3; i++) {
+        const int width = widths[i];
+        if (!width)
+            continue;
+        const int per_line = 8 / width;
+        for (int c = 0; c < UNIT; c++) {
+            const int quad = c / 8 * 2 + c % 2;
+            const unsigned byte = unit[quad / per_line * LINE + 4 * r + c % 8 / 2];
+            const unsigned bits_here = byte >> quad % per_line * width & ((1u << width) - 1);
+            values[c] = (unsigned char)(values[c] | bits_here << shift);
+        }
+        shift += width;
+        unit += LINE * width;
+    }
+}
+
+void cpu_pack_row(float *out, const struct tensor *w, int64_t row) {
+    const struct cpu_matrix m = cpu_matrix_of(w, w->stride[0]);
+    const int64_t size = m.scale_dtype == F32 ? 4 : 2, r = row % QUANT_PANEL;
+    const int64_t group_bytes = cpu_pack_group_bytes(m.bits, m.group, m.scale_dtype);
+    const unsigned char *at = m.packed
+        + row / QUANT_PANEL * QUANT_PANEL * (m.row_bytes + 2 * m.scale_row_bytes);
+    for (int64_t g = 0; g < w->shape[1] / m.group; g++, at += group_bytes) {
+        const float scale = cpu_number_at(at, m.scale_dtype, r);
+        const float bias = cpu_number_at(at, m.scale_dtype, QUANT_PANEL + r);
+        const unsigned char *unit = at + 2 * QUANT_PANEL * size;
+        for (int i = 0; i < m.group / UNIT; i++, unit += m.bits * LINE) {
+            unsigned char values[UNIT];
+            unpack_unit(values, unit, m.bits, (int)r);
+            for (int c = 0; c < UNIT; c++)
+                *out++ = (float)values[c] * scale + bias;
+        }
+    }
+}

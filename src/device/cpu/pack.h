@@ -32,6 +32,9 @@ size_t cpu_packed_bytes(const struct tensor *w);
  * matrix. There are (rows + 15) / 16 panels. Several threads may pack parts of one matrix. */
 void cpu_pack(void *to, const struct tensor *w, int64_t panel_begin, int64_t panel_end);
 
+/* Row `row` of a packed matrix in floats: the numbers that the source has. */
+void cpu_pack_row(float *out, const struct tensor *w, int64_t row);
+
 /* Packs n (a multiple of the group) columns from `begin` of at most 16 rows. `bits` says the
  * planes: those of the matrix, or 8 whatever it has. What multiplies unpacked matrices uses it. */
 struct cpu_matrix;
