@@ -49,6 +49,7 @@ struct choice {
     double queue_s, prefill_s, decode_s, first_token_s;
     bool over;
     bool enough;                     /* choice_enough was called */
+    bool called;                     /* a second call began, and one_call is set */
     struct buf own;                  /* the wire's: logprobs so far, say */
     size_t own_n;
     double token_s;                  /* when the last token came */
@@ -70,6 +71,7 @@ struct call {
     int n;                           /* choices of each prompt; 1 */
     bool split;                      /* by the chat template's parsers; else all is content */
     struct json_object *tools;       /* a reference, or NULL */
+    bool one_call;                   /* an answer ends where a second call of a tool begins */
     struct generate_options options; /* stop and bias point into the call */
     struct str stop[STOPS_MAX];      /* into the body's JSON or the call's text */
     struct logit_bias *bias;         /* free() */

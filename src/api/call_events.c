@@ -51,7 +51,9 @@ static void gather(struct choice *o, const struct chat_event *e) {
 /* The views of a piece live only as long as the parser's call, so the bytes are copied. */
 static void on_piece(void *to, const struct chat_event *e) {
     struct choice *o = to;
-    if (e->kind == CHAT_END || (!e->text.len && e->kind != CHAT_TOOL_NAME)) return;
+    bool call = e->kind == CHAT_TOOL_NAME || e->kind == CHAT_TOOL_ARGS;
+    o->called |= call && e->index > 0 && o->call->one_call;
+    if (o->called || e->kind == CHAT_END || (!e->text.len && e->kind != CHAT_TOOL_NAME)) return;
     gather(o, e);
     struct chat_event *last = o->n_pieces ? &o->piece[o->n_pieces - 1] : NULL;
     if (last && last->kind == e->kind && last->index == e->index) {
@@ -111,7 +113,8 @@ static void take_counts(struct choice *o, const struct engine_event *e) {
 }
 
 static void take_end(struct choice *o, const struct engine_event *e) {
-    o->finish = e->finish == FINISH_CANCELLED && o->enough ? FINISH_LENGTH : e->finish;
+    bool ours = e->finish == FINISH_CANCELLED && o->enough;
+    o->finish = !ours ? e->finish : o->called ? FINISH_STOP : FINISH_LENGTH;
     buf_str(&o->stop, e->stop);
     o->over = true;
 }
@@ -156,6 +159,7 @@ static void on_token(struct choice *o, const struct engine_event *e) {
             break;
         }
     c->wire->token(o, e, p);
+    if (o->called) choice_enough(o);
 }
 
 static void on_progress(struct choice *o, const struct engine_event *e) {

@@ -210,7 +210,6 @@ struct json_object *chat_tools(struct fields *f) {
     struct json_object *list = field_list(f, name);
     bool may = may_call(f);
     size_t n = list ? json_object_array_length(list) : 0;
-    field_bool(f, "parallel_tool_calls", true);
     if (n > TOOL_LIST_MAX)
         fault_set(f->fault, 400, name, "'%s' has more than %d tools.", name, TOOL_LIST_MAX);
     if (!n || f->fault->status) return NULL;
@@ -360,6 +359,7 @@ void chat_read(struct call *c, struct fields *f, struct chat_in *in) {
     in->dialog.vars = in->vars;
     in->dialog.documents = field_list(f, "documents");
     c->tools = json_object_get(in->tools);
+    c->one_call = !field_bool(f, "parallel_tool_calls", true);
     read_logprobs(c, f);
     read_continuation(&in->dialog, f);
     refuse_sound(f);
