@@ -5,8 +5,8 @@ case by case; what was measured before stays there until the same case is measur
 
     bench_peers.py PEER [--pairs 5] [--cases decode-1b,...] [--quick] [--list]
 
-PEER is a llama-bench; llama-batched-bench and llama-cli are looked for beside it. Where it knows
--rtr both settings run, and the better one counts. Ours is affine 4 bits in groups of 64, theirs
+PEER is a llama-bench; llama-batched-bench is looked for beside it. Where it knows -rtr both settings
+run, and the better one counts. Ours is affine 4 bits in groups of 64, theirs
 Q4_0 in all matrices: the same bytes. Making their files needs pip's gguf (PYTHON names a Python that
 has it).
 """
@@ -114,7 +114,6 @@ class Peer:
         folder = os.path.dirname(os.path.abspath(program))
         self.bench, self.quick = program, quick
         self.batched = os.path.join(folder, "llama-batched-bench")
-        self.cli = os.path.join(folder, "llama-cli")
         self.settings = {"": []}
         if "-rtr" in usage_of(program):
             self.settings = {"rtr 0": ["-rtr", "0"], "rtr 1": ["-rtr", "1"]}
@@ -134,15 +133,16 @@ class Peer:
         """Tokens per second while so many sequences decode, for each length of prompt."""
         text = run(self.batched, "-m", path, "-c", str(sequences * (max(prompts) + new) + 512), "-b",
                    "2048", "-ub", "512", "-npp", ",".join(map(str, prompts)), "-ntg", str(new),
-                   "-npl", str(sequences), "-t", str(threads), "-fa", *self.flags(setting))
+                   "-npl", str(sequences), "-t", str(threads), *self.flags(setting))
         # | PP | TG | B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s | T s | S t/s |
         rows = re.findall(r"^\|\s*(\d+)\s*\|\s*\d+\s*\|\s*\d+\s*\|(?:[^|]*\|){4}\s*([\d.]+)\s*\|",
                           text, re.M)
         return {int(p): float(s) for p, s in rows}
 
     def one_token(self, path, threads, setting):
-        return timed(self.cli, "-m", path, "-p", "t 0", "-n", "1", "-t", str(threads), "-c", "512",
-                     "-fa", "--no-warmup", "--temp", "0", *self.flags(setting))
+        """Opens the model and decodes once; no text is read or written."""
+        return timed(self.bench, "-m", path, "-p", "0", "-n", "1", "-r", "1", "-w", "0", "-fa", "1",
+                     "-t", str(threads), *self.settings[setting])
 
 
 def bench(folder, threads, prompt, new, sequences=1):

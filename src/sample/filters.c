@@ -5,7 +5,6 @@
  * parameter says off. */
 #include "sample/set.h"
 
-#include <float.h>
 #include <math.h>
 
 void filter_top_k(struct sampler *s, const struct sample_params *p) {
@@ -74,18 +73,13 @@ void filter_xtc(struct sampler *s, const struct sample_params *p, double chance)
     }
     if (last < 0) return;
     int kept = s->id[last], n = 0;
+    s->whole = false;
     for (int i = 0; i < s->n; i++)
         if ((double)s->weight[i] < least || s->id[i] == kept) s->id[n++] = s->id[i];
     s->n = n;
 }
 
-/* Around the best, which becomes 0, so a tiny temperature overflows nothing upwards; and what it
- * pushes down stays finite for the sums of later stages. */
 void filter_temperature(struct sampler *s, const struct sample_params *p) {
     if (p->temperature == 1) return;
-    float best = set_best(s);
-    for (int i = 0; i < s->n; i++) {
-        float *l = &s->logit[s->id[i]];
-        *l = MAX(-FLT_MAX, (*l - best) / p->temperature);
-    }
+    set_temper(s, p->temperature);
 }

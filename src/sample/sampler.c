@@ -4,7 +4,6 @@
  * nothing else: no state outlives a call. */
 #include "sample/set.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -13,6 +12,7 @@ struct sampler *sampler_open(int vocab) {
     size_t n = (size_t)vocab;
     s->vocab  = vocab;
     s->id     = mem_array(n, sizeof *s->id);
+    s->block  = mem_array(n / SET_BLOCK + 1, sizeof *s->block);
     s->weight = mem_array(n, sizeof *s->weight);
     s->key    = mem_array(n, sizeof *s->key);
     s->spare  = mem_array(n, sizeof *s->spare);
@@ -28,6 +28,7 @@ void sampler_close(struct sampler *s) {
     free(s->spare);
     free(s->key);
     free(s->weight);
+    free(s->block);
     free(s->id);
     free(s);
 }
@@ -47,20 +48,6 @@ static double uniform(uint64_t seed, uint64_t position, enum draw what) {
     uint64_t x = mix(seed + 0x9e3779b97f4a7c15u);
     x = mix(x ^ mix(position * 2 + (uint64_t)what + 0x9e3779b97f4a7c15u));
     return (double)(x >> 11) * 0x1p-53;
-}
-
-/* One pass. -1: nothing finite, or a NaN or +inf, which a sound model never gives. */
-static int arg_max(const float *logit, int n) {
-    int best = -1;
-    float highest = -INFINITY;
-    for (int i = 0; i < n; i++) {
-        if (!(logit[i] <= FLT_MAX)) return -1;
-        if (logit[i] > highest) {
-            highest = logit[i];
-            best = i;
-        }
-    }
-    return best;
 }
 
 static void run_step(struct sampler *s, const struct sample_params *p, enum sampler_step step,
@@ -91,6 +78,28 @@ static int draw(struct sampler *s, double chance) {
     return s->id[last];
 }
 
+/* Runs the steps until there is a set: penalties need none, and where top-k comes first it can be
+ * had without one of the whole vocabulary. The step to go on with. */
+static int open_set(struct sampler *s, const struct sample_params *p, const int *history, int n) {
+    for (int i = 0; i < SAMPLER_STEPS_MAX; i++) {
+        enum sampler_step step = p->order[i];
+        if (step == STEP_PENALTIES) {
+            penalize_repeats(s, p, history, n);
+        } else if (step == STEP_DRY) {
+            penalize_dry(s, p, history, n);
+        } else if (step == STEP_TOP_K && p->top_k > 0 && p->top_k < s->vocab) {
+            if (i > 0) set_arg_max(s);       /* penalties may have changed some */
+            set_all_best(s, p->top_k);
+            return i + 1;
+        } else if (step != STEP_TOP_N_SIGMA || p->top_n_sigma > 0) {
+            set_all(s);
+            return i;
+        }
+    }
+    set_all(s);
+    return SAMPLER_STEPS_MAX;
+}
+
 int sampler_pick(struct sampler *s, const struct sample_params *p, float *logits,
                  const int *history, int n, uint64_t position) {
     s->logit = logits;
@@ -100,11 +109,11 @@ int sampler_pick(struct sampler *s, const struct sample_params *p, float *logits
             if (p->order[i] == STEP_PENALTIES) penalize_repeats(s, p, history, n);
             if (p->order[i] == STEP_DRY) penalize_dry(s, p, history, n);
         }
-        return arg_max(logits, s->vocab);
+        return set_arg_max(s);
     }
-    if (arg_max(logits, s->vocab) < 0) return -1;
-    set_all(s);
-    for (int i = 0; i < SAMPLER_STEPS_MAX && p->order[i] != STEP_END && s->n > 1; i++)
+    if (set_arg_max(s) < 0) return -1;
+    int i = open_set(s, p, history, n);
+    for (; i < SAMPLER_STEPS_MAX && p->order[i] != STEP_END && s->n > 1; i++)
         run_step(s, p, p->order[i], history, n, position);
     return draw(s, uniform(p->seed, position, DRAW_TOKEN));
 }
@@ -112,8 +121,8 @@ int sampler_pick(struct sampler *s, const struct sample_params *p, float *logits
 float sampler_logprobs(struct sampler *s, const float *logits, int token,
                        struct token_prob *top, int n) {
     for (int i = 0; i < n; i++) top[i] = (struct token_prob){ -1, -INFINITY };
-    if (token < 0 || token >= s->vocab || arg_max(logits, s->vocab) < 0) return -INFINITY;
     s->logit = (float *)(uintptr_t)logits;           /* only read below */
+    if (token < 0 || token >= s->vocab || set_arg_max(s) < 0) return -INFINITY;
     set_all(s);
     float best = set_best(s);
     double log_sum = log(set_weigh(s));

@@ -5,6 +5,7 @@
  * in which candidates came. */
 #include "sample/set.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -68,26 +69,183 @@ static uint64_t key_of(float rank, int id) {
     return (uint64_t)ascending(rank) << 32 | (uint32_t)id;
 }
 
+/* ---- passes over the whole vocabulary ---- */
+
+/* So many numbers at a time, in the vectors of the compiler: they become whatever the processor
+ * that is compiled for has. */
+enum { LANES = 4 };
+typedef float floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t ints __attribute__((vector_size(LANES * 4)));
+_Static_assert(SET_BLOCK % LANES == 0, "a block is whole vectors");
+
+static floats load(const float *at) {
+    floats v;
+    memcpy(&v, at, sizeof v);
+    return v;
+}
+
+/* a where the mask has ones, else b. */
+static floats choose(ints mask, floats a, floats b) {
+    return (floats)(((ints)a & mask) | ((ints)b & ~mask));
+}
+
+static floats all(float x) {
+    return (floats){ x, x, x, x };
+}
+
+/* The highest of n logits; *bad when one of them is NaN or +inf. */
+static float highest(const float *logit, int n, bool *bad) {
+    floats most = all(-INFINITY);
+    ints good = (ints)(most == most);
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        floats x = load(logit + i);
+        most = choose((ints)(x > most), x, most);
+        good &= (ints)(x <= all(FLT_MAX));
+    }
+    for (int l = 0; i + l < n; l++) {
+        float x = logit[i + l];
+        most[l] = MAX(x, most[l]);
+        good[l] &= -(x <= FLT_MAX);
+    }
+    for (int l = 1; l < LANES; l++) {
+        most[0] = MAX(most[0], most[l]);
+        good[0] &= good[l];
+    }
+    *bad |= !good[0];
+    return most[0];
+}
+
+static int n_blocks(const struct sampler *s) {
+    return (s->vocab + SET_BLOCK - 1) / SET_BLOCK;
+}
+
+static int block_end(const struct sampler *s, int block) {
+    return MIN(s->vocab, (block + 1) * SET_BLOCK);
+}
+
+int set_arg_max(struct sampler *s) {
+    int best = -1;
+    bool bad = false;
+    for (int b = 0; b < n_blocks(s); b++) {
+        const int begin = b * SET_BLOCK;
+        s->block[b] = highest(s->logit + begin, block_end(s, b) - begin, &bad);
+        if (s->block[b] > (best < 0 ? -INFINITY : s->block[best])) best = b;
+    }
+    if (bad || best < 0) return -1;
+    for (int i = best * SET_BLOCK;; i++)
+        if (s->logit[i] == s->block[best]) return i;
+}
+
+/* Whether no logit is -inf; the others are finite, which set_arg_max saw to. */
+static bool all_finite(const struct sampler *s) {
+    ints good = (ints)(all(0) == all(0));
+    int i = 0;
+    for (; i + LANES <= s->vocab; i += LANES) good &= (ints)(load(s->logit + i) >= all(-FLT_MAX));
+    for (int l = 0; i + l < s->vocab; l++) good[l] &= -(s->logit[i + l] >= -FLT_MAX);
+    return good[0] & good[1] & good[2] & good[3];
+}
+
 void set_all(struct sampler *s) {
-    s->n = 0;
-    for (int i = 0; i < s->vocab; i++)
-        if (isfinite(s->logit[i])) s->id[s->n++] = i;
     s->sorted = false;
+    s->whole = all_finite(s);
+    int n = 0, *id = s->id;
+    for (int i = 0; i < s->vocab; i++) {
+        id[n] = i;
+        n += s->whole || isfinite(s->logit[i]);
+    }
+    s->n = n;
+}
+
+/* The k-th highest of the blocks' best ones is a bound: k logits at least are no lower. So only
+ * blocks that reach it need to be looked at, which are about k. */
+void set_all_best(struct sampler *s, int k) {
+    const int blocks = n_blocks(s);
+    float bound = -FLT_MAX;
+    if (k < blocks) {
+        for (int b = 0; b < blocks; b++) s->key[b] = key_of(-s->block[b], b);
+        int block = (int)(radix_sort(s->key, s->spare, blocks)[k - 1] & 0xffffffffu);
+        bound = MAX(bound, s->block[block]);
+    }
+    int n = 0;
+    for (int b = 0; b < blocks; b++)
+        for (int i = b * SET_BLOCK; s->block[b] >= bound && i < block_end(s, b); i++)
+            if (s->logit[i] >= bound) s->key[n++] = key_of(-s->logit[i], i);
+    s->n = MIN(n, k);
+    ids_from_keys(s, radix_sort(s->key, s->spare, n), s->n);
+    s->sorted = true;
+    s->whole = false;
 }
 
 float set_best(const struct sampler *s) {
+    bool bad = false;
+    if (s->whole) return highest(s->logit, s->n, &bad);
     float best = s->logit[s->id[0]];
     if (s->sorted) return best;
     for (int i = 1; i < s->n; i++) best = MAX(best, s->logit[s->id[i]]);
     return best;
 }
 
+/* e^x for x <= 0, to some 1e-7 of it: 2^n times a polynomial; 0 where the result would not be a
+ * normal number. A candidate's weight is the same in a vector and alone. */
+static floats exp_of(floats x) {
+    const ints small = (ints)(x < all(-87));
+    x = choose(small, all(-87), x);
+    const ints n = __builtin_convertvector(x * 1.44269504f - 0.5f, ints);
+    const floats whole = __builtin_convertvector(n, floats);
+    const floats r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    floats p = r * 1.9875691e-4f + 1.3981999e-3f;
+    p = p * r + 8.3334519e-3f;
+    p = p * r + 4.1665796e-2f;
+    p = p * r + 1.6666665e-1f;
+    p = p * r + 5.0000001e-1f;
+    p = p * r * r + r + 1;
+    return choose(small, all(0), p * (floats)((n + 127) << 23));
+}
+
+/* Sums lane by lane, and the lanes in a fixed tree. */
+static double weigh_whole(struct sampler *s, float best) {
+    typedef double doubles __attribute__((vector_size(LANES * 8)));
+    doubles sum = { 0 };
+    for (int i = 0; i < s->n; i += LANES) {
+        floats x = all(-INFINITY);
+        const size_t n = (size_t)MIN(LANES, s->n - i);
+        if (n == LANES) x = load(s->logit + i) - best;
+        for (size_t l = 0; n < LANES && l < n; l++) x[l] = s->logit[(size_t)i + l] - best;
+        floats w = exp_of(x);
+        sum += __builtin_convertvector(w, doubles);
+        memcpy(s->weight + i, &w, n * sizeof *s->weight);
+    }
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) sum[l] += sum[l + half];
+    return sum[0];
+}
+
+void set_temper(struct sampler *s, float temperature) {
+    const float best = set_best(s);
+    int i = 0;
+    for (; s->whole && i + LANES <= s->n; i += LANES) {
+        floats x = (load(s->logit + i) - best) / temperature;
+        x = choose((ints)(x < all(-FLT_MAX)), all(-FLT_MAX), x);
+        memcpy(s->logit + i, &x, sizeof x);
+    }
+    for (; i < s->n; i++) {
+        float *l = &s->logit[s->id[i]];
+        *l = MAX(-FLT_MAX, (*l - best) / temperature);
+    }
+}
+
 double set_weigh(struct sampler *s) {
     float best = set_best(s);
     double sum = 0;
-    for (int i = 0; i < s->n; i++) {
-        s->weight[i] = expf(s->logit[s->id[i]] - best);
-        sum += (double)s->weight[i];
+    if (s->whole) return weigh_whole(s, best);
+    for (int i = 0; i < s->n; i += LANES) {
+        const size_t n = (size_t)MIN(LANES, s->n - i);
+        floats x = all(-INFINITY);
+        for (size_t l = 0; l < n; l++) x[l] = s->logit[s->id[(size_t)i + l]] - best;
+        floats w = exp_of(x);
+        memcpy(s->weight + i, &w, n * sizeof *s->weight);
+        for (size_t l = 0; l < n; l++) sum += (double)s->weight[(size_t)i + l];
     }
     return sum;
 }
@@ -102,6 +260,7 @@ static void sort_up_to(struct sampler *s, float best, int last) {
     s->n = n;
     ids_from_keys(s, radix_sort(s->key, s->spare, n), n);
     s->sorted = true;
+    s->whole = false;
 }
 
 void set_keep_best(struct sampler *s, int k) {
@@ -147,10 +306,12 @@ void set_keep_above(struct sampler *s, float least) {
     for (int i = 0; i < s->n; i++)
         if (s->logit[s->id[i]] >= least) s->id[n++] = s->id[i];
     s->n = n;
+    s->whole = false;
 }
 
 void set_sort_by(struct sampler *s, const float *rank) {
     for (int i = 0; i < s->n; i++) s->key[i] = key_of(rank[i], s->id[i]);
     ids_from_keys(s, radix_sort(s->key, s->spare, s->n), s->n);
     s->sorted = false;
+    s->whole = false;
 }
