@@ -1,4 +1,4 @@
-/* bench_sample.c - what picking a token costs: microseconds for a vocabulary, by the usual settings.
+/* bench_sample.c - what picking a token costs: microseconds, with the usual settings and others.
  *
  *     bench_sample [vocabulary]        one line of JSON; 128,256 without a number
  *

@@ -3,8 +3,8 @@
  * A set is a list of ids into the row of logits; the logits stay where they are, so a penalty
  * touches the tokens of the history and not the vocabulary. Nothing here is exact by luck: an
  * order is always (higher logit, then lower id), and every sum is in double, in the order of the
- * list, or where the whole vocabulary is summed, of four lists. The selections sort only what can be kept, found with a histogram of distances to the
- * best logit. */
+ * list, or where the whole vocabulary is summed, of four lists. The selections sort only what can
+ * be kept, found with a histogram of distances to the best logit, or by the best of each block. */
 #pragma once
 #include "sample/sample.h"
 
@@ -29,8 +29,8 @@ enum { SET_BLOCK = 64 };
  * sound model never gives. */
 int   set_arg_max(struct sampler *);
 void  set_all(struct sampler *);                     /* every id with a finite logit */
-/* set_all and set_keep_best in one, which looks at few of them: those that set_arg_max, called since
- * the logits changed, says. */
+/* set_all and set_keep_best in one, which looks at few of them. set_arg_max must have been called
+ * since the logits changed: it says which. */
 void  set_all_best(struct sampler *, int k);
 float set_best(const struct sampler *);              /* the highest logit of a set of 1 or more */
 double set_weigh(struct sampler *);                  /* fills weight; the sum of them */

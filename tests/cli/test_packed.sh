@@ -106,4 +106,14 @@ taskset -c "$one" "$MLXCEL" bench -m models/demo -p 4 -n 2 -b 1 -r 1 -t 3 --json
 "$MLXCEL" bench -m models/demo -p 4 -n 2 -b 1 -r 1 --isa generic --json >"$work/out" 2>"$work/err"
 grep -q '"device":"cpu, generic' "$work/out" || wrong "generic: $(cat "$work/out")"
 grep -q warning "$work/err" && wrong "generic: $(cat "$work/err")"
+# And on a processor that has nothing better: it is told.
+if [ "$(uname -m)" = x86_64 ] && command -v qemu-x86_64 >/dev/null &&
+    ! nm -D "$MLXCEL" 2>/dev/null | grep -q __asan_init; then
+    qemu-x86_64 -cpu Nehalem "$MLXCEL" generate -m models/demo -p 'How many legs' -n 12 --temp 0 \
+        >"$work/out" 2>"$work/err" || wrong "an old processor: exit $?"
+    same 'an old processor'
+    warned 'an old processor' 'this processor has none of the instruction sets'
+else
+    echo 'no qemu-x86_64 for a program without sanitizers: no old processor was tried'
+fi
 exit $failed
