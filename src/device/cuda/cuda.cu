@@ -215,9 +215,9 @@ static int count(void) {
 
 /* In the order of device.h. */
 static const struct device_ops ops = {
-    "cuda", false, false, open_cuda, close_cuda, describe, alloc, release, adopt, copy_in, copy_out,
-    move, sync, replay, record_end, cuda_embed, cuda_linear, cuda_norm, cuda_rope, cuda_gate,
-    cuda_add,
+    "cuda", false, false, open_cuda, close_cuda, describe, alloc, release, adopt, NULL, copy_in,
+    copy_out, move, sync, replay, record_end, cuda_embed, cuda_linear, cuda_norm, cuda_rope,
+    cuda_gate, cuda_add,
     cuda_copy_view, cuda_scale, cuda_temperature, cuda_kv_store, cuda_attention, cuda_conv,
     cuda_ssm, cuda_delta, cuda_route, cuda_experts,
 };
