@@ -90,11 +90,14 @@ ifeq ($(MACHINE),aarch64)
 $(BUILD)/%_neon.o:   CFLAGS += $(KERNEL_OPT)
 endif
 
-# The flags are a file that changes only with them, so other flags mean other objects.
+# The flags are a file that changes only with them, so other flags mean other objects. Objects may
+# have warnings where they were not errors: the first build with WERROR after such makes all anew.
 FLAGS := $(filter-out -Werror,$(CC) $(CPPFLAGS) $(CFLAGS) $(HARDEN))
 $(BUILD)/flags: always
 	@mkdir -p $(@D)
-	@printf '%s\n' '$(FLAGS)' | cmp -s - $@ || printf '%s\n' '$(FLAGS)' >$@
+	@{ printf '%s\n' '$(FLAGS)' | cmp -s - $@ $(if $(WERROR),&& test -f $(@D)/strict); } || \
+	    printf '%s\n' '$(FLAGS)' >$@
+	@$(if $(WERROR),touch,rm -f) $(@D)/strict
 # So is the list of objects: a file that went away must leave the library.
 $(BUILD)/objects: always
 	@mkdir -p $(@D)
