@@ -189,6 +189,7 @@ def measure(name, peer, pairs):
     """[(probe, ours, {setting: theirs})]"""
     _, shape, bits, kinds, what, threads, _ = CASES[name]
     folder = checkpoint(shape, bits)
+    measure_ours(folder, "start", threads, peer.quick)       # packs, once
     paths = {kind: their_file(shape, kind) for kind in kinds}
     got = []
     for _ in range(pairs):
@@ -276,6 +277,7 @@ def main():
         print("\n".join(CASES))
         return
     os.makedirs(WORK, exist_ok=True)
+    os.environ["MLXCEL_PACKED"] = os.path.join(WORK, "packed")
     kept = os.path.join(WORK, "cases.json")
     cases = {}
     if os.path.exists(kept):

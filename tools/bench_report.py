@@ -79,6 +79,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     os.makedirs(OUT, exist_ok=True)
+    os.environ["MLXCEL_PACKED"] = os.path.join(ROOT, "build/bench/packed")
     rows = measure(options)
     with open(os.path.join(OUT, "growth.csv"), "w", encoding="utf-8", newline="") as f:
         writer = csv.writer(f, lineterminator="\n")
