@@ -48,10 +48,13 @@ UNITS = {"decode": "tok/s", "prefill": "tok/s", "batch": "tok/s", "context": "of
          "memory": "MiB"}
 
 
-def run(*command):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+def run(*command, both=False):
+    """What it writes to standard output; `both`: to standard error as well."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False,
+                          stderr=subprocess.STDOUT if both else subprocess.PIPE)
     if done.returncode:
-        sys.exit("%s: %s" % (" ".join(command), done.stderr.decode(errors="replace")[-800:]))
+        said = done.stdout if both else done.stderr
+        sys.exit("%s: %s" % (" ".join(command), said.decode(errors="replace")[-800:]))
     return done.stdout.decode(errors="replace")
 
 
@@ -133,7 +136,7 @@ class Peer:
         """Tokens per second while so many sequences decode, for each length of prompt."""
         text = run(self.batched, "-m", path, "-c", str(sequences * (max(prompts) + new) + 512), "-b",
                    "2048", "-ub", "512", "-npp", ",".join(map(str, prompts)), "-ntg", str(new),
-                   "-npl", str(sequences), "-t", str(threads), *self.flags(setting))
+                   "-npl", str(sequences), "-t", str(threads), *self.flags(setting), both=True)
         # | PP | TG | B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s | T s | S t/s |
         rows = re.findall(r"^\|\s*(\d+)\s*\|\s*\d+\s*\|\s*\d+\s*\|(?:[^|]*\|){4}\s*([\d.]+)\s*\|",
                           text, re.M)

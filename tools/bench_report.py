@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """How the time of a token grows with context, batch and threads: runs `mlxcel bench`, writes
-bench/report/growth.csv and a plot (SVG) for each.
+bench/report/growth.csv and a plot (SVG) for each, and says where more threads or a bigger batch
+made a token slower.
 
-    bench_report.py MODEL [--repeats 3] [--quick]
+    bench_report.py MODEL [--repeats 3] [--quick] [--plots]
+
+--plots draws the plots again from growth.csv.
 """
 import argparse
 import csv
@@ -72,19 +75,39 @@ def plot(name, rows):
         f.write("\n".join(out) + "\n")
 
 
+def slower(rows):
+    """Sentences: steps to more threads or a bigger batch that cost more than measuring errs by."""
+    found = []
+    for name in ("batch", "threads"):
+        of = [r for r in rows if r[0] == name]
+        for before, after in zip(of, of[1:]):
+            for column, what in ((2, "decode"), (3, "prompt")):
+                if after[column] > before[column] * 1.05:
+                    found.append("%s: %s %d is slower than %d: %.2f ms after %.2f" % (
+                        what, name, after[1], before[1], after[column], before[column]))
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--plots", action="store_true")
     options = parser.parse_args()
     os.makedirs(OUT, exist_ok=True)
     os.environ["MLXCEL_PACKED"] = os.path.join(ROOT, "build/bench/packed")
-    rows = measure(options)
-    with open(os.path.join(OUT, "growth.csv"), "w", encoding="utf-8", newline="") as f:
+    table = os.path.join(OUT, "growth.csv")
+    if options.plots:
+        with open(table, encoding="utf-8", newline="") as f:
+            rows = [(a, int(v), float(d), float(p)) for a, v, d, p in list(csv.reader(f))[1:]]
+    else:
+        rows = measure(options)
+    with open(table, "w", encoding="utf-8", newline="") as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(["axis", "value", "decode_ms_per_token", "prompt_ms_per_token"])
         writer.writerows((a, v, "%.3f" % d, "%.3f" % p) for a, v, d, p in rows)
+    print("\n".join(slower(rows)) or "no step to more threads or a bigger batch is slower")
     for name in ("context", "batch", "threads"):
         plot(name, [r for r in rows if r[0] == name])
 
