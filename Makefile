@@ -148,8 +148,11 @@ tsan: ## the server's load test and the threads' tests under the thread sanitize
 	MLXCEL=build/tsan/mlxcel MLXCEL_BUILD=build/tsan scripts/run-tests \
 	    $(TSAN_TESTS) tests/api/test_load.sh
 
-bench: all ## measure with checkpoints of recipe weights; writes bench/RESULTS.md
+bench: all bench-tokens ## measure with checkpoints of recipe weights; writes bench/RESULTS.md
 	bench/run
+
+bench-tokens: tools ## tokenizers, beside the package if PYTHON has it; writes bench/TOKENS.md
+	bench/tokens
 
 bench-serve: all ## measure the server beside bench; writes bench/SERVE.md (BENCH_QUICK=1: a rehearsal)
 	bench/serve
@@ -166,7 +169,7 @@ bench-report: all ## time of a token over context, batch and threads; writes ben
 	    $(BUILD)/tools/synth --shape llama-1b --bits 4 --group 64 -o build/bench/1b-4bit
 	python3 tools/bench_report.py build/bench/1b-4bit $(REPORT_OPTIONS)
 
-diff-tokens: tools ## compare tokenizers with the package on random strings (needs pip's tokenizers)
+diff-tokens: tools ## compare tokenizers with their makers' packages (needs tokenizers, ...)
 	python3 tools/diff_tokens.py
 
 diff-templates: tools ## compare chat templates with Jinja2, random and real ones (needs transformers)

@@ -4,7 +4,7 @@ Usage: diff_tokens.py [-n STRINGS] [--seed N] [DIR...]   (needs: pip install tok
 
 Without DIR: the folders of tests/tokens/ share the strings out. DIR holds a tokenizer.json. Prints
 each difference, at most 20 for a folder, and ends with 1 if there was one. Then vocab_tokens.py does
-the same for real vocabularies, or says that there are none.
+the same for real vocabularies, or says that there are none, and diff_formats.py for files of other formats.
 """
 import argparse
 import os
@@ -138,8 +138,9 @@ def main():
     dirs = a.dir or sorted(os.path.join(data, d) for d in os.listdir(data) if os.path.exists(os.path.join(data, d, "tokenizer.json")))
     total = sum(run(d, -(-a.n // len(dirs)), a.seed) for d in dirs)
     print(f"{a.n} strings, {len(dirs)} tokenizers, {total} differences")
-    real = 0 if a.dir else subprocess.call([sys.executable, os.path.join(ROOT, "tools", "vocab_tokens.py"), "--seed", str(a.seed)])
-    sys.exit(total > 0 or real > 0)
+    more = [] if a.dir else ["vocab_tokens.py", "diff_formats.py"]
+    bad = [m for m in more if subprocess.call([sys.executable, os.path.join(ROOT, "tools", m), "--seed", str(a.seed)])]
+    sys.exit(total > 0 or len(bad) > 0)
 
 
 if __name__ == "__main__":

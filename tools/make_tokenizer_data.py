@@ -324,8 +324,12 @@ def ranks(folder, form):
     """The tokens of a trained BPE by rank, as tiktoken's and Mistral's files have them."""
     import base64
     import tiktoken
-    regex = CL100K if form == "tiktoken" else TEKKEN
-    tok = bpe(bytes_after(split(regex)), specials=(), vocab=420)
+    regex = TEKKEN
+    if form == "tiktoken":              # the package's own regex; only its ranks would have to be fetched
+        from tiktoken_ext import openai_public
+        openai_public.load_tiktoken_bpe = lambda *_, **__: {}
+        regex = openai_public.cl100k_base()["pat_str"]
+    tok = bpe(bytes_after(split(CL100K if form == "tiktoken" else TEKKEN)), specials=(), vocab=420)
     back = {chr(c): b for b, c in stand_ins().items()}
     names = sorted(tok.get_vocab().items(), key=lambda kv: kv[1])
     table = {bytes(back[c] for c in name): i for name, i in names}
@@ -340,7 +344,7 @@ def ranks(folder, form):
             json.dump({"config": {"pattern": regex, "num_vocab_tokens": len(table), "default_vocab_size": len(table) + first,
                                   "default_num_special_tokens": first, "version": "v3"}, "vocab": vocab}, f)
     rows = []
-    for text in TEXTS:
+    for text in TEXTS + ["end \n\u00a0", "end\n  ", "a\r\n\t\n ", "\n \n"]:
         if "<s>" in text or "</s>" in text:
             continue
         ids = [i + first for i in enc.encode(text, disallowed_special=())]

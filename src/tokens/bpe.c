@@ -28,10 +28,12 @@ struct bpe {
     uint32_t n_merges;
     int last_id;
     bool listed;                     /* "merges" was there */
+    bool over_spaces;                /* a merge goes on behind a word, over a U+2581 */
     int of_byte[256];                /* ids of the stand-ins of bytes; -1: none */
     int of_fallback[256];            /* ids of <0x00> and on */
     bool has_fallback, all_bytes;
     int of_cp[FAST_CPS];             /* ids of single characters */
+    int space_id;                    /* of U+2581 */
 };
 
 struct cached {
@@ -99,6 +101,12 @@ static void put_merge(struct bpe *b, struct merge m) {
     b->merge[slot] = m;              /* of a pair that is there twice, the last counts */
 }
 
+static const char SPACE[] = "\xe2\x96\x81";         /* SentencePiece's sign for one */
+
+static void note_spaces(struct bpe *b, struct str left, struct str right) {
+    b->over_spaces |= str_starts(right, SPACE) && !str_ends(left, SPACE);
+}
+
 static bool add_merge(struct tok_model *m, struct str left, struct str right, int l, int r,
                       struct err *err) {
     struct bpe *b = m->own;
@@ -111,6 +119,7 @@ static bool add_merge(struct tok_model *m, struct str left, struct str right, in
     if (b->n_merges >= MERGES_MAX)
         return err_set(err, "tokenizer.json: more than %d merges", MERGES_MAX);
     b->last_id = id;
+    note_spaces(b, left, tail);
     struct merge *late = &b->late[b->n_merges % LATE];
     merges_reserve(b, b->used + LATE);
     if (b->n_merges >= LATE)
@@ -151,6 +160,7 @@ bool bpe_all_pairs(struct tok_model *m, const uint32_t *rank, struct err *err) {
             if (b->used == MERGES_MAX)
                 return err_set(err, "more than %d pairs of tokens make a token", MERGES_MAX);
             merges_reserve(b, b->used + 1);
+            note_spaces(b, str_cut(text, 0, at), str_from(text, at));
             put_merge(b, (struct merge){ (uint32_t)l, (uint32_t)r, rank[id], (uint32_t)id });
         }
     }
@@ -279,6 +289,7 @@ static bool ready(struct tok_model *m, struct err *err) {
     if (!b->listed)
         return err_set(err, "tokenizer.json: a BPE model without merges");
     put_late(b);
+    b->space_id = vocab_find(m->vocab, str_of(SPACE));
     model_byte_tokens(m->vocab, b->of_fallback);
     b->all_bytes = !m->prefix.len && !m->suffix.len;
     for (uint32_t i = 0; i < FAST_CPS; i++) {
@@ -513,9 +524,8 @@ static void encode_word(const struct tok_model *m, struct space *s, struct str w
 }
 
 /* Plain words are rare (most make no command anyway), so the words remembered are the others. */
-static void encode(const struct tok_model *m, void *space, struct str word, bool plain,
-                   struct ids *out) {
-    struct space *s = space;
+static void encode_remembered(const struct tok_model *m, struct space *s, struct str word,
+                              bool plain, struct ids *out) {
     struct cached *hit = NULL;
     uint64_t hash = 0;
     s->plain = plain ? m->vocab : NULL;
@@ -542,6 +552,29 @@ static void encode(const struct tok_model *m, void *space, struct str word, bool
         if (s->n)
             memcpy(hit->id, s->id, s->n * sizeof *s->id);
     }
+}
+
+/* Where no merge leads from a word over the space that follows, what is around that place comes out
+ * as it does alone: a text without a pre-tokenizer is cut there, into words that repeat. */
+static void encode(const struct tok_model *m, void *space, struct str word, bool plain,
+                   struct ids *out) {
+    const struct bpe *b = m->own;
+    const size_t n = sizeof SPACE - 1;
+    bool whole = m->bytes || b->over_spaces || b->space_id < 0 || m->prefix.len || m->suffix.len
+        || m->ignore_merges;
+    while (!whole) {
+        size_t end = 0;
+        while (str_starts(str_from(word, end), SPACE))
+            end += n;
+        const char *next = end < word.len
+            ? memmem(word.at + end, word.len - end, SPACE, n) : NULL;
+        if (!next)
+            break;
+        end = (size_t)(next - word.at);
+        encode_remembered(m, space, str_cut(word, 0, end), plain, out);
+        word = str_from(word, end);
+    }
+    encode_remembered(m, space, word, plain, out);
 }
 
 static void close_model(struct tok_model *m) {

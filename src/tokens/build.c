@@ -10,8 +10,11 @@
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define TAIL "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"
-#define CL100K(digits) CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits \
-    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL
+#define CL100K_WORDS(digits) CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits \
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+#define CL100K(digits) CL100K_WORDS(digits) TAIL
+/* As tiktoken has it: white space at the end of a text is one word, line ends and all. */
+#define TIKTOKEN_CL100K CL100K_WORDS("\\p{N}{1,3}") "\\s++\\z|" TAIL
 #define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LEAD "[^\\r\\n\\p{L}\\p{N}]?"
@@ -63,7 +66,7 @@ static const struct build_pre pres[] = {
       .regex = { "[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]" } },
     { .names = "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2",
       .regex = { CL100K("\\p{N}{1,3}") }, .whole_words = true, .bos = true },
-    { .names = "cl100k", .regex = { CL100K("\\p{N}{1,3}") }, .whole_words = true },
+    { .names = "cl100k", .regex = { TIKTOKEN_CL100K }, .whole_words = true },
     { .names = "smaug-bpe dbrx glm4 chatglm-bpe", .regex = { CL100K("\\p{N}{1,3}") } },
     { .names = "qwen2 stablelm2 deepseek-r1-qwen megrez kormo hunyuan grok-2",
       .regex = { CL100K("\\p{N}") } },

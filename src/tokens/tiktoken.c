@@ -90,8 +90,8 @@ static bool read_entry(struct pull *j, const char *name, uint64_t *rank, struct 
     return (ranked && named) || pull_fail(j, "a token without rank or text");
 }
 
-/* The specials that tekken files of before have without listing them. */
-static bool default_specials(struct tokenizer *t, uint64_t n, struct err *err) {
+/* The specials that a file does not list: the first have known names where it lists none at all. */
+static bool fill_specials(struct tokenizer *t, uint64_t n, bool listed, struct err *err) {
     static const char *const names[] = {
         "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
         "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]",
@@ -100,7 +100,9 @@ static bool default_specials(struct tokenizer *t, uint64_t n, struct err *err) {
     };
     for (uint64_t i = 0; i < n; i++) {
         struct buf name = { 0 };
-        if (i < COUNT(names))
+        if (vocab_flags(&t->vocab, (int)i) & VOCAB_HERE)
+            continue;
+        if (!listed && i < COUNT(names))
             buf_str(&name, str_of(names[i]));
         else
             buf_format(&name, "<SPECIAL_%d>", (int)i);
@@ -169,8 +171,8 @@ bool tekken_read(struct tokenizer *t, struct str file, struct err *err) {
     if (done && (!k.pattern.len || !k.tokens.len))
         done = err_set(err, "a tekken file without a pattern or a vocabulary");
     t->model.ignore_merges = true;
-    if (done)
-        done = k.special.len ? read_list(t, &k, true, err) : default_specials(t, k.specials, err);
+    done = done && (!k.special.len || read_list(t, &k, true, err))
+        && fill_specials(t, k.specials, k.special.len, err);
     const char *pattern[] = { buf_c(&k.pattern) };
     done = done && read_list(t, &k, false, err) && build_byte_level(t, pattern, 1, false, err)
         && build_ranked(t, (int)k.specials, err);
