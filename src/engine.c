@@ -1,5 +1,9 @@
 /* engine.c - the loop: prompt > tokens > batch > layers > logits > token > text.
  *
+ * Where the device draws tokens, a batch is asked for before the tokens of the last one have come:
+ * its ids name them, the scheduler goes on with names, and what a token ends is found out one
+ * batch later, whose row of that request is then for nothing.
+ *
  * One thread steps and owns the model, the cache and the scheduler. What other threads do, and
  * how requests come in, is in engine_requests.c; opening and closing in engine_open.c. */
 #include "engine_inside.h"
@@ -53,33 +57,34 @@ static void send_prompt(struct engine *e, struct job *j, const float *logits, in
     send(j, &ev);
 }
 
-/* logits -> token, of one row. -1: this request samples nothing here. */
-static int sample_row(struct engine *e, struct job *j, float *logits, int position) {
+/* logits -> token, of one row. drawn: by the device, else NULL. -1: this request samples nothing
+ * here. */
+static int sample_row(struct engine *e, const struct flight *f, int i, float *logits,
+                      const int *drawn) {
+    struct job *j = f->job[i];
     struct request *r = &j->request;
+    const int position = f->position[i];
     float *row = logits;
-    send_logits(e, j, logits, position);
-    if (j->options.prompt_logprobs && !position) send_prompt(e, j, NULL, 0);
-    if (j->options.prompt_logprobs && position + 1 < r->n_prompt)
-        send_prompt(e, j, logits, position + 1);
-    if (position != r->ids.len - 1 || r->ids.len >= r->n_max) return -1;
-    if (j->options.logprobs) {
-        memcpy(e->row, logits, (size_t)e->vocab * sizeof *logits);
-        row = e->row;
+    int token = drawn ? drawn[i] : -1;
+    if (!f->plain[i] || !drawn) {
+        send_logits(e, j, logits, position);
+        if (j->options.prompt_logprobs && !position) send_prompt(e, j, NULL, 0);
+        if (j->options.prompt_logprobs && position + 1 < r->n_prompt)
+            send_prompt(e, j, logits, position + 1);
     }
-    int token = sampler_pick(e->sampler, &j->options.sample, row, r->ids.at, r->ids.len,
-                             (uint64_t)r->ids.len);
+    if (!f->wanted[i]) return -1;
+    if (!f->plain[i] || !drawn) {
+        if (j->options.logprobs) {
+            memcpy(e->row, logits, (size_t)e->vocab * sizeof *logits);
+            row = e->row;
+        }
+        token = sampler_pick(e->sampler, &j->options.sample, row, r->ids.at, position + 1,
+                             (uint64_t)position + 1);
+    }
     if (token < 0) j->finish = FINISH_ERROR;
     else if (j->options.logprobs)
         j->logprob = sampler_logprobs(e->sampler, logits, token, j->top, j->options.logprobs);
     return token;
-}
-
-static void sample_rows(struct engine *e, const struct batch *b, float *logits) {
-    for (int i = 0; i < b->n_logits; i++) {
-        struct job *j = (struct job *)b->req[b->logit_req[i]];
-        e->picked[i] = sample_row(e, j, logits + (int64_t)i * e->vocab,
-                                  b->rows.pos[b->logit_row[i]]);
-    }
 }
 
 /* token -> text: what may be shown of it, and whether a stop string was completed. */
@@ -126,7 +131,7 @@ static void send_token(struct engine *e, struct job *j, int token, int position)
     count(j, now, &ev);
     send(j, &ev);
     if (j->finish == FINISH_STOP) sched_finish(e->sched, r);
-    else if (r->ids.len >= r->n_max) j->finish = FINISH_LENGTH;
+    else if (position + 1 >= r->n_max) j->finish = FINISH_LENGTH;
 }
 
 /* After the commit: how far those are whose prompts are not read yet. */
@@ -142,7 +147,7 @@ static void send_progress(const struct batch *b) {
     }
 }
 
-static void send_tokens(struct engine *e, const struct batch *b) {
+static void note_started(struct engine *e, const struct batch *b) {
     for (int i = 0; i < b->n_req; i++) {
         struct job *j = (struct job *)b->req[i];
         if (j->started_s > 0) continue;
@@ -150,11 +155,13 @@ static void send_tokens(struct engine *e, const struct batch *b) {
         e->now.tokens_prompt += (uint64_t)j->request.n_prompt;
         e->now.tokens_cached += (uint64_t)j->request.n_cached;
     }
-    for (int i = 0; i < b->n_logits; i++) {
-        if (e->picked[i] < 0) continue;
+}
+
+static void send_tokens(struct engine *e, const struct flight *f, const int *token) {
+    for (int i = 0; i < f->n; i++) {
+        if (token[i] < 0) continue;
         e->now.tokens_generated++;
-        send_token(e, (struct job *)b->req[b->logit_req[i]], e->picked[i],
-                   b->rows.pos[b->logit_row[i]] + 1);
+        send_token(e, f->job[i], token[i], f->position[i] + 1);
     }
 }
 
@@ -182,27 +189,138 @@ static void release_done(struct engine *e) {
     }
 }
 
-/* A batch, computed and handed out. Rows; 0: nothing to do; -1: the device failed. */
+/* Whether the device draws this request's tokens, wherever they come; else the host does, from the
+ * logits. */
+static bool drawn_by_device(const struct generate_options *o, uint64_t position,
+                            struct draw *draw) {
+    struct sample_plain p;
+    *draw = (struct draw){ .top_p = 1 };
+    if (o->logprobs || o->prompt_logprobs || o->logits_last ||
+        !sample_is_plain(&o->sample, &p) || p.top_k > DRAW_TOP_K_MAX ||
+        (!p.top_k && p.top_p < 1))
+        return false;
+    *draw = (struct draw){ .temperature = p.temperature, .top_p = p.top_p, .min_p = p.min_p,
+                           .top_k = p.top_k, .chance = sample_chance(o->sample.seed, position) };
+    return true;
+}
+
+static void describe_flight(struct engine *e, struct flight *f, const struct batch *b) {
+    f->n = b->n_logits;
+    f->n_rows = b->n_rows;
+    f->n_req = b->n_req;
+    f->n_decoding = b->n_decoding;
+    f->begin_s = e->step_s;
+    f->ahead = e->ahead && !e->probe;
+    for (int i = 0; i < f->n; i++) {
+        struct job *j = (struct job *)b->req[b->logit_req[i]];
+        const int position = b->rows.pos[b->logit_row[i]];
+        const struct request *r = &j->request;
+        f->job[i] = j;
+        f->position[i] = position;
+        f->wanted[i] = position == r->ids.len - 1 && r->ids.len < r->n_max;
+        f->plain[i] = drawn_by_device(&j->options, (uint64_t)position + 1, &e->draw[i]);
+        f->ahead = f->ahead && f->plain[i];
+    }
+}
+
+/* Tokens of the flight before that a host's device reads by name. */
+static void name_ids(struct engine *e, struct batch *b, const struct flight *before) {
+    for (int i = 0; i < b->n_rows; i++)
+        e->ids[i] = b->ids[i] > DRAWN ? b->ids[i] : MAX(0, before->token[DRAWN - b->ids[i]]);
+    b->ids = e->ids;
+}
+
+/* Asks for a batch. Where nothing draws beside the host, the host does at once. */
+static bool begin(struct engine *e, struct flight *f, struct batch *b, struct err *err) {
+    const bool draws = model_draws(e->model);
+    describe_flight(e, f, b);
+    note_started(e, b);
+    if (!draws) name_ids(e, b, &e->flight[f->turn ^ 1]);
+    model_queue(e->model, e->cache, b, e->draw, f->turn, e->probe);
+    e->turn ^= 1;
+    if (draws || !f->ahead) return true;
+    float *logits = model_logits(e->model, f->n, err);
+    for (int i = 0; logits && i < f->n; i++) {
+        const struct job *j = f->job[i];
+        f->token[i] = sampler_pick(e->sampler, &j->options.sample, logits + (int64_t)i * e->vocab,
+                                   NULL, 0, (uint64_t)f->position[i] + 1);
+    }
+    return logits != NULL;
+}
+
+static void note_step(struct engine *e, const struct flight *f) {
+    const double now = clock_s(), took = now - MAX(f->begin_s, e->landed_s);
+    e->landed_s = now;
+    e->now.steps++;
+    e->now.rows += (uint64_t)f->n_rows;
+    e->now.sequences += (uint64_t)f->n_req;
+    e->now.step_s += took;
+    budget_note(&e->budget, f->n_decoding, f->n_rows - f->n_decoding, took);
+}
+
+/* The tokens of a flight have come: they get their places, and clients see them. One that is over
+ * already has a row too many in it. */
+static bool land(struct engine *e, struct flight *f, struct err *err) {
+    const int *token = model_draws(e->model) ? model_tokens(e->model, f->turn, err) : f->token;
+    f->open = false;
+    if (!token) return false;
+    for (int i = 0; i < f->n; i++) {
+        struct job *j = f->job[i];
+        e->picked[i] = -1;
+        if (!f->wanted[i]) continue;
+        sched_know(&j->request, f->position[i] + 1, MAX(0, token[i]));
+        if (j->finish != FINISH_NONE || j->request.cancelled) continue;
+        e->picked[i] = token[i];
+        if (token[i] >= 0) continue;
+        j->finish = FINISH_ERROR;
+        sched_finish(e->sched, &j->request);
+    }
+    send_tokens(e, f, e->picked);
+    note_step(e, f);
+    return true;
+}
+
+/* Nobody waits for this batch: the scheduler goes on with the names of its tokens. */
+static void go_ahead(struct engine *e, struct flight *f, const struct batch *b) {
+    for (int i = 0; i < f->n; i++) e->picked[i] = f->wanted[i] ? DRAWN - i : -1;
+    sched_commit(e->sched, b, e->picked);
+    f->open = true;
+}
+
+/* Waits for a batch and hands it out. */
+static bool finish(struct engine *e, struct flight *f, const struct batch *b, struct err *err) {
+    const bool draws = model_draws(e->model);
+    bool look = !draws;
+    for (int i = 0; i < f->n; i++) look = look || !f->plain[i];
+    const int *drawn = draws ? model_tokens(e->model, f->turn, err) : NULL;
+    float *logits = look ? model_logits(e->model, f->n, err) : NULL;
+    if ((draws && !drawn) || (look && !logits)) return false;
+    for (int i = 0; i < f->n; i++)                                   /* logits -> token */
+        e->picked[i] = sample_row(e, f, i, look ? logits + (int64_t)i * e->vocab : NULL, drawn);
+    sched_commit(e->sched, b, e->picked);
+    send_tokens(e, f, e->picked);                                    /* token -> text */
+    note_step(e, f);
+    return true;
+}
+
+/* A batch, asked for and handed out, or the one before. Rows; 0: nothing to do; -1: the device
+ * failed. */
 static int step(struct engine *e, struct err *err) {
     struct batch b;
+    struct flight *f = &e->flight[e->turn], *before = &e->flight[e->turn ^ 1];
+    const bool landing = before->open;
     take_new_requests(e); /* prompt -> tokens, in submit */
     bool any = sched_next(e->sched, &b);                             /* tokens -> batch */
-    release_done(e);
-    if (!any) return 0;
+    if (!landing) release_done(e);
     e->step_s = clock_s();
-    float *logits = model_run(e->model, e->cache, &b, e->probe, err);    /* layers -> logits */
-    if (!logits) return -1;
-    sample_rows(e, &b, logits);                                      /* logits -> token */
-    sched_commit(e->sched, &b, e->picked);
-    send_tokens(e, &b);                                              /* token -> text */
+    if (any && !begin(e, f, &b, err)) return -1;                     /* layers -> logits */
+    if (landing && !land(e, before, err)) return -1;
+    release_done(e);
+    if (!any) return landing ? before->n_rows : 0;
+    if (f->ahead) go_ahead(e, f, &b);
+    else if (!finish(e, f, &b, err)) return -1;
     send_progress(&b);
     release_done(e);
-    e->now.steps++;
-    e->now.rows += (uint64_t)b.n_rows;
-    e->now.sequences += (uint64_t)b.n_req;
-    double took = clock_s() - e->step_s;
-    e->now.step_s += took;
-    budget_note(&e->budget, b.n_decoding, b.n_rows - b.n_decoding, took);
     return b.n_rows;
 }
 

@@ -22,6 +22,8 @@ struct engine_options {              /* zeroed: defaults */
                                         decode, at least 1; 0: 2; negative: no limit */
     bool f32;                        /* parity mode: f32 activations, arithmetic and KV */
     const char *kv;                  /* "f32", "bf16", "q8"; NULL or "auto": bf16, with f32 f32 */
+    int ahead;                       /* asks for a step before the tokens of the last one have come:
+                                        1 yes, -1 no, 0: where the device works by itself */
     bool no_reuse;                   /* never look for kept prefixes */
     bool no_tokenizer;               /* ids in, ids out */
     bool unpacked;                   /* weights are read as the checkpoint has them */

@@ -29,6 +29,19 @@ struct job {                         /* a request with what its client wants */
  * place, so an id that is guessed, reused or very old finds nothing. */
 struct job_table { struct job **at; int *free; int n, n_free; uint64_t serial; };
 
+/* A batch that was asked for. Its requests live until it has landed: nobody is released between
+ * sched_next and that. */
+struct flight {
+    bool open;                       /* its tokens are on their way, and its commit was done */
+    bool ahead;                      /* every token it gives can be drawn without looking */
+    int turn, n, n_rows, n_req, n_decoding;      /* n: logits */
+    double begin_s;
+    struct job **job;                /* [logits_max] */
+    int *position;                   /* [logits_max] */
+    bool *plain, *wanted;            /* [logits_max] see drawn_by_device; a token is asked for */
+    int *token;                      /* [logits_max] where the host draws them at once */
+};
+
 struct engine {
     struct device dev;
     struct model *model;
@@ -49,7 +62,12 @@ struct engine {
     double load_s, step_s;
     struct engine_stats now;         /* as the engine's thread counts; copied to stats */
     int context, vocab, requests_max, waiting_max;
-    int *picked;                     /* [logits_max] */
+    struct flight flight[2];         /* in turns: one lands while the next is on its way */
+    int turn;                        /* of the next */
+    bool ahead;                      /* a batch may be asked for before the last one has landed */
+    double landed_s;
+    struct draw *draw;               /* [logits_max] */
+    int *picked, *ids;               /* [logits_max]; [rows_max] a batch's ids, all known */
     float *row;                      /* [vocab] a copy that sampling may change */
 
     pthread_mutex_t lock;            /* of everything below */

@@ -99,6 +99,35 @@ static bool open_texts(struct engine *e, const struct engine_options *o, struct 
     return true;
 }
 
+static void open_flights(struct engine *e, size_t n) {
+    e->picked = mem_array(n, sizeof *e->picked);
+    e->ids = mem_array(n, sizeof *e->ids);
+    e->draw = mem_array(n, sizeof *e->draw);
+    for (int i = 0; i < 2; i++) {
+        struct flight *f = &e->flight[i];
+        f->turn = i;
+        f->job = mem_array(n, sizeof *f->job);
+        f->position = mem_array(n, sizeof *f->position);
+        f->plain = mem_array(n, sizeof *f->plain);
+        f->wanted = mem_array(n, sizeof *f->wanted);
+        f->token = mem_array(n, sizeof *f->token);
+    }
+}
+
+static void close_flights(struct engine *e) {
+    for (int i = 0; i < 2; i++) {
+        struct flight *f = &e->flight[i];
+        free(f->job);
+        free(f->position);
+        free(f->plain);
+        free(f->wanted);
+        free(f->token);
+    }
+    free(e->draw);
+    free(e->ids);
+    free(e->picked);
+}
+
 static bool open_all(struct engine *e, const struct engine_options *o, struct err *err) {
     int rows = o->rows_max ? o->rows_max : ROWS_MAX;
     int requests = o->requests_max ? o->requests_max : REQUESTS_MAX;
@@ -126,7 +155,8 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
         !open_cache(e, o, requests, rows, err) || !open_sched(e, o, requests, rows)) return false;
     e->cache_bytes = cache_stats(e->cache).bytes;
     e->sampler = sampler_open(e->vocab);
-    e->picked = mem_array((size_t)rows, sizeof *e->picked);
+    e->ahead = o->ahead ? o->ahead > 0 : model_draws(e->model);
+    open_flights(e, (size_t)rows);
     e->row = mem_array((size_t)e->vocab, sizeof *e->row);
     return true;
 }
@@ -176,7 +206,7 @@ void engine_close(struct engine *e) {
     sampler_close(e->sampler);
     chat_close(e->chat);
     tok_close(e->tokenizer);
-    free(e->picked);
+    close_flights(e);
     free(e->row);
     jobs_close(&e->jobs);
     pthread_cond_destroy(&e->wake);

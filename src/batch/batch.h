@@ -89,10 +89,13 @@ bool sched_preempt(struct sched *, uint64_t id);
  * Valid until the next call. */
 bool sched_next(struct sched *, struct batch *);
 
-/* The batch was computed. token[i] is what sampling gave for logit i, or -1 for none (logits of
- * inner prompt positions). A request whose last id got a token grows by it; one whose last id got
- * none, or that has reached n_max, is over. */
+/* The batch was computed, or asked for. token[i] is what sampling gave for logit i, or -1 for none
+ * (logits of inner prompt positions), or DRAWN - i: the device knows it already, and sched_know
+ * says it before the next commit. A request whose last id got a token grows by it; one whose last
+ * id got none, or that has reached n_max, is over. */
 void sched_commit(struct sched *, const struct batch *, const int *token);
+/* The id at this position of r, which sched_commit was not told. */
+void sched_know(struct request *r, int position, int token);
 /* The request is over (stop string, end of text, budget): it leaves with the next sched_next. */
 void sched_finish(struct sched *, struct request *);
 /* A finished, cancelled or starved request, given back to its owner; NULL: none. */

@@ -573,10 +573,15 @@ void sched_commit(struct sched *s, const struct batch *b, const int *token) {
     for (int i = 0; i < b->n_logits; i++) {
         struct request *r = b->req[b->logit_req[i]];
         if (b->rows.pos[b->logit_row[i]] != r->ids.len - 1) continue;
-        if (token[i] < 0 || r->ids.len >= r->n_max) r->over = true;
+        if (token[i] == -1 || r->ids.len >= r->n_max) r->over = true;
         else ids_put(&r->ids, token[i]);
         r->over |= r->ids.len >= r->n_max;
     }
+}
+
+void sched_know(struct request *r, int position, int token) {
+    assert(position < r->ids.len && r->ids.at[position] <= DRAWN);
+    r->ids.at[position] = token;
 }
 
 struct sched_stats sched_stats(const struct sched *s) {

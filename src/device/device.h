@@ -42,6 +42,23 @@ struct gate_args {
     float alpha, limit;              /* of ACT_SWIGLU_CLAMP; limit 0: none */
 };
 
+/* Products of the same rows, and what becomes of them. v[i] = w[i] x + bias[i]. */
+enum products_end {
+    PRODUCTS_STORE,                  /* y[i] = v[i] */
+    PRODUCTS_ADD,                    /* y[0] += scale * v[0] */
+    PRODUCTS_GATE                    /* y[0] = act(v[0]) * v[1], see gate */
+};
+enum { PRODUCTS_MAX = 3 };
+struct products {
+    const struct tensor *x;
+    const struct linear *w[PRODUCTS_MAX];
+    struct tensor *y[PRODUCTS_MAX];  /* [rows, out] */
+    int n;                           /* matrices */
+    enum products_end end;
+    float scale;
+    struct gate_args act;
+};
+
 struct kv_view {                     /* one layer, one batch: what a kernel may touch */
     void *pages;                     /* page p begins at pages + p * page_bytes: k and v of its
                                         tokens, and the scales of I8, as the device likes them */
@@ -64,6 +81,17 @@ struct attend {                      /* arguments of the attention ops */
     int chunk;                       /* sees only its own chunk of this many; 0: none */
     const float *sinks;              /* [heads] one more logit in each softmax; NULL: none */
     float scale, softcap;            /* softcap 0: none */
+};
+
+struct heads_args {                  /* what makes q, k, v ready for attention */
+    struct tensor *q, *k, *v;        /* [rows, heads, dim], q and k in place */
+    const struct tensor *q_norm, *k_norm;        /* as norm's w */
+    bool normed;                     /* q and k of every head, before they turn */
+    enum norm kind;
+    float eps;
+    struct rope_args rope;
+    int64_t dims;                    /* that turn */
+    const struct attend *attend;     /* where k and v are stored */
 };
 
 struct state_view {                  /* recurrent state of one layer: a slot per sequence */
@@ -108,6 +136,25 @@ struct expert_args {
     float *hidden;                   /* scratch [rows*active, 2*expert hidden + dim] */
     int *order;                      /* scratch [2*rows*active + experts + 1] */
     struct gate_args act;
+};
+
+/* How a row's token is drawn: the top_k best, of those the most likely that hold top_p of the mass,
+ * of those the ones at least min_p times as likely as the best; then the temperature. */
+struct draw {
+    double chance;                   /* uniform in [0, 1) */
+    float temperature;               /* 0: the best, whatever else is here */
+    float top_p, min_p;              /* 1, 0: off; top_p 1 without top_k */
+    int top_k;                       /* at most DRAW_TOP_K_MAX; 0: off */
+};
+enum { DRAW_TOP_K_MAX = 256, DRAWN = -2 };
+
+struct draws {                       /* addresses of the device but for `told` */
+    const struct draw *how;          /* [n] */
+    int n;
+    int *drawn;                      /* [n] the tokens; -1: no logit is finite, or one is NaN */
+    int *told;                       /* [2][told_max] the same, of op->shared memory */
+    int told_max;
+    const int *turn;                 /* which half of told: 0 or 1 */
 };
 
 struct device {
@@ -175,6 +222,18 @@ struct device_ops {
     bool (*replay)(struct device *, const void *key, size_t bytes);
     void (*record_end)(struct device *);
 
+    /* Optional, all of these or none, for devices that run on while the host does something
+     * else. shared: memory of the host that draws write; freed with unshare. mark: `reached` of the
+     * same i (0 or 1) waits for all that was asked for before. */
+    void *(*shared)(struct device *, size_t bytes);
+    void (*unshare)(struct device *, void *);
+    void (*mark)(struct device *, int i);
+    bool (*reached)(struct device *, int i, struct err *);
+    /* A token for each row of logits [n, vocab]. */
+    void (*sample)(struct device *, const struct tensor *logits, const struct draws *);
+    /* ids[i] = drawn[DRAWN - ids[i]] where ids[i] <= DRAWN: tokens the host does not know yet. */
+    void (*feed)(struct device *, int *ids, int n, const int *drawn);
+
     /* dense */
     /* y[r] = table[ids[r]] * scale; also gathers rows. ids I32 [rows]. */
     void (*embed)(struct device *, struct tensor *y, const struct tensor *table,
@@ -183,6 +242,9 @@ struct device_ops {
      * y [rows, heads, out], a matrix for each head. */
     void (*linear)(struct device *, struct tensor *y, const struct linear *,
                    const struct tensor *x);
+    /* Optional: several ops at once, with the bits that they have one by one. False: nothing was
+     * done, and the caller gives them one by one. */
+    bool (*products)(struct device *, const struct products *);
     /* Over the last axis, in place allowed. w: NULL, [cols], or [heads, cols]; b: NULL or
      * [cols]. */
     void (*norm)(struct device *, struct tensor *y, const struct tensor *w, const struct tensor *b,
@@ -204,6 +266,8 @@ struct device_ops {
                         float original, int shift);
 
     /* mixing over the packed rows of a batch */
+    /* Optional: norm and rope of q and k, then kv_store, as products says. */
+    bool (*heads)(struct device *, const struct heads_args *);
     void (*kv_store)(struct device *, const struct attend *, const struct tensor *k,
                      const struct tensor *v);             /* v NULL with v_in_k */
     void (*attention)(struct device *, struct tensor *y, const struct tensor *q,

@@ -69,27 +69,37 @@ static struct state_need need(const struct decoder_spec *d, const struct layer_s
                                 .window = a->window, .dtype = kv };
 }
 
+static enum norm norm_of(const struct pass *p, const struct attn_spec *a) {
+    if (a->qk_norm == QK_NORM_HEAD_LAYER) return NORM_LAYER;
+    return p->spec->norm == NORM_LAYER ? NORM_RMS : p->spec->norm;
+}
+
 static void norm_heads(struct pass *p, const struct attn_spec *a, const struct tensor *w,
                        struct tensor *x) {
     struct device *dev = p->dev;
-    enum norm kind = a->qk_norm == QK_NORM_HEAD_LAYER ? NORM_LAYER
-                   : p->spec->norm == NORM_LAYER ? NORM_RMS : p->spec->norm;
     struct tensor flat = *x;
     if (a->qk_norm == QK_NORM_NONE) return;
     if (a->qk_norm == QK_NORM_FULL) {
         flat = tensor_2d(x->at, F32, x->shape[0], x->shape[1] * x->shape[2]);
         flat.stride[0] = x->stride[0];
     }
-    dev->op->norm(dev, &flat, w->at ? w : NULL, NULL, &flat, kind, p->spec->eps);
+    dev->op->norm(dev, &flat, w->at ? w : NULL, NULL, &flat, norm_of(p, a),
+                  p->spec->eps);
+}
+
+static struct rope_args rope_of(const struct pass *p, const struct attn_spec *a,
+                                const float *freq) {
+    return (struct rope_args){
+        .rows = &p->rows, .freq = freq, .pairing = a->rope.pairing,
+        .variant = a->rope.stretch == STRETCH_LONG ? p->variant : NULL,
+        .magnitude = a->rope.magnitude };
 }
 
 static void turn(struct pass *p, const struct attn_spec *a, const float *freq, struct tensor *x) {
     if (a->rope.pairing == ROPE_NONE) return;
     struct tensor part = tensor_part(x, 2, 0, a->rope.dims);
-    p->dev->op->rope(p->dev, &part, &(struct rope_args){
-        .rows = &p->rows, .freq = freq, .pairing = a->rope.pairing,
-        .variant = a->rope.stretch == STRETCH_LONG ? p->variant : NULL,
-        .magnitude = a->rope.magnitude });
+    const struct rope_args args = rope_of(p, a, freq);
+    p->dev->op->rope(p->dev, &part, &args);
 }
 
 static void norm_and_turn(struct pass *p, const struct attn_spec *a, const struct attention *w,
@@ -99,13 +109,19 @@ static void norm_and_turn(struct pass *p, const struct attn_spec *a, const struc
     if (a->qk_norm_after_rope) norm_heads(p, a, norm, x);
 }
 
-/* y = w x, seen as heads. */
-static struct tensor project(struct pass *p, const struct linear *w, const struct tensor *x,
-                             int heads, float clip) {
-    struct tensor y = scratch_rows(p, F32, w->w.shape[0]);
-    p->dev->op->linear(p->dev, &y, w, x);
-    if (clip != 0) p->dev->op->scale(p->dev, &y, 1, clip, 0);
-    return tensor_heads(&y, heads);
+/* y[i] = w[i] x. */
+static void project(struct pass *p, const struct attn_spec *a, struct tensor *y,
+                    const struct linear *const *w, int n, const struct tensor *x) {
+    const struct device_ops *op = p->dev->op;
+    struct products args = { .x = x, .n = n, .end = PRODUCTS_STORE };
+    for (int i = 0; i < n; i++) {
+        y[i] = scratch_rows(p, F32, w[i]->w.shape[0]);
+        args.y[i] = &y[i];
+        args.w[i] = w[i];
+    }
+    if (n < 2 || !op->products || !op->products(p->dev, &args))
+        for (int i = 0; i < n; i++) op->linear(p->dev, &y[i], w[i], x);
+    for (int i = 0; a->clip != 0 && i < n; i++) op->scale(p->dev, &y[i], 1, a->clip, 0);
 }
 
 static struct attend attend_args(struct pass *p, const struct attn_spec *a,
@@ -119,21 +135,30 @@ static struct attend attend_args(struct pass *p, const struct attn_spec *a,
     };
 }
 
+/* Heads of k and v, from what their products left; k NULL: another layer's are used. */
 static void store_kv(struct pass *p, const struct attn_spec *a, const struct attention *w,
-                     const struct attend *args, const struct tensor *x) {
+                     const struct attend *args, struct tensor *k, struct tensor *v) {
     struct device *dev = p->dev;
-    struct tensor k = project(p, &w->k, x, a->kv_heads, a->clip), v;
-    if (a->k_is_v) {
-        struct tensor flat = scratch_rows(p, F32, (int64_t)a->kv_heads * a->v_dim);
-        v = tensor_heads(&flat, a->kv_heads);
-        dev->op->copy(dev, &v, &k);
-    } else {
-        v = project(p, &w->v, x, a->kv_heads, a->clip);
-    }
-    norm_and_turn(p, a, w, &w->k_norm, &k);
-    if (a->v_norm) dev->op->norm(dev, &v, NULL, NULL, &v, NORM_RMS, p->spec->eps);
-    if (a->v_scale != 0) dev->op->scale(dev, &v, a->v_scale, 0, 0);
-    dev->op->kv_store(dev, args, &k, &v);
+    if (a->k_is_v) dev->op->copy(dev, v, k);
+    norm_and_turn(p, a, w, &w->k_norm, k);
+    if (a->v_norm) dev->op->norm(dev, v, NULL, NULL, v, NORM_RMS, p->spec->eps);
+    if (a->v_scale != 0) dev->op->scale(dev, v, a->v_scale, 0, 0);
+    dev->op->kv_store(dev, args, k, v);
+}
+
+/* The usual norm, rope and store in one, where the device can. */
+static bool make_ready(struct pass *p, const struct attn_spec *a, const struct attention *w,
+                       const struct attend *args, struct tensor *q, struct tensor *k,
+                       struct tensor *v) {
+    const struct device_ops *op = p->dev->op;
+    const bool usual = !a->k_is_v && !a->v_norm && a->v_scale == 0 && !a->qk_norm_after_rope &&
+                       a->qk_norm != QK_NORM_FULL && a->rope.pairing != ROPE_NONE;
+    if (!op->heads || !usual) return false;
+    return op->heads(p->dev, &(struct heads_args){
+        .q = q, .k = k, .v = v, .q_norm = w->q_norm.at ? &w->q_norm : NULL,
+        .k_norm = w->k_norm.at ? &w->k_norm : NULL, .normed = a->qk_norm != QK_NORM_NONE,
+        .kind = norm_of(p, a), .eps = p->spec->eps, .rope = rope_of(p, a, w->freq),
+        .dims = a->rope.dims, .attend = args });
 }
 
 /* The gate comes with q (each head: its q, then its gate) or from a projection of its own. */
@@ -144,7 +169,11 @@ static void gate_output(struct pass *p, const struct attn_spec *a, const struct 
                                                                            : ACT_SIGMOID };
     if (a->out_gate == OUT_GATE_NONE) return;
     if (a->out_gate == OUT_GATE_IN_Q) gate = tensor_part(q, 2, a->head_dim, a->v_dim);
-    else gate = project(p, &w->gate, x, a->heads, 0);
+    else {
+        gate = scratch_rows(p, F32, w->gate.w.shape[0]);
+        p->dev->op->linear(p->dev, &gate, &w->gate, x);
+        gate = tensor_heads(&gate, a->heads);
+    }
     p->dev->op->gate(p->dev, mixed, &gate, mixed, &args);
 }
 
@@ -155,13 +184,24 @@ static void run(struct pass *p, const struct layer_spec *l, const void *weights,
     struct device *dev = p->dev;
     struct attend args = attend_args(p, a, w);
 
-    struct tensor both = project(p, &w->q, x, a->heads, a->clip);
+    const struct linear *part[] = { &w->q, &w->k, &w->v };
+    const bool own_kv = a->kv_from < 0;
+    struct tensor y_of[3], k = { 0 }, v = { 0 };
+    project(p, a, y_of, part, !own_kv ? 1 : a->k_is_v ? 2 : 3, x);
+    struct tensor both = tensor_heads(&y_of[0], a->heads);
     struct tensor q = tensor_part(&both, 2, 0, a->head_dim);
-    norm_and_turn(p, a, w, &w->q_norm, &q);
+    if (own_kv) {
+        if (a->k_is_v) y_of[2] = scratch_rows(p, F32, (int64_t)a->kv_heads * a->v_dim);
+        k = tensor_heads(&y_of[1], a->kv_heads);
+        v = tensor_heads(&y_of[2], a->kv_heads);
+    }
+    if (!own_kv || !make_ready(p, a, w, &args, &q, &k, &v)) {
+        norm_and_turn(p, a, w, &w->q_norm, &q);
+        if (own_kv) store_kv(p, a, w, &args, &k, &v);
+    }
     if (a->temperature != 0)
         dev->op->temperature(dev, &q, &p->rows, a->temperature, a->temperature_original,
                              a->temperature_shift);
-    if (a->kv_from < 0) store_kv(p, a, w, &args, x);
 
     struct tensor flat = scratch_rows(p, F32, (int64_t)a->heads * a->v_dim);
     struct tensor mixed = tensor_heads(&flat, a->heads);
@@ -169,7 +209,7 @@ static void run(struct pass *p, const struct layer_spec *l, const void *weights,
     gate_output(p, a, w, &both, x, &mixed);
     if (a->out_norm)
         dev->op->norm(dev, &flat, &w->out_norm, NULL, &flat, NORM_RMS, p->spec->eps);
-    dev->op->linear(dev, y, &w->o, &flat);
+    out_run(p, y, &w->o, &flat);
 }
 
 const struct mixer mixer_attention = {

@@ -63,24 +63,45 @@ static struct tensor normed(struct pass *p, const struct layer_spec *l,
     return y;
 }
 
+void out_run(struct pass *p, struct tensor *y, const struct linear *w, const struct tensor *x) {
+    const struct device_ops *op = p->dev->op;
+    const struct products args = { .x = x, .w = { w }, .y = { p->stream }, .n = 1,
+                                   .end = PRODUCTS_ADD, .scale = p->residual };
+    p->added = p->stream && op->products && op->products(p->dev, &args);
+    if (!p->added) op->linear(p->dev, y, w, x);
+}
+
+/* at: the norm that stands after the part. */
+static void begin_part(struct pass *p, const struct layer_spec *l, int at, struct tensor *x) {
+    p->stream = l->norms & 1u << at ? NULL : x;
+    p->residual = l->residual;
+    p->added = false;
+}
+
+static void end_part(struct pass *p, const struct layer_spec *l, const struct block_weights *w,
+                     int at, struct tensor *x, const struct tensor *y) {
+    if (p->added) return;
+    struct tensor out = normed(p, l, w, at, y);
+    p->dev->op->add(p->dev, x, &out, l->residual);
+}
+
 void block_run(struct pass *p, const struct layer_spec *l, const struct block_weights *w,
                struct tensor *x) {
-    struct device *dev = p->dev;
     struct tensor y = scratch_rows(p, F32, p->spec->dim);
     struct tensor in = normed(p, l, w, AT_PRE_MIX, x), to_ffn = in;
     if (l->parallel && l->norms & PRE_FFN) to_ffn = normed(p, l, w, AT_PRE_FFN, x);
 
     if (l->mixer) {
         size_t mark = p->scratch->used_bytes;
+        begin_part(p, l, AT_POST_MIX, x);
         l->mixer->run(p, l, w->mixer, &y, &in);
         p->scratch->used_bytes = mark;
-        struct tensor out = normed(p, l, w, AT_POST_MIX, &y);
-        dev->op->add(dev, x, &out, l->residual);
+        end_part(p, l, w, AT_POST_MIX, x, &y);
     }
     if (l->ffn) {
         if (l->mixer && !l->parallel) to_ffn = normed(p, l, w, AT_PRE_FFN, x);
+        begin_part(p, l, AT_POST_FFN, x);
         l->ffn->run(p, l, w->ffn, &y, &to_ffn);
-        struct tensor out = normed(p, l, w, AT_POST_FFN, &y);
-        dev->op->add(dev, x, &out, l->residual);
+        end_part(p, l, w, AT_POST_FFN, x, &y);
     }
 }

@@ -13,7 +13,7 @@ struct scratch {                     /* the pass arena: bumps inside one device 
     size_t used_bytes, cap_bytes, peak_bytes;    /* at NULL: only measures */
 };
 
-struct pass {                        /* one forward pass, on the stack of model_run */
+struct pass {                        /* one forward pass, on the stack of model_queue */
     struct device *dev;
     struct cache *cache;
     const struct decoder_spec *spec;
@@ -21,6 +21,9 @@ struct pass {                        /* one forward pass, on the stack of model_
     struct rows rows;
     const int *variant;              /* [n_seqs] of rope frequencies */
     int layer;
+    struct tensor *stream;           /* what the running part's result is added to, times */
+    float residual;                  /*   residual; NULL: it goes through a norm first */
+    bool added;                      /* the part has done that itself: see out_run */
 };
 
 struct mixer {
@@ -31,7 +34,7 @@ struct mixer {
     /* kv: F32, BF16 or I8, for keys and values of heads. */
     struct state_need (*need)(const struct decoder_spec *, const struct layer_spec *,
                               enum dtype kv);
-    /* y [rows, dim] from x [rows, dim], both borrowed. */
+    /* y [rows, dim] from x [rows, dim], both borrowed. y is empty where out_run has added. */
     void (*run)(struct pass *, const struct layer_spec *, const void *weights,
                 struct tensor *y, const struct tensor *x);
 };
@@ -55,6 +58,9 @@ void block_run(struct pass *, const struct layer_spec *, const struct block_weig
 /* The spec's norm with these weights over the last axis of x. */
 void norm_bind(struct binder *, const struct decoder_spec *, struct norm_weights *, enum slot);
 void norm_run(struct pass *, const struct norm_weights *, struct tensor *y, const struct tensor *x);
+
+/* The last product of a part: y = w x, or at once added to the block's stream. */
+void out_run(struct pass *, struct tensor *y, const struct linear *w, const struct tensor *x);
 
 /* The layer's view of the cache; an empty one in a pass without cache, which only measures. */
 struct kv_view pass_kv(const struct pass *, int layer);

@@ -111,7 +111,7 @@ static void run(struct pass *p, const struct layer_spec *l, const void *weights,
     struct tensor mixed_heads = tensor_heads(&mixed, a->heads);
     dev->op->attention(dev, &latent_heads, &absorbed, &args);
     dev->op->linear(dev, &mixed_heads, &w->v_up, &latent_heads);
-    dev->op->linear(dev, y, &w->o, &mixed);
+    out_run(p, y, &w->o, &mixed);
 }
 
 const struct mixer mixer_mla = {

@@ -20,14 +20,18 @@ void mlp_run(struct pass *p, const struct mlp_spec *m, const struct mlp *w, stru
     struct device *dev = p->dev;
     struct gate_args act = { .act = m->act, .alpha = m->alpha, .limit = m->limit };
     struct tensor up = scratch_rows(p, F32, m->hidden), gate = up;
-    dev->op->linear(dev, &up, &w->up, x);
-    if (m->gated) {
-        gate = scratch_rows(p, F32, m->hidden);
-        dev->op->linear(dev, &gate, &w->gate, x);
+    const struct products both = { .x = x, .w = { &w->gate, &w->up }, .y = { &up }, .n = 2,
+                                   .end = PRODUCTS_GATE, .act = act };
+    if (!m->gated || !dev->op->products || !dev->op->products(dev, &both)) {
+        dev->op->linear(dev, &up, &w->up, x);
+        if (m->gated) {
+            gate = scratch_rows(p, F32, m->hidden);
+            dev->op->linear(dev, &gate, &w->gate, x);
+        }
+        dev->op->gate(dev, &up, &gate, m->gated ? &up : NULL, &act);
     }
-    dev->op->gate(dev, &up, &gate, m->gated ? &up : NULL, &act);
     if (m->inner_norm) dev->op->norm(dev, &up, &w->norm, NULL, &up, NORM_RMS, p->spec->eps);
-    dev->op->linear(dev, y, &w->down, &up);
+    out_run(p, y, &w->down, &up);
 }
 
 static void bind(struct binder *b, const struct decoder_spec *d, const struct layer_spec *l,

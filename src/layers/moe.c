@@ -51,6 +51,7 @@ static void run(struct pass *p, const struct layer_spec *l, const void *weights,
     const struct moe *w = weights;
     const struct moe_spec *m = &l->moe;
     struct device *dev = p->dev;
+    p->stream = NULL;                /* the shared expert is added to the others */
     run_experts(p, m, w, y, x);
     if (!m->shared.hidden) return;
     struct tensor shared = scratch_rows(p, F32, p->spec->dim);

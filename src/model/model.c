@@ -11,7 +11,9 @@ struct model {
     struct device *dev;
     struct scratch scratch;
     float *logits, *host_logits;     /* [logits_max, vocab]; the same memory on a host device */
-    int *batch, *host_batch;         /* a batch's arrays on the device; host_batch: on their way */
+    char *batch, *host_batch;        /* a batch's arrays on the device; host_batch: on their way */
+    int *drawn, *told;               /* tokens: [logits_max] of the last batch, where the device
+                                        feeds them from; [2][logits_max] where the host reads */
     float *seen;                     /* what a probe sees of a layer; NULL: nobody looked */
     int rows_max, seqs_max, logits_max;
 };
@@ -80,72 +82,95 @@ static void run_pass(struct model *m, struct pass *p, const struct batch *b,
     run_head(m, p, &x, b->logit_row, b->n_logits);
 }
 
-/* Ints of a batch, one array after the other. */
-static size_t batch_ints(const struct model *m) {
-    return 3 * (size_t)m->rows_max + 2 * (size_t)m->seqs_max + 1 + (size_t)m->logits_max;
+/* How tokens are drawn, then a batch's ints, one array after the other. */
+static size_t batch_bytes(const struct model *m) {
+    size_t ints = 3 * (size_t)m->rows_max + 2 * (size_t)m->seqs_max + 2 + (size_t)m->logits_max;
+    return (size_t)m->logits_max * sizeof(struct draw) + ints * sizeof(int);
 }
 
-static const int *pack(int **end, const int *from, int n) {
-    int *at = *end;
+static const void *pack(struct model *m, size_t *used, const void *from, size_t bytes) {
+    const char *there = m->batch + *used;
     if (!from) return NULL;
-    memcpy(at, from, (size_t)n * sizeof *at);
-    *end += n;
-    return at;
+    memcpy(m->host_batch + *used, from, bytes);
+    *used += bytes;
+    return there;
 }
+
+/* What a pass reads beside the batch. */
+struct extra { const struct draw *draw; const int *turn; };
 
 /* The batch with its arrays where the device reads them. */
-static struct batch moved(struct model *m, const struct batch *from) {
+static struct batch moved(struct model *m, const struct batch *from, struct extra *x) {
     struct batch b = *from;
-    int *end = m->host_batch, rows = b.n_rows, seqs = b.rows.n_seqs;
+    size_t used = 0, rows = (size_t)b.n_rows, seqs = (size_t)b.rows.n_seqs;
     if (m->dev->op->host_memory) return b;
     const int **array[] = { &b.ids, &b.rows.pos, &b.rows.seq, &b.rows.first, &b.variant,
-                            &b.logit_row };
-    const int n[] = { rows, rows, rows, seqs + 1, seqs, b.n_logits };
-    for (size_t i = 0; i < COUNT(array); i++) {
-        const int *at = pack(&end, *array[i], n[i]);
-        *array[i] = at ? m->batch + (at - m->host_batch) : NULL;
-    }
-    m->dev->op->copy_in(m->dev, m->batch, m->host_batch,
-                        (size_t)(end - m->host_batch) * sizeof *end);
+                            &b.logit_row, &x->turn };
+    const size_t n[] = { rows, rows, rows, seqs + 1, seqs, (size_t)b.n_logits, 1 };
+    x->draw = pack(m, &used, x->draw, (size_t)b.n_logits * sizeof *x->draw);
+    for (size_t i = 0; i < COUNT(array); i++)
+        *array[i] = pack(m, &used, *array[i], n[i] * sizeof(int));
+    m->dev->op->copy_in(m->dev, m->batch, m->host_batch, used);
     return b;
+}
+
+static void run_draw(struct model *m, const struct batch *b, const struct extra *x) {
+    struct tensor logits = tensor_2d(m->logits, F32, b->n_logits, m->is.spec.vocab);
+    const struct draws draws = { x->draw, b->n_logits, m->drawn, m->told, m->logits_max, x->turn };
+    if (x->draw && b->n_logits) m->dev->op->sample(m->dev, &logits, &draws);
 }
 
 /* All that decides which ops a step of decoding has, and which addresses and counts they get. */
 struct step_key {
     const struct model *m;
     const struct cache *cache;
-    int rows, logits, width, variants;
+    int rows, logits, width, variants, draws;
 };
 
 enum { REPLAY_ROWS_MAX = 64 };
 
 /* Steps of decoding are short and alike: a device may start one as a whole. */
 static void run_step(struct model *m, struct pass *p, const struct batch *b,
-                     const struct probe *probe) {
+                     const struct extra *x, const struct probe *probe) {
     const struct device_ops *op = m->dev->op;
     bool alike = op->replay && p->cache && !probe && b->n_rows == b->rows.n_seqs &&
                  b->n_rows <= REPLAY_ROWS_MAX;
     if (alike) {
         const struct step_key key = { m, p->cache, b->n_rows, b->n_logits, cache_width(p->cache),
-                                      b->variant != NULL };
+                                      b->variant != NULL, x->draw != NULL };
         if (op->replay(m->dev, &key, sizeof key)) return;
     }
+    if (x->draw) op->feed(m->dev, (int *)(uintptr_t)b->ids, b->n_rows, m->drawn);
     run_pass(m, p, b, probe);
+    run_draw(m, b, x);
     if (alike) op->record_end(m->dev);
 }
 
-float *model_run(struct model *m, struct cache *cache, const struct batch *batch,
-                 const struct probe *probe, struct err *err) {
-    struct batch there = moved(m, batch), *b = &there;
+bool model_draws(const struct model *m) {
+    return m->dev->op->sample != NULL;
+}
+
+void model_queue(struct model *m, struct cache *cache, const struct batch *batch,
+                 const struct draw *draw, int turn, const struct probe *probe) {
+    struct extra x = { model_draws(m) ? draw : NULL, &turn };
+    struct batch there = moved(m, batch, &x), *b = &there;
     struct pass p = {
         .dev = m->dev, .cache = cache, .spec = &m->is.spec, .scratch = &m->scratch,
         .rows = b->rows, .variant = b->variant,
     };
     m->scratch.used_bytes = 0;
-    run_step(m, &p, b, probe);
-    if (b->n_logits && !m->dev->op->host_memory)
+    run_step(m, &p, b, &x, probe);
+    if (model_draws(m)) m->dev->op->mark(m->dev, turn);
+}
+
+const int *model_tokens(struct model *m, int turn, struct err *err) {
+    return m->dev->op->reached(m->dev, turn, err) ? m->told + turn * m->logits_max : NULL;
+}
+
+float *model_logits(struct model *m, int n, struct err *err) {
+    if (n && !m->dev->op->host_memory)
         m->dev->op->copy_out(m->dev, m->host_logits, m->logits,
-                             (size_t)b->n_logits * (size_t)m->is.spec.vocab * sizeof(float));
+                             (size_t)n * (size_t)m->is.spec.vocab * sizeof(float));
     return m->dev->op->sync(m->dev, err) ? m->host_logits : NULL;
 }
 
@@ -172,9 +197,15 @@ static bool allocate(struct model *m, struct err *err) {
                         m->scratch.cap_bytes >> 20, logits >> 20);
     m->host_logits = dev->op->host_memory ? m->logits : mem_new(logits);
     if (dev->op->host_memory) return true;
-    size_t bytes = batch_ints(m) * sizeof(int);
+    size_t bytes = batch_bytes(m), tokens = (size_t)m->logits_max * sizeof(int);
     m->batch = dev->op->alloc(dev, bytes);
     m->host_batch = mem_new(bytes);
+    if (model_draws(m)) {
+        m->drawn = dev->op->alloc(dev, tokens);
+        m->told = dev->op->shared(dev, 2 * tokens);
+        if (!m->drawn || !m->told)
+            return err_code(err, ERR_MEMORY, "no device memory for a batch's tokens");
+    }
     return m->batch || err_code(err, ERR_MEMORY, "no device memory for a batch's rows");
 }
 
@@ -198,7 +229,9 @@ void model_close(struct model *m) {
     if (m->logits)
         m->dev->op->free(m->dev, m->logits,
                          (size_t)m->logits_max * (size_t)m->is.spec.vocab * sizeof(float));
-    if (m->batch) m->dev->op->free(m->dev, m->batch, batch_ints(m) * sizeof(int));
+    if (m->batch) m->dev->op->free(m->dev, m->batch, batch_bytes(m));
+    if (m->drawn) m->dev->op->free(m->dev, m->drawn, (size_t)m->logits_max * sizeof(int));
+    if (m->told) m->dev->op->unshare(m->dev, m->told);
     free(m->host_batch);
     free(m->seen);
     if (m->scratch.at) m->dev->op->free(m->dev, m->scratch.at, m->scratch.cap_bytes);

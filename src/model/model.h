@@ -29,11 +29,22 @@ void model_format(const struct model *, char *text, size_t size);
 /* Called with every layer's whole output: layer -1 is the embedding. For tests and traces. */
 struct probe { void (*layer)(void *to, int layer, const struct tensor *x); void *to; };
 
-/* Runs the batch against the cache (cache_bind was called with its sequences). Returns logits
- * F32 [n_logits, vocab] in host memory, valid until the next run; NULL with a sentence when
- * the device failed. */
-float *model_run(struct model *, struct cache *, const struct batch *, const struct probe *,
-                 struct err *);
+/* A batch goes to the device in one call and its results come back in others, so that a caller may
+ * ask for the next batch first. */
+
+/* Asks for a pass of the batch against the cache (cache_bind was called with its sequences), and,
+ * where the device can (model_draws), for a token for each of its logits: draw [n_logits]. An id
+ * may be DRAWN - i: the token drawn for logit i of the batch before. turn: 0 and 1 in turns. */
+void model_queue(struct model *, struct cache *, const struct batch *, const struct draw *,
+                 int turn, const struct probe *);
+/* Whether tokens are drawn on the device. */
+bool model_draws(const struct model *);
+/* Waits for the batch of that turn: the tokens that were drawn for its n logits, valid until the
+ * turn comes again. NULL with a sentence when the device failed. */
+const int *model_tokens(struct model *, int turn, struct err *);
+/* Waits for the last batch: its first n logits, F32 [n, vocab] in host memory, valid until the next
+ * batch. NULL with a sentence when the device failed. */
+float *model_logits(struct model *, int n, struct err *);
 
 /* A JSON object for `inspect`: family, spec, tensors, keys nobody read, memory. Reads
  * headers only. */

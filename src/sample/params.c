@@ -124,3 +124,40 @@ bool sample_check(const struct sample_params *p, struct err *err) {
            in("xtc_threshold", p->xtc_threshold, 0, 1, err) &&
            check_bias(p, err) && check_order(p, err);
 }
+
+static bool penalizes(const struct sample_params *p) {
+    return p->n_bias > 0 || p->repeat_penalty != 1 || p->presence_penalty != 0 ||
+           p->frequency_penalty != 0 || p->dry_multiplier != 0;
+}
+
+/* Whether the stage changes anything under these parameters. */
+static bool acts(const struct sample_params *p, enum sampler_step step) {
+    switch (step) {
+    case STEP_TOP_N_SIGMA: return p->top_n_sigma > 0;
+    case STEP_TOP_K:       return p->top_k > 0;
+    case STEP_TYPICAL:     return p->typical_p < 1;
+    case STEP_TOP_P:       return p->top_p < 1;
+    case STEP_MIN_P:       return p->min_p > 0;
+    case STEP_XTC:         return p->xtc_probability > 0;
+    case STEP_TEMPERATURE: return p->temperature != 1;
+    default:               return false;
+    }
+}
+
+bool sample_is_plain(const struct sample_params *p, struct sample_plain *plain) {
+    static const enum sampler_step usual[] = { STEP_TOP_K, STEP_TOP_P, STEP_MIN_P,
+                                               STEP_TEMPERATURE };
+    *plain = (struct sample_plain){ .temperature = p->temperature == 0 ? 0 : 1, .top_p = 1 };
+    size_t next = 0;
+    if (penalizes(p)) return false;
+    for (int i = 0; p->temperature != 0 && i < SAMPLER_STEPS_MAX && p->order[i] != STEP_END; i++) {
+        if (!acts(p, p->order[i])) continue;
+        while (next < COUNT(usual) && usual[next] != p->order[i]) next++;
+        if (next++ == COUNT(usual)) return false;
+        if (p->order[i] == STEP_TOP_K) plain->top_k = p->top_k;
+        if (p->order[i] == STEP_TOP_P) plain->top_p = p->top_p;
+        if (p->order[i] == STEP_MIN_P) plain->min_p = p->min_p;
+        if (p->order[i] == STEP_TEMPERATURE) plain->temperature = p->temperature;
+    }
+    return true;
+}

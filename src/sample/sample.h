@@ -45,6 +45,13 @@ void sampler_close(struct sampler *);
 int sampler_pick(struct sampler *, const struct sample_params *, float *logits,
                  const int *history, int n, uint64_t position);
 
+/* Where the stages that do anything are top_k, top_p, min_p, temperature, in this order and no
+ * others: what they are, off being 0, 1, 0, 1; temperature 0 is the best token. */
+struct sample_plain { float temperature, top_p, min_p; int top_k; };
+bool sample_is_plain(const struct sample_params *, struct sample_plain *);
+/* The number in [0, 1) that sampler_pick draws a token with. */
+double sample_chance(uint64_t seed, uint64_t position);
+
 struct token_prob { int token; float logprob; };
 /* The n most likely tokens of unchanged logits, best first, and the logprob of `token`. */
 float sampler_logprobs(struct sampler *, const float *logits, int token,

@@ -50,6 +50,10 @@ static double uniform(uint64_t seed, uint64_t position, enum draw what) {
     return (double)(x >> 11) * 0x1p-53;
 }
 
+double sample_chance(uint64_t seed, uint64_t position) {
+    return uniform(seed, position, DRAW_TOKEN);
+}
+
 static void run_step(struct sampler *s, const struct sample_params *p, enum sampler_step step,
                      const int *history, int n, uint64_t position) {
     switch (step) {

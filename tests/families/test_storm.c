@@ -80,7 +80,7 @@ static struct engine *open_with(struct engine_options o, const char *dir) {
 
 /* As little for the cache as one sequence of CONTEXT tokens can do with, or a little more. */
 static struct engine *open_small(const char *dir, bool no_tokenizer, const char *kv) {
-    struct engine_options o = { .dir = dir, .kv = kv, .threads = 1, .context = CONTEXT,
+    struct engine_options o = { .dir = dir, .kv = kv, .threads = 1, .context = CONTEXT, .ahead = 1,
                                 .slowdown = 1.5,
                                 .requests_max = RUNNING_MAX, .no_tokenizer = no_tokenizer };
     struct engine *e = open_with(o, dir);
@@ -116,8 +116,9 @@ static void make_kinds(struct kind *kind, const char *dir, bool no_tokenizer, co
                             .n_max = 1 + draw(&seed, ANSWER) };
         for (int i = 0; i < q->n; i++)
             q->ids[i] = i < common ? i * 37 % vocab : draw(&seed, vocab);
+        /* Those without logprobs may be asked for ahead of their last token. */
         q->options = (struct generate_options){ .sample = sample_defaults(), .n_max = q->n_max,
-                                                .ignore_eos = true, .logprobs = 1 };
+                                                .ignore_eos = true, .logprobs = k % 4 < 2 };
         q->options.sample.temperature = k % 2 ? 0.8f : 0;
         q->options.sample.seed = (uint64_t)k;
         assert_true(engine_submit(e, q->ids, q->n, &q->options, on_event, &a, NULL) > 0);

@@ -1,6 +1,7 @@
 /* test_cuda.c - ops of the CUDA device beside the CPU's generic ones on drawn numbers, and the same
  * bits for a row alone and among others. Says so and passes where there is no GPU. */
 #include "gpu.h"
+#include "sample/sample.h"
 
 static uint16_t bf16_of(float f) {
     uint32_t bits;
@@ -129,6 +130,154 @@ static void test_linear(void **state) {
     linear_of(&rounding, &plain, 40, 64, 2e-2);
     linear_of(&rounding, &plain, 40, 576, 2e-2);
     linear_of(&rounding, &plain, 40, 72, 2e-2);
+    /* One slice, two, four in one warp; a tile that is cut off; columns that fill no stage. */
+    for (size_t i = 0; i < 6; i++) {
+        if (formats[i].dtype == F16) continue;
+        linear_of(&rounding, &formats[i], 4096, 512, 4e-2);
+        linear_of(&rounding, &formats[i], 2064, 2176, 4e-2);
+        linear_of(&rounding, &formats[i], 10880, 256, 4e-2);
+    }
+    linear_of(&rounding, &plain, 2063, 448, 2e-2);
+}
+
+/* ---- several products at once: the bits of the ops one by one ---- */
+
+static void by_ops(struct device *dev, const struct products *p) {
+    const int64_t rows = p->x->shape[0];
+    struct tensor v[PRODUCTS_MAX];
+    for (int i = 0; i < p->n; i++) {
+        const int64_t outs = p->w[i]->w.shape[0];
+        v[i] = tensor_2d(there(dev, NULL, (size_t)(rows * outs) * 4), F32, rows, outs);
+        dev->op->linear(dev, &v[i], p->w[i], p->x);
+    }
+    if (p->end == PRODUCTS_GATE) dev->op->gate(dev, p->y[0], &v[0], &v[1], &p->act);
+    else if (p->end == PRODUCTS_ADD) dev->op->add(dev, p->y[0], &v[0], p->scale);
+    else for (int i = 0; i < p->n; i++) dev->op->copy(dev, p->y[i], &v[i]);
+    for (int i = 0; i < p->n; i++) dev->op->free(dev, v[i].at, 0);
+}
+
+struct products_case { enum products_end end; int n; int64_t outs[PRODUCTS_MAX], cols; };
+
+static void products_of(const struct format *f, const struct products_case *k, int64_t rows,
+                        enum act act) {
+    struct device *dev = &rounding;
+    struct matrix m[PRODUCTS_MAX];
+    struct tensor y[PRODUCTS_MAX], x;
+    float *in = numbers(rows * k->cols), *old = numbers(rows * k->outs[0]);
+    const int n_y = k->end == PRODUCTS_STORE ? k->n : 1;
+    struct products p = { .x = &x, .n = k->n, .end = k->end, .scale = 0.7f,
+                          .act = { .act = act, .alpha = 1.702f, .limit = 1 } };
+    x = tensor_2d(there(dev, in, (size_t)(rows * k->cols) * 4), F32, rows, k->cols);
+    for (int i = 0; i < k->n; i++) {
+        m[i] = matrix_new(f, k->outs[i], k->cols);
+        adopt(dev, &m[i], f);
+        p.w[i] = &m[i].l;
+    }
+    float *got[2][PRODUCTS_MAX];
+    for (int fused = 0; fused < 2; fused++) {
+        for (int i = 0; i < n_y; i++) {
+            const float *from = k->end == PRODUCTS_ADD ? old : NULL;
+            void *at = there(dev, from, (size_t)(rows * k->outs[i]) * 4);
+            y[i] = tensor_2d(at, F32, rows, k->outs[i]);
+            p.y[i] = &y[i];
+        }
+        if (!fused) by_ops(dev, &p);
+        else if (!dev->op->products(dev, &p)) {          /* a chip before Hopper */
+            for (int i = 0; i < n_y; i++) dev->op->free(dev, y[i].at, 0);
+            return;
+        }
+        for (int i = 0; i < n_y; i++) {
+            got[fused][i] = mem_array((size_t)(rows * k->outs[i]), sizeof(float));
+            back(dev, got[fused][i], y[i].at, rows * k->outs[i]);
+        }
+    }
+    for (int i = 0; i < n_y; i++) {
+        if (memcmp(got[0][i], got[1][i], (size_t)(rows * k->outs[i]) * 4) != 0)
+            fail_msg("%s: end %d, %d rows, matrix %d: other bits than the ops", f->name, k->end,
+                     (int)rows, i);
+        free(got[0][i]), free(got[1][i]);
+    }
+    free(in), free(old);
+}
+
+static void test_products(void **state) {
+    (void)state;
+    static const struct format formats[] = {
+        { "bf16", BF16, F32, 0, 0 },               { "4 bits g64", MLX_AFFINE, BF16, 4, 64 },
+        { "4 bits g32", MLX_AFFINE, F16, 4, 32 },  { "4 bits g128", MLX_AFFINE, BF16, 4, 128 },
+    };
+    static const struct products_case cases[] = {
+        { PRODUCTS_STORE, 3, { 4096, 1024, 1024 }, 512 },
+        { PRODUCTS_STORE, 3, { 512, 64, 64 }, 384 },
+        { PRODUCTS_STORE, 2, { 2048, 32 }, 1024 },
+        { PRODUCTS_ADD, 1, { 1024 }, 3072 },
+        { PRODUCTS_ADD, 1, { 4096 }, 256 },
+        { PRODUCTS_GATE, 2, { 768, 768 }, 640 },
+        { PRODUCTS_GATE, 2, { 11008, 11008 }, 256 },
+    };
+    static const enum act acts[] = { ACT_SILU, ACT_GELU_TANH, ACT_SWIGLU_CLAMP };
+    static const int rows[] = { 1, 2, 8, 9, 16 };
+    for (size_t i = 0; i < COUNT(formats); i++)
+        for (size_t k = 0; k < COUNT(cases); k++)
+            for (size_t r = 0; r < COUNT(rows); r++)
+                products_of(&formats[i], &cases[k], rows[r], acts[(k + r) % COUNT(acts)]);
+}
+
+/* A product of rows that the op before left, which are not rounded twice: norm, then gate, then a
+ * product, are what each is by itself. Two of the same place with other numbers in between. */
+static void test_rows_known(void **state) {
+    (void)state;
+    enum { COLS = 512, OUTS = 256 };
+    const struct format f = { "bf16", BF16, F32, 0, 0 };
+    struct device *dev = &rounding;
+    struct matrix m = matrix_new(&f, OUTS, COLS);
+    float *in = numbers(COLS), *gain = numbers(COLS), got[2][OUTS], *normed = numbers(COLS);
+    adopt(dev, &m, &f);
+    assert_true(dev->op->adopt(dev, gain, COLS * 4));
+    struct tensor w = tensor_1d(gain, F32, COLS);
+    struct tensor x = tensor_2d(there(dev, in, COLS * 4), F32, 1, COLS);
+    struct tensor y = tensor_2d(there(dev, NULL, OUTS * 4), F32, 1, OUTS);
+    dev->op->linear(dev, &y, &m.l, &x);              /* rows of this place are known now */
+    dev->op->norm(dev, &x, &w, NULL, &x, NORM_RMS, 1e-5f);
+    dev->op->linear(dev, &y, &m.l, &x);
+    dev->op->copy_out(dev, got[0], y.at, sizeof got[0]);
+    dev->op->copy_out(dev, normed, x.at, COLS * 4);
+    assert_true(dev->op->sync(dev, NULL));
+    product(dev, got[1], &m, normed, 1);
+    assert_memory_equal(got[0], got[1], sizeof got[0]);
+    dev->op->scale(dev, &x, 2, 0, 0);
+    dev->op->linear(dev, &y, &m.l, &x);
+    dev->op->copy_out(dev, got[0], y.at, sizeof got[0]);
+    for (int i = 0; i < COLS; i++) normed[i] *= 2;
+    assert_true(dev->op->sync(dev, NULL));
+    product(dev, got[1], &m, normed, 1);
+    assert_memory_equal(got[0], got[1], sizeof got[0]);
+    dev->op->free(dev, x.at, 0), dev->op->free(dev, y.at, 0);
+    free(in), free(normed);
+}
+
+/* A table that is also a matrix: rows read before it was packed and after. */
+static void test_packed_table(void **state) {
+    (void)state;
+    enum { OUTS = 64, COLS = 256 };
+    const struct format f = { "4 bits g64", MLX_AFFINE, BF16, 4, 64 };
+    struct device *dev = &rounding;
+    struct matrix m = matrix_new(&f, OUTS, COLS);
+    int ids[OUTS];
+    float *got[2], *in = numbers(COLS), y[OUTS];
+    for (int i = 0; i < OUTS; i++) ids[i] = (i * 37 + 5) % OUTS;
+    adopt(dev, &m, &f);
+    struct tensor id = tensor_1d(there(dev, ids, sizeof ids), I32, OUTS);
+    for (int k = 0; k < 2; k++) {
+        got[k] = numbers(OUTS * COLS);
+        struct tensor t = tensor_2d(there(dev, NULL, OUTS * COLS * 4), F32, OUTS, COLS);
+        dev->op->embed(dev, &t, &m.l.w, &id, 1);
+        back(dev, got[k], t.at, OUTS * COLS);
+        product(dev, y, &m, in, 1);
+    }
+    assert_memory_equal(got[0], got[1], OUTS * COLS * 4);
+    free(got[0]), free(got[1]), free(in);
+    dev->op->free(dev, id.at, 0);
 }
 
 /* ---- norm ---- */
@@ -154,6 +303,75 @@ static void test_norm(void **state) {
             assert_true(difference(got, want, rows * n) < 1e-5);
             free(x), free(want), free(got);
         }
+}
+
+/* ---- norm, rope and store of heads at once ---- */
+
+enum { PAGE = 16, SEQS = 3, PAGES_MAX = 50, PAGES = SEQS * PAGES_MAX };
+
+struct heads_case { int heads, kv_heads, dim, dims; bool normed, bare; enum rope pairing;
+                    enum dtype dtype; };
+
+static void heads_of(const struct heads_case *k) {
+    enum { N = 5 };
+    const int pos[N] = { 0, 1, 17, 40, 3 }, seq[N] = { 0, 0, 1, 2, 2 }, first[] = { 0, 2, 3, 5 };
+    const size_t page_bytes = (size_t)PAGE * (size_t)k->kv_heads * (size_t)k->dim * 2 *
+                              (k->dtype == BF16 ? 2 : 4);
+    int table[PAGES];
+    for (int i = 0; i < PAGES; i++) table[i] = PAGES - 1 - i;
+    struct device *dev = &f32;
+    struct rows rows = { N, SEQS, there(dev, pos, sizeof pos), there(dev, seq, sizeof seq),
+                         there(dev, first, sizeof first) };
+    float *freq = numbers(k->dims), *gain = numbers(k->dim);
+    assert_true(dev->op->adopt(dev, freq, (size_t)k->dims * 4));
+    assert_true(dev->op->adopt(dev, gain, (size_t)k->dim * 4));
+    const int width[] = { k->heads * k->dim, k->kv_heads * k->dim, k->kv_heads * k->dim };
+    float *in[3], *q[2];
+    char *pages[2];
+    struct tensor w = tensor_1d(gain, F32, k->dim);
+    for (int i = 0; i < 3; i++) in[i] = numbers(N * width[i]);
+    for (int fused = 0; fused < 2; fused++) {
+        struct tensor t[3];
+        for (int i = 0; i < 3; i++)
+            t[i] = tensor_3d(there(dev, in[i], (size_t)(N * width[i]) * 4), F32, N,
+                             i ? k->kv_heads : k->heads, k->dim);
+        struct attend a = { .rows = &rows,
+                            .kv = { there(dev, NULL, page_bytes * PAGES), page_bytes,
+                                    there(dev, table, sizeof table), PAGES_MAX, PAGE, k->dtype },
+                            .heads = k->heads, .kv_heads = k->kv_heads, .k_dim = k->dim,
+                            .v_dim = k->dim };
+        struct heads_args args = { &t[0], &t[1], &t[2], k->bare ? NULL : &w, k->bare ? NULL : &w,
+                                   k->normed, NORM_RMS, 1e-6f,
+                                   { &rows, freq, NULL, k->pairing, 1.1f }, k->dims, &a };
+        if (fused) assert_true(dev->op->heads(dev, &args));
+        for (int i = 0; !fused && i < 2; i++) {
+            struct tensor part = tensor_part(&t[i], 2, 0, k->dims);
+            if (k->normed)
+                dev->op->norm(dev, &t[i], k->bare ? NULL : &w, NULL, &t[i], NORM_RMS, 1e-6f);
+            dev->op->rope(dev, &part, &args.rope);
+        }
+        if (!fused) dev->op->kv_store(dev, &a, &t[1], &t[2]);
+        q[fused] = numbers(N * width[0]);
+        pages[fused] = mem_new(page_bytes * PAGES);
+        back(dev, (float *)(void *)pages[fused], a.kv.pages, (int64_t)page_bytes * PAGES / 4);
+        back(dev, q[fused], t[0].at, N * width[0]);
+        dev->op->free(dev, t[1].at, 0), dev->op->free(dev, t[2].at, 0);
+    }
+    assert_memory_equal(q[0], q[1], (size_t)(N * width[0]) * 4);
+    assert_memory_equal(pages[0], pages[1], page_bytes * PAGES);
+    for (int i = 0; i < 2; i++) free(q[i]), free(pages[i]);
+    for (int i = 0; i < 3; i++) free(in[i]);
+}
+
+static void test_heads(void **state) {
+    (void)state;
+    static const struct heads_case cases[] = {
+        { 8, 2, 64, 64, false, false, ROPE_HALVES, BF16 },
+        { 4, 4, 128, 128, true, false, ROPE_HALVES, BF16 },
+        { 6, 3, 80, 20, true, true, ROPE_PAIRS, F32 },
+        { 2, 1, 256, 64, true, false, ROPE_HALVES, F32 },
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) heads_of(&cases[i]);
 }
 
 /* ---- lists of ops ---- */
@@ -186,6 +404,104 @@ static void test_replay(void **state) {
     f32.op->free(&f32, at, N * sizeof(float));
 }
 
+/* ---- tokens drawn on the device: what the host's sampler draws ---- */
+
+static const struct draw_case { struct draw how; enum sampler_step order[5]; } draw_cases[] = {
+    { { 0, 0, 1, 0, 0 }, { STEP_END } },
+    { { 0, 0.8f, 0.95f, 0.05f, 40 }, { STEP_TOP_K, STEP_TOP_P, STEP_MIN_P, STEP_TEMPERATURE } },
+    { { 0, 1, 1, 0, 1 }, { STEP_TOP_K } },
+    { { 0, 1.7f, 1, 0, DRAW_TOP_K_MAX }, { STEP_TOP_K, STEP_TEMPERATURE } },
+    { { 0, 1, 0.3f, 0, 100 }, { STEP_TOP_K, STEP_TOP_P } },
+    { { 0, 0.7f, 1, 0, 0 }, { STEP_TEMPERATURE } },
+    { { 0, 1.2f, 1, 0.02f, 0 }, { STEP_MIN_P, STEP_TEMPERATURE } },
+};
+
+/* Row i is drawn as case i says; how many tokens differ. */
+static int draw_rows(const float *logits, int vocab, uint64_t seed_of, int *tokens) {
+    enum { N = (int)COUNT(draw_cases) };
+    struct device *dev = &f32;
+    struct draw how[N];
+    int turn = 1, differ = 0, told_turn[N];
+    struct sampler *sampler = sampler_open(vocab);
+    for (int i = 0; i < N; i++) {
+        how[i] = draw_cases[i].how;
+        how[i].chance = sample_chance(seed_of, (uint64_t)i);
+    }
+    struct tensor t = tensor_2d(there(dev, logits, (size_t)N * (size_t)vocab * 4), F32, N, vocab);
+    int *told = dev->op->shared(dev, 2 * N * sizeof *told);
+    struct draws d = { there(dev, how, sizeof how), N, there(dev, NULL, N * sizeof(int)), told, N,
+                       there(dev, &turn, sizeof turn) };
+    memset(told, 0xab, 2 * N * sizeof *told);
+    dev->op->sample(dev, &t, &d);
+    dev->op->mark(dev, 1);
+    assert_true(dev->op->reached(dev, 1, NULL));
+    memcpy(tokens, told + N, sizeof told_turn);
+    dev->op->copy_out(dev, told_turn, d.drawn, sizeof told_turn);
+    assert_true(dev->op->sync(dev, NULL));
+    assert_memory_equal(told_turn, tokens, sizeof told_turn);
+    for (int i = 0; i < N; i++) {
+        struct sample_params p = sample_defaults();
+        float *row = mem_array((size_t)vocab, sizeof *row);
+        memcpy(row, logits + (size_t)i * (size_t)vocab, (size_t)vocab * sizeof *row);
+        p.temperature = how[i].temperature;
+        p.top_p = how[i].top_p;
+        p.min_p = how[i].min_p;
+        p.top_k = how[i].top_k;
+        p.seed = seed_of;
+        memcpy(p.order, draw_cases[i].order, sizeof draw_cases[i].order);
+        differ += sampler_pick(sampler, &p, row, NULL, 0, (uint64_t)i) != tokens[i];
+        free(row);
+    }
+    void *used[] = { t.at, (void *)(uintptr_t)d.how, d.drawn, (void *)(uintptr_t)d.turn };
+    for (size_t i = 0; i < COUNT(used); i++) dev->op->free(dev, used[i], 0);
+    dev->op->unshare(dev, told);
+    sampler_close(sampler);
+    return differ;
+}
+
+static void test_draws(void **state) {
+    (void)state;
+    enum { N = (int)COUNT(draw_cases) };
+    static const int vocabs[] = { 1, 300, 4099, 151936 };
+    int tokens[N], differ = 0, drawn = 0;
+    for (size_t v = 0; v < COUNT(vocabs); v++)
+        for (uint64_t seed_of = 0; seed_of < 8; seed_of++) {
+            const int vocab = vocabs[v];
+            float *logits = numbers((int64_t)N * vocab);
+            for (int64_t i = 0; i < (int64_t)N * vocab; i++) logits[i] *= 9 + logits[i];
+            if (vocab > 300 && seed_of == 7) logits[vocab + 5] = logits[2 * vocab + 7] = -INFINITY;
+            differ += draw_rows(logits, vocab, seed_of, tokens);
+            drawn += N;
+            free(logits);
+        }
+    /* Only where a number falls on the border of two tokens may another expf choose the other. */
+    if (differ * 50 > drawn) fail_msg("%d of %d tokens differ", differ, drawn);
+    float *same = mem_array((size_t)N * 5000, sizeof *same);
+    for (int i = 0; i < N * 5000; i++) same[i] = -3;         /* the k best are the first */
+    assert_int_equal(draw_rows(same, 5000, 3, tokens), 0);
+    assert_int_equal(tokens[0], 0);
+    same[4000] = NAN;                                        /* of row 0 */
+    same[5000 + 4999] = INFINITY;
+    for (int i = 0; i < 5000; i++) same[2 * 5000 + i] = -INFINITY;
+    draw_rows(same, 5000, 3, tokens);
+    for (int i = 0; i < 3; i++) assert_int_equal(tokens[i], -1);
+    assert_true(tokens[3] >= 0);
+    free(same);
+}
+
+/* Tokens that the host does not know yet are fed from those that were drawn. */
+static void test_feed(void **state) {
+    (void)state;
+    int ids[] = { 5, DRAWN, 9, DRAWN - 2, DRAWN - 1 }, drawn[] = { 70, -1, 72 }, got[5];
+    const int want[] = { 5, 70, 9, 72, 0 };
+    void *at = there(&f32, ids, sizeof ids), *from = there(&f32, drawn, sizeof drawn);
+    f32.op->feed(&f32, at, 5, from);
+    f32.op->copy_out(&f32, got, at, sizeof got);
+    assert_true(f32.op->sync(&f32, NULL));
+    assert_memory_equal(got, want, sizeof want);
+    f32.op->free(&f32, at, 0), f32.op->free(&f32, from, 0);
+}
+
 /* Keys and values of 8 bits have no kernel there yet: a sentence, not a wrong answer. */
 static void test_no_q8(void **state) {
     (void)state;
@@ -199,8 +515,12 @@ static void test_no_q8(void **state) {
 
 static int run(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear), cmocka_unit_test(test_norm),
-        cmocka_unit_test(test_replay), cmocka_unit_test(test_no_q8),
+        cmocka_unit_test(test_linear), cmocka_unit_test(test_products),
+        cmocka_unit_test(test_rows_known), cmocka_unit_test(test_packed_table),
+        cmocka_unit_test(test_norm), cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_draws), cmocka_unit_test(test_feed),
+        cmocka_unit_test(test_replay),
+        cmocka_unit_test(test_no_q8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -69,10 +69,14 @@ static void client_free(struct client *c) {
     *c = (struct client){ 0 };
 }
 
+/* Every test runs twice: with steps that are asked for when the last one's tokens are not known. */
+static int ahead;
+
 /* No limit on the time of a step: how many steps a prompt takes must not depend on the clock. */
 static struct engine *open_with(struct engine_options o) {
     struct err err = { 0 };
     o.dir = "models/demo";
+    o.ahead = ahead;
     o.slowdown = -1;
     struct engine *e = engine_open(&o, &err);
     if (!e) fail_msg("%s", err.text);
@@ -373,6 +377,54 @@ static void test_close(void **state) {
     }
 }
 
+static void same_answers(const struct client *a, const struct client *b) {
+    assert_int_equal(a->n_answer, b->n_answer);
+    for (int i = 0; i < a->n_answer; i++) assert_int_equal(a->answer[i].token, b->answer[i].token);
+    assert_true(str_eq(buf_view(&a->text), buf_view(&b->text)));
+    assert_int_equal(a->finish, b->finish);
+    assert_int_equal(b->n_done, 1);
+}
+
+/* Going ahead changes nothing that a client sees: drawn and greedy answers, a stop string that is
+ * found a step late, penalties that need the text so far beside those that do not, a prompt that
+ * has its first token while others decode; and no row too many is counted as a token. */
+static void test_ahead(void **state) {
+    (void)state;
+    enum { N = 6 };
+    static const struct str stop[] = { { "e", 1 } };
+    struct client c[3][N];
+    uint64_t generated[3];
+    memset(c, 0, sizeof c);
+    for (int run = 0; run < 3; run++) {  /* alone; side by side; side by side and ahead */
+        struct engine_options eo = { .dir = "models/demo", .slowdown = -1, .threads = 1,
+                                     .chunk_max = 9, .ahead = run < 2 ? -1 : 1 };
+        struct engine *e = engine_open(&eo, NULL);
+        assert_non_null(e);
+        for (int i = 0; i < N; i++) {
+            struct generate_options o = greedy(12 + 3 * i);
+            int ids[40];
+            fill(ids, 40, i);
+            if (i % 2) o.sample.temperature = 0.9f, o.sample.seed = (uint64_t)i;
+            if (i == 1) o.sample.top_k = 0, o.sample.top_p = 1;
+            if (i == 3) o.sample.repeat_penalty = 1.3f;
+            if (i == 2 || i == 5) o.stop = stop, o.n_stop = 1;
+            submit(e, ids, 10 + 5 * i, &o, &c[run][i]);
+            if (!run) run_all(e);
+        }
+        run_all(e);
+        generated[run] = engine_stats(e).tokens_generated;
+        assert_int_equal(engine_stats(e).pages_used, 0);
+        engine_close(e);
+    }
+    for (int i = 0; i < N; i++) {
+        same_answers(&c[0][i], &c[1][i]);
+        same_answers(&c[0][i], &c[2][i]);
+    }
+    assert_int_equal(generated[0], generated[2]);
+    for (int run = 0; run < 3; run++)
+        for (int i = 0; i < N; i++) client_free(&c[run][i]);
+}
+
 /* A stop that comes before the wait is not lost. (A wait that ignored it would take an hour.) */
 static void test_wait(void **state) {
     (void)state;
@@ -404,6 +456,9 @@ int main(void) {
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_close),
         cmocka_unit_test(test_wait),
+        cmocka_unit_test(test_ahead),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    for (ahead = -1; ahead <= 1; ahead += 2)
+        if (cmocka_run_group_tests(tests, NULL, NULL)) return 1;
+    return 0;
 }

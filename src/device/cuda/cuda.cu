@@ -1,6 +1,6 @@
 /* cuda.cu - an NVIDIA GPU as a device: its memory, its copies of what the host mapped, and the
  * table of its ops. */
-#include "device/cuda/cuda.h"
+#include "device/cuda/linear.h"
 
 #include <cstdio>
 #include <cstring>
@@ -18,6 +18,14 @@ static bool fail(struct err *err, enum err_code code, const char *what, cudaErro
     return false;
 }
 
+/* Room for rows in bf16. */
+static cudaError_t open_rounded(struct cuda *c) {
+    const size_t few = (size_t)FEW_ROWS * CUDA_FEW_COLS * sizeof *c->rounded + 128;
+    cudaError_t e = cudaMalloc((void **)&c->rounded, CUDA_ROUNDED * sizeof *c->rounded);
+    for (int i = 0; i < 2 && e == cudaSuccess; i++) e = cudaMalloc((void **)&c->few[i], few);
+    return e;
+}
+
 static bool open_cuda(struct device *dev, const struct device_options *o, struct err *err) {
     cudaDeviceProp is;
     int n = 0;
@@ -31,8 +39,7 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
     struct cuda *c = new struct cuda();
     if ((e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)) != cudaSuccess ||
         (e = cudaMalloc((void **)&c->partial, PARTIAL_FLOATS * sizeof(float))) != cudaSuccess ||
-        (o->rounded && (e = cudaMalloc((void **)&c->rounded, CUDA_ROUNDED * sizeof *c->rounded)) !=
-                           cudaSuccess)) {
+        (o->rounded && (e = open_rounded(c)) != cudaSuccess)) {
         delete c;
         return fail(err, ERR_DEVICE, "the GPU gives no stream and no memory", e);
     }
@@ -44,6 +51,8 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
     c->experts = new std::map<const void *, struct cuda_table>();
     c->slabs = new std::map<char *, size_t>();
     c->lists = new std::map<std::string, struct cuda_list>();
+    c->divided = new std::set<const void *>();
+    c->packed = new std::map<const char *, struct cuda_packed>();
     dev->impl = c;
     dev->ordinal = o->ordinal;
     return true;
@@ -59,8 +68,11 @@ static void close_cuda(struct device *dev) {
     struct cuda *c = cuda_of(dev);
     if (!c) return;
     cudaStreamSynchronize(c->stream);
+    for (int i = 0; i < 2; i++)
+        if (c->mark[i]) cudaEventDestroy(c->mark[i]);
     cudaFree(c->partial);
     cudaFree(c->rounded);
+    for (int i = 0; i < 2; i++) cudaFree(c->few[i]);
     forget_lists(c);
     for (auto &slab : *c->slabs) cudaFree(slab.first);
     for (auto &table : *c->experts) cudaFree(table.second.at);
@@ -69,6 +81,8 @@ static void close_cuda(struct device *dev) {
     delete c->experts;
     delete c->slabs;
     delete c->lists;
+    delete c->divided;
+    delete c->packed;
     delete c;
     dev->impl = NULL;
 }
@@ -77,9 +91,10 @@ static void describe(const struct device *dev, char *text, size_t size) {
     snprintf(text, size, "%s", cuda_of(dev)->name);
 }
 
-void cuda_check(struct device *dev) {
+void cuda_check(struct device *dev, bool rows_stay) {
     struct cuda *c = cuda_of(dev);
     cudaError_t e = cudaGetLastError();
+    if (!rows_stay) c->few_is.x = NULL;
     if (c->error == cudaSuccess) c->error = e;
 }
 
@@ -103,6 +118,7 @@ static void *alloc(struct device *dev, size_t bytes) {
 static bool replay(struct device *dev, const void *key, size_t bytes) {
     struct cuda *c = cuda_of(dev);
     const std::string name((const char *)key, bytes);
+    c->few_is.x = NULL;
     auto found = c->lists->find(name);
     if (found == c->lists->end()) {
         if (c->lists->size() >= LISTS_MAX) forget_lists(c);
@@ -133,11 +149,13 @@ static void record_end(struct device *dev) {
 
 static void release(struct device *dev, void *p, size_t bytes) {
     (void)bytes;
+    cuda_of(dev)->few_is.x = NULL;
     forget_lists(cuda_of(dev));
     if (p) note(dev, cudaFree(p));
 }
 
 static void copy_in(struct device *dev, void *to, const void *from, size_t bytes) {
+    cuda_of(dev)->few_is.x = NULL;
     if (bytes) note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice,
                                          cuda_of(dev)->stream));
 }
@@ -148,6 +166,7 @@ static void copy_out(struct device *dev, void *to, const void *from, size_t byte
 }
 
 static void move(struct device *dev, void *to, const void *from, size_t bytes) {
+    cuda_of(dev)->few_is.x = NULL;
     if (bytes) note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice,
                                          cuda_of(dev)->stream));
 }
@@ -155,6 +174,29 @@ static void move(struct device *dev, void *to, const void *from, size_t bytes) {
 static bool sync(struct device *dev, struct err *err) {
     struct cuda *c = cuda_of(dev);
     note(dev, cudaStreamSynchronize(c->stream));
+    return c->error == cudaSuccess || fail(err, ERR_DEVICE, "a kernel failed", c->error);
+}
+
+static void *shared(struct device *dev, size_t bytes) {
+    void *p = NULL;
+    const cudaError_t e = cudaHostAlloc(&p, bytes, cudaHostAllocMapped);
+    note(dev, e);
+    return e == cudaSuccess ? p : NULL;
+}
+
+static void unshare(struct device *dev, void *p) {
+    if (p) note(dev, cudaFreeHost(p));
+}
+
+static void mark(struct device *dev, int i) {
+    struct cuda *c = cuda_of(dev);
+    if (!c->mark[i]) note(dev, cudaEventCreateWithFlags(&c->mark[i], cudaEventDisableTiming));
+    note(dev, cudaEventRecord(c->mark[i], c->stream));
+}
+
+static bool reached(struct device *dev, int i, struct err *err) {
+    struct cuda *c = cuda_of(dev);
+    note(dev, cudaEventSynchronize(c->mark[i]));
     return c->error == cudaSuccess || fail(err, ERR_DEVICE, "a kernel failed", c->error);
 }
 
@@ -189,11 +231,25 @@ const void *cuda_there(const struct device *dev, const void *at) {
     return offset < found.second.bytes ? found.second.there + offset : at;
 }
 
-struct tensor cuda_view(const struct device *dev, const struct tensor *t) {
+const struct cuda_packed *cuda_is_packed(const struct cuda *c, const void *at) {
+    auto next = c->packed->upper_bound((const char *)at);
+    if (next == c->packed->begin()) return NULL;
+    const auto &found = *--next;
+    return (size_t)((const char *)at - found.first) < found.second.bytes ? &found.second : NULL;
+}
+
+struct tensor cuda_view_any(const struct device *dev, const struct tensor *t) {
     struct tensor v = *t;
     v.at = (void *)cuda_there(dev, t->at);
     v.quant.scales = cuda_there(dev, t->quant.scales);
     v.quant.biases = cuda_there(dev, t->quant.biases);
+    return v;
+}
+
+struct tensor cuda_view(const struct device *dev, const struct tensor *t) {
+    struct cuda *c = cuda_of(dev);
+    const struct tensor v = cuda_view_any(dev, t);
+    if (cuda_is_packed(c, v.at) && c->error == cudaSuccess) c->error = cudaErrorNotSupported;
     return v;
 }
 
@@ -216,9 +272,10 @@ static int count(void) {
 /* In the order of device.h. */
 static const struct device_ops ops = {
     "cuda", false, false, open_cuda, close_cuda, describe, alloc, release, adopt, NULL, copy_in,
-    copy_out, move, sync, replay, record_end, cuda_embed, cuda_linear, cuda_norm, cuda_rope,
-    cuda_gate, cuda_add,
-    cuda_copy_view, cuda_scale, cuda_temperature, cuda_kv_store, cuda_attention, cuda_conv,
+    copy_out, move, sync, replay, record_end, shared, unshare, mark, reached, cuda_sample,
+    cuda_feed, cuda_embed, cuda_linear, cuda_products, cuda_norm, cuda_rope, cuda_gate, cuda_add,
+    cuda_copy_view, cuda_scale, cuda_temperature, cuda_heads_ready, cuda_kv_store, cuda_attention,
+    cuda_conv,
     cuda_ssm, cuda_delta, cuda_route, cuda_experts,
 };
 

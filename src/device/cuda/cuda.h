@@ -12,7 +12,13 @@ extern "C" {
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <map>
+#include <set>
 #include <string>
+
+enum { FEW_ROWS = 16 };              /* products of so many rows have kernels of their own */
+
+/* Which rows were rounded last, so that products which share them round once. */
+struct cuda_few { const float *x; int64_t x_row; int n_rows, cols; };
 
 struct cuda {
     cudaStream_t stream;
@@ -26,18 +32,25 @@ struct cuda {
     float *partial;                          /* [PARTIAL_FLOATS] splits of attention */
     __nv_bfloat16 *rounded;                  /* [CUDA_ROUNDED] rows for the tensor cores; NULL: not
                                                 to be used, all is F32 */
+    char *few[2];                            /* rounded rows as fragments, see few_place */
+    int few_turn;                            /* the one that few_is speaks of */
+    struct cuda_few few_is;                  /* x NULL: of nothing */
+    std::map<const char *, struct cuda_packed> *packed;      /* in linear_format.h's order */
     char *slab;                              /* what copies are cut from */
     size_t slab_used, slab_bytes;
     std::map<char *, size_t> *slabs;
+    std::set<const void *> *divided;         /* kernels that cuda_start has seen */
     std::map<std::string, struct cuda_list> *lists;          /* of ops, by the caller's key */
     struct cuda_list *recording;             /* NULL: ops start at once */
+    cudaEvent_t mark[2];                     /* see device.h */
 };
 
+struct cuda_packed { size_t bytes; bool scaled; };
 struct cuda_list { cudaGraphExec_t graph; };     /* NULL: the key was seen once */
 
 struct cuda_copy { size_t bytes; char *there; };
 struct cuda_table { struct linear *at; int reading; };        /* on the device; see linear.cu */
-enum { PARTIAL_FLOATS = 80 << 20, CUDA_ROUNDED = 32 << 20 };
+enum { PARTIAL_FLOATS = 80 << 20, CUDA_ROUNDED = 32 << 20, CUDA_FEW_COLS = 1 << 16 };
 
 static inline struct cuda *cuda_of(const struct device *dev) {
     return (struct cuda *)dev->impl;
@@ -46,16 +59,24 @@ static inline struct cuda *cuda_of(const struct device *dev) {
 /* The device's address of host bytes that were adopted; an address of its own stays. */
 const void *cuda_there(const struct device *, const void *);
 struct tensor cuda_view(const struct device *, const struct tensor *);
+/* The same, for those who know how packed matrices lie. */
+struct tensor cuda_view_any(const struct device *, const struct tensor *);
+/* How a matrix, or the one it is a part of, was packed; NULL: it was not. */
+const struct cuda_packed *cuda_is_packed(const struct cuda *, const void *at);
 /* [rows, cols] becomes [rows, 1, cols]: one loop serves both ranks. */
 struct tensor cuda_heads(const struct device *, const struct tensor *);
-/* Keeps the first launch error. */
-void cuda_check(struct device *);
+/* Keeps the first launch error. Rows that were rounded are no longer known, unless they stay. */
+void cuda_check(struct device *, bool rows_stay = false);
 
 /* Starts a kernel that may begin while the one before it still runs: it calls after_previous
  * before it reads what ops write, and before it writes. */
 template <class... P, class... A>
 static void cuda_start(const struct cuda *c, void (*kernel)(P...), dim3 grid, dim3 block,
                        size_t shared, A... args) {
+    /* One division of the chip's memories for all: another one waits until the chip is empty. */
+    if (c->overlaps && c->divided->insert((const void *)kernel).second)
+        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared);
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
@@ -110,6 +131,20 @@ __device__ static inline void eight_at(float w[8], const struct tensor &t, int64
         w[k] = (float)(unsigned)(word & ((1u << bits) - 1)) * scale + bias;
 }
 
+/* Where the number of column c lies in rows that were rounded as fragments, in bytes. 64 columns
+ * are 128 bytes: two halves of two steps of 16 columns, in each what lane t of four needs: of one
+ * step and the next, the columns 2t, the next, and those 8 later. Halves of odd rows are exchanged,
+ * so that two rows meet no bank twice. */
+__device__ static inline int64_t few_place(int64_t row, int c, int64_t cols) {
+    const int half = c % 64 / 32 ^ (int)(row & 1);
+    return 2 * (row * cols + c / 64 * 64 + half * 32 + c % 8 / 2 * 8 + c % 32 / 16 * 4 +
+                c % 16 / 8 * 2 + c % 2);
+}
+
+__device__ static inline void few_put(char *few, int64_t row, int c, int64_t cols, float v) {
+    *(__nv_bfloat16 *)(few + few_place(row, c, cols)) = __float2bfloat16_rn(v);
+}
+
 __device__ static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ static inline float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
@@ -148,9 +183,13 @@ __device__ static inline float warp_max(float x) {
 }
 
 /* The ops, by file. */
+void cuda_sample(struct device *, const struct tensor *, const struct draws *);
+void cuda_feed(struct device *, int *, int, const int *);
 void cuda_embed(struct device *, struct tensor *, const struct tensor *, const struct tensor *,
                 float);
 void cuda_linear(struct device *, struct tensor *, const struct linear *, const struct tensor *);
+bool cuda_products(struct device *, const struct products *);
+bool cuda_heads_ready(struct device *, const struct heads_args *);
 void cuda_norm(struct device *, struct tensor *, const struct tensor *, const struct tensor *,
                const struct tensor *, enum norm, float);
 void cuda_rope(struct device *, struct tensor *, const struct rope_args *);

@@ -19,6 +19,11 @@ bool cuda_tensor_map(CUtensorMap *, const void *at, int64_t rows, int64_t cols, 
 bool cuda_page_map(CUtensorMap *, const void *at, int64_t rows, int64_t cols, int64_t page_bytes,
                    int box_rows);
 
+/* The same in boxes of `box_rows` rows and 64 * box_blocks columns, cols a multiple of 64: 64
+ * columns of all rows, then the next 64. */
+bool cuda_tensor_map_blocks(CUtensorMap *, const void *at, int64_t rows, int64_t cols,
+                            int64_t row_bytes, int box_rows, int box_blocks);
+
 __device__ static inline unsigned shared_at(const void *p) {
     return (unsigned)__cvta_generic_to_shared(p);
 }
@@ -104,6 +109,15 @@ __device__ static inline void box_in_all(void *to, const CUtensorMap *from, int 
         "r"(col), "r"(row), "r"(shared_at(b)), "h"(mask) : "memory"));
 }
 
+/* A box of cuda_tensor_map_blocks. */
+__device__ static inline void blocks_in(void *to, const CUtensorMap *from, int block, int row,
+                                        uint64_t *b) {
+    HOPPER_ONLY(asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        " [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared_at(to)), "l"(from), "r"(0), "r"(row),
+        "r"(block), "r"(shared_at(b)) : "memory"));
+}
+
 /* Bytes, a multiple of 16, that lie in one run. */
 __device__ static inline void bytes_in(void *to, const void *from, unsigned bytes, uint64_t *b) {
     HOPPER_ONLY(asm volatile(
@@ -114,6 +128,11 @@ __device__ static inline void bytes_in(void *to, const void *from, unsigned byte
 /* What threads wrote to shared memory is there for wgmma and copies. */
 __device__ static inline void writes_are_shared(void) {
     HOPPER_ONLY(asm volatile("fence.proxy.async.shared::cta;" ::: "memory"));
+}
+
+/* What kernels before wrote to global memory is there for copies, after the wait for them. */
+__device__ static inline void writes_are_global(void) {
+    HOPPER_ONLY(asm volatile("fence.proxy.async.global;" ::: "memory"));
 }
 
 /* ---- products ---- */

@@ -157,10 +157,58 @@ static void launch(const struct job &j, cudaStream_t stream) {
     else start<HOW, ROWS, 4>(j, stream);
 }
 
+/* Few rows at a time, however many there are: it reads the weights again for each FEW_ROWS, but
+ * packed ones are small, and bits are the same as those of linear_wgmma.cu. */
+static void stream_rows(struct cuda *c, const struct tensor &w, const struct cuda_rows &r) {
+    struct cuda_products a = {};
+    if (r.n > FEW_ROWS && w.dtype == BF16 && cuda_linear_many(c, w, r)) return;
+    a.n = 1;
+    a.w[0] = w;
+    a.bias[0] = r.bias;
+    a.x_row = r.x_row;
+    a.y_row[0] = r.y_row;
+    for (int64_t row = 0; row < r.n; row += FEW_ROWS) {
+        a.n_rows = (int)MIN((int64_t)FEW_ROWS, r.n - row);
+        a.x = r.x + row * r.x_row;
+        a.y[0] = r.y + row * r.y_row;
+        cuda_linear_few(c, a);
+    }
+}
+
+/* One format and one width, so that one kernel reads all. */
+static bool alike(const struct tensor &a, const struct tensor &b) {
+    return a.dtype == b.dtype && a.shape[1] == b.shape[1] &&
+           (a.dtype == BF16 || (a.quant.bits == b.quant.bits && a.quant.group == b.quant.group &&
+                                a.quant.scale_dtype == b.quant.scale_dtype));
+}
+
+bool cuda_products(struct device *dev, const struct products *p) {
+    struct cuda *c = cuda_of(dev);
+    struct cuda_products a = {};
+    a.n = p->n;
+    a.n_rows = (int)p->x->shape[0];
+    if (p->x->shape[0] > FEW_ROWS) return false;
+    for (int i = 0; i < p->n; i++) {
+        a.w[i] = cuda_view_any(dev, &p->w[i]->w);
+        a.bias[i] = (const float *)cuda_there(dev, p->w[i]->bias.at);
+        a.y[i] = p->y[i] ? (float *)p->y[i]->at : NULL;
+        a.y_row[i] = p->y[i] ? p->y[i]->stride[0] : 0;
+        if (!cuda_streams(c, a.w[i]) || !alike(a.w[0], a.w[i])) return false;
+    }
+    a.x = (const float *)p->x->at;
+    a.x_row = p->x->stride[0];
+    a.end = p->end;
+    a.act = p->act;
+    a.scale = p->scale;
+    const bool done = cuda_linear_few(c, a);
+    cuda_check(dev, true);
+    return done;
+}
+
 void cuda_linear(struct device *dev, struct tensor *y, const struct linear *l,
                  const struct tensor *x) {
     struct job j = {};
-    j.w = cuda_view(dev, &l->w);
+    j.w = cuda_view_any(dev, &l->w);
     j.bias = (const float *)cuda_there(dev, l->bias.at);
     j.x = (const float *)x->at;
     j.y = (float *)y->at;
@@ -179,8 +227,15 @@ void cuda_linear(struct device *dev, struct tensor *y, const struct linear *l,
         j.w.stride[0] = 0;
     }
     struct cuda *c = cuda_of(dev);
+    const struct tensor w = cuda_view_any(dev, &l->w);
     const struct cuda_rows r = { j.x, j.bias, j.y, j.x_row, j.y_row, j.n_rows };
-    if (c->rounded && l->w.rank == 2 && cuda_linear_mma(c, cuda_view(dev, &l->w), r)) {
+    if (cuda_streams(c, w)) {
+        stream_rows(c, w, r);
+        cuda_check(dev, true);
+        return;
+    }
+    cuda_view(dev, &l->w);           /* who comes here knows no packed matrices */
+    if (c->rounded && l->w.rank == 2 && cuda_linear_mma(c, w, r)) {
         cuda_check(dev);
         return;
     }

@@ -16,8 +16,6 @@
 #pragma once
 #include "device/cuda/cuda.h"
 
-enum { FEW_ROWS = 16 };
-
 struct cuda_rows {
     const float *x, *bias;           /* on the device; bias NULL: none */
     float *y;
@@ -38,12 +36,41 @@ static inline int64_t cuda_slice(const struct tensor &w) {
     return (w.shape[1] + unit - 1) / unit * 128;
 }
 
+/* Whether linear_ring.cu and linear_wgmma.cu multiply with this matrix, whatever the rows. */
+bool cuda_streams(const struct cuda *, const struct tensor &w);
+
+/* Several products of the same rows, see device.h; all matrices of one format and width, and such
+ * that cuda_streams says so. At most FEW_ROWS rows. False: the device broke. */
+struct cuda_products {
+    int n, n_rows;
+    struct tensor w[3];              /* with addresses of the device */
+    const float *bias[3], *x;
+    float *y[3];
+    int64_t x_row, y_row[3];
+    enum products_end end;
+    struct gate_args act;
+    float scale;
+};
+bool cuda_linear_few(struct cuda *, const struct cuda_products &);
+
+/* The next rows of few: where to write them, and that they will be there. */
+char *cuda_few_next(struct cuda *);
+void cuda_few_done(struct cuda *, struct cuda_few);
+
+/* A packed matrix in bf16, [out, in], as a product's fragments have it. False: it is plain. */
+bool cuda_plain_weights(struct cuda *, const struct tensor &w, __nv_bfloat16 *to);
+
 /* y[r] = w x[r] + bias, w [out, in] with addresses of the device. False, and nothing done: not
  * bf16 nor affine of 4 bits, or a shape that fills no step of 64 columns. */
 bool cuda_linear_mma(struct cuda *, const struct tensor &w, const struct cuda_rows &);
 
 /* What becomes of a product v: y = v; y += scale v; or y = act(v of part 0) * (v of part 1), in
  * bf16. */
+/* Packed bf16 scales of 4 bits lie multiplied by 2^129, where none is 0.49 or more: a number that
+ * begins at bit 4 of a bf16 is q 2^-129. These two take it away again. */
+#define SCALED_BACK 0x1p-64f
+#define SCALED_BACK_2 0x1p-65f
+
 enum cuda_ending { CUDA_STORE, CUDA_ADD, CUDA_GATED };
 enum { CUDA_PARTS = 3 };
 
