@@ -77,6 +77,12 @@ static void wake(struct inside *in) {
     MHD_resume_connection(in->connection);
 }
 
+/* Bytes of a stream. What is first in the buffer has waited since it was alone there. */
+static void append(struct inside *in, struct str text, double now) {
+    if (in->out.len == in->out_at) in->waits_s = now;
+    buf_str(&in->out, text);
+}
+
 /* Who is to be told, once; called after the lock is dropped. */
 static void (*leaving(struct inside *in, void **to))(void *) {
     in->gone = true;
@@ -133,7 +139,7 @@ void exchange_probe(struct exchange *x) {
         ssize_t n = send(in->conn->fd, interim, sizeof interim - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
         dead = n != (ssize_t)sizeof interim - 1;
     } else if (in->streaming && !in->ended && in->phase != PHASE_OVER) {
-        buf_str(&in->out, S(":\n\n"));
+        append(in, S(":\n\n"), clock_s());
         wake(in);
     }
     pthread_mutex_unlock(&in->lock);
@@ -148,7 +154,7 @@ void exchange_tick(struct exchange *x, double now) {
     bool waits = in->out.len > in->out_at;
     bool stuck = in->streaming && waits && now - in->waits_s > o->stall_s;
     if (open && !waits && now - in->put_s > o->ping_s) {
-        buf_str(&in->out, S(": keepalive\n\n"));
+        append(in, S(": keepalive\n\n"), now);
         in->put_s = now;
         wake(in);
     }
@@ -342,8 +348,7 @@ static bool put(struct exchange *x, struct str begin, struct str text, struct st
         ok = false;
     } else if (ok) {
         in->put_s = clock_s();
-        if (in->out.len == in->out_at) in->waits_s = in->put_s;
-        buf_str(&in->out, begin);
+        append(in, begin, in->put_s);
         buf_str(&in->out, text);
         buf_str(&in->out, end);
         in->ended = last;

@@ -3,6 +3,7 @@
  *
  * That something comes to an end at all is what the limits of time are tested for, never how soon;
  * everything else is counted in steps. */
+#include "api/inside.h"
 #include "held.h"
 
 #include <dirent.h>
@@ -133,6 +134,47 @@ static void test_slow_readers(void **state) {
     held_close(&h);
 }
 
+static void see_exchange(void *to, struct call *c) {
+    *(struct exchange **)to = c->x;
+}
+
+static bool is_sent(struct exchange *x) {
+    pthread_mutex_lock(&x->inside->lock);
+    bool sent = x->inside->out.len == x->inside->out_at;
+    pthread_mutex_unlock(&x->inside->lock);
+    return sent;
+}
+
+/* A comment in a stream that was silent for long has not waited as long as the silence: who is a
+ * moment late to read it is no client that does not read. */
+static void test_late_comment(void **state) {
+    struct engine_options e = { .requests_max = 1 };
+    struct server_options o = { 0 };
+    struct held h;
+    struct exchange *x = NULL;
+    struct reply r = { 0 };
+    (void)state;
+    held_open(&h, &e, &o);
+    atomic_store(&held_permits, 0);
+    struct client c = held_ask(&h, 4, 4, true);
+    AWAIT(n_running(&h) == 1 && atomic_load(&held_waits));
+    calls_each(h.server, see_exchange, &x);
+    double now = clock_s();
+    for (int i = 1; i <= 20; i++) {
+        exchange_tick(x, now + i * 100);
+        exchange_tick(x, now + i * 100 + 0.25);
+        assert_false(exchange_is_gone(x));
+        AWAIT(is_sent(x));
+    }
+    atomic_store(&held_permits, HELD_FREE);
+    if (!client_reply(&c, &r, HELD_SECONDS)) fail_msg("%s", r.bad);
+    assert_non_null(strstr(buf_c(&r.body), ": keepalive\n\n"));
+    assert_non_null(strstr(r.body.at, "[DONE]"));
+    reply_free(&r);
+    client_close(&c);
+    held_close(&h);
+}
+
 static int n_entries(const char *folder) {
     int n = 0;
     DIR *d = opendir(folder);
@@ -213,7 +255,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slow_senders), cmocka_unit_test(test_idle),
         cmocka_unit_test(test_share),
-        cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_storm),
+        cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_late_comment),
+        cmocka_unit_test(test_storm),
         cmocka_unit_test(test_long_prompt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
