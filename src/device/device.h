@@ -102,7 +102,8 @@ struct state_view {                  /* recurrent state of one layer: a slot per
 
 struct ssm_args {                    /* Mamba-2, arXiv 2405.21060 */
     const struct rows *rows;
-    struct state_view state;         /* [heads, head_dim, state] F32 */
+    struct state_view state;         /* [heads, head_dim, state] F32, a head's numbers in an
+                                        order of the device's own */
     const struct tensor *x;          /* [rows, heads, head_dim] */
     const struct tensor *b, *c;      /* [rows, groups, state] */
     const struct tensor *dt;         /* [rows, heads], before bias and softplus */
@@ -112,7 +113,7 @@ struct ssm_args {                    /* Mamba-2, arXiv 2405.21060 */
 
 struct delta_args {                  /* gated delta rule, arXiv 2412.06464 */
     const struct rows *rows;
-    struct state_view state;         /* [v_heads, k_dim, v_dim] F32 */
+    struct state_view state;         /* [v_heads, k_dim, v_dim] F32, likewise */
     const struct tensor *q, *k;      /* [rows, k_heads, k_dim], before the l2 norm */
     const struct tensor *v;          /* [rows, v_heads, v_dim] */
     const struct tensor *a, *b;      /* [rows, v_heads] before softplus; before sigmoid */

@@ -1,5 +1,6 @@
-/* test_ops.c - every op of the CPU device but linear, against the textbook in double
- * precision, and the same bits for one row, many rows, one thread and several. */
+/* test_ops.c - every op of the CPU device but linear, on every instruction set, against the
+ * textbook in double precision, and the same bits for one row, many rows, one thread, several. */
+#include "device/cpu/isa.h"
 #include "device/device.h"
 
 #include <math.h>
@@ -363,6 +364,12 @@ static void test_conv(void **state) {
     free(was);
 }
 
+/* Where the CPU keeps a number of a head: recurrent_kernels.h. */
+static int state_place(int head, int col, int depth, int cols, int depths) {
+    const int begin = col / 16 * 16, width = MIN(16, cols - begin);
+    return head * cols * depths + begin * depths + depth * width + col - begin;
+}
+
 static void test_ssm(void **state) {
     (void)state;
     enum { H = 4, D = 5, N = 6, G = 2 };
@@ -389,7 +396,7 @@ static void test_ssm(void **state) {
         int seq = i / (H * D), h = i / D % H, p = i % D;
         double st[N];
         for (int n = 0; n < N; n++)
-            st[n] = (double)was[slot_of[seq] * SLOT_FLOATS + (h * D + p) * N + n];
+            st[n] = (double)was[slot_of[seq] * SLOT_FLOATS + state_place(h, p, n, D, N)];
         for (int r = seq_first[seq]; r < seq_first[seq + 1]; r++) {
             double step = log1p(exp((double)dt[r * H + h] + (double)bias[h])), sum = 0;
             step = fmin(fmax(step, (double)0.2f), (double)0.9f);
@@ -431,7 +438,8 @@ static void test_delta(void **state) {
         int seq = i / HV, h = i % HV;
         double st[K * V], uq[K], uk[K];
         for (int n = 0; n < K * V; n++)
-            st[n] = (double)was[slot_of[seq] * SLOT_FLOATS + h * K * V + n];
+            st[n] = (double)was[slot_of[seq] * SLOT_FLOATS +
+                                state_place(h, n % V, n / V, V, K)];
         for (int r = seq_first[seq]; r < seq_first[seq + 1]; r++) {
             unit(uq, q + (r * HK + h / 2) * K, K, 1 / sqrt(K));
             unit(uk, k + (r * HK + h / 2) * K, K, 1);
@@ -564,9 +572,11 @@ static void test_memory_and_table(void **state) {
     assert_non_null(strstr(text, "cpu"));
 }
 
+static const char *isa;              /* the set whose turn it is */
+
 static int open_threads(int n) {
     dev = (struct device){ .op = &device_cpu };
-    return dev.op->open(&dev, &(struct device_options){ .threads = n }, NULL) ? 0 : 1;
+    return dev.op->open(&dev, &(struct device_options){ .threads = n, .isa = isa }, NULL) ? 0 : 1;
 }
 static int open_one(void **state) { (void)state; return open_threads(1); }
 static int open_three(void **state) { (void)state; return open_threads(3); }
@@ -581,7 +591,14 @@ int main(void) {
         cmocka_unit_test(test_route), cmocka_unit_test(test_experts),
         cmocka_unit_test(test_memory_and_table),
     };
-    int failed = _cmocka_run_group_tests("one thread", tests, COUNT(tests), open_one, close_it);
-    return failed +
-           _cmocka_run_group_tests("three threads", tests, COUNT(tests), open_three, close_it);
+    const struct cpu_kernels *set;
+    int failed = 0;
+    for (int i = 0; (set = cpu_isa(i)); i++) {
+        isa = set->name;
+        print_message("%s\n", isa);
+        failed += _cmocka_run_group_tests("one thread", tests, COUNT(tests), open_one, close_it);
+        failed += _cmocka_run_group_tests("three threads", tests, COUNT(tests), open_three,
+                                          close_it);
+    }
+    return failed;
 }

@@ -86,6 +86,9 @@ void cpu_experts(struct device *, struct tensor *, const struct tensor *,
                  const struct expert_args *);
 
 /* n values: y = act(gate) * up, or act(gate) where up is NULL. y may be either. */
-void cpu_gate_values(float *y, const float *gate, const float *up, int64_t n,
-                     const struct gate_args *);
+void cpu_gate_values(const struct cpu_kernels *, float *y, const float *gate, const float *up,
+                     int64_t n, const struct gate_args *);
 float cpu_act(enum act act, float x);    /* one value through an activation without parameters */
+
+/* The sum of (x - mean)^2 in double, in 16 lanes that are added in a fixed tree. */
+double cpu_squares(const float *x, double mean, int64_t n);

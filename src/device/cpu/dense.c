@@ -8,6 +8,7 @@ enum { ROWS_A_PIECE = 4 };
 
 /* An op over rows: the closure that pool_run hands back. */
 struct rowwise {
+    const struct cpu_kernels *kernels;           /* each_row sets it */
     struct tensor *y;
     const struct tensor *x, *w, *b;
     const void *args;
@@ -17,6 +18,7 @@ struct rowwise {
 
 static void each_row(struct device *dev, int64_t rows, struct rowwise *o,
                      void (*run)(void *, int64_t, int64_t)) {
+    o->kernels = cpu_of(dev)->kernels;
     pool_run(cpu_of(dev)->pool, rows, ROWS_A_PIECE, run, o);
 }
 
@@ -42,15 +44,29 @@ void cpu_embed(struct device *dev, struct tensor *y, const struct tensor *table,
              embed_rows);
 }
 
-/* The mean square is summed in double: the one place where F32 would cost digits at wide rows. */
+/* In double, the one place where F32 would cost digits at wide rows; in lanes, because one sum
+ * would wait for each of its additions. */
+double cpu_squares(const float *x, double mean, int64_t n) {
+    double lane[CPU_LANES] = { 0 };
+    int64_t i = 0;
+    for (; i + CPU_LANES <= n; i += CPU_LANES)
+        for (int l = 0; l < CPU_LANES; l++)
+            lane[l] += ((double)x[i + l] - mean) * ((double)x[i + l] - mean);
+    for (; i < n; i++)
+        lane[i % CPU_LANES] += ((double)x[i] - mean) * ((double)x[i] - mean);
+    for (int half = CPU_LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) lane[l] += lane[l + half];
+    return lane[0];
+}
+
 static void norm_one(float *y, const float *x, const float *w, const float *b, int64_t n,
                      enum norm kind, float eps) {
-    double mean = 0, square = 0;
+    double mean = 0;
     if (kind == NORM_LAYER) {
         for (int64_t i = 0; i < n; i++) mean += (double)x[i];
         mean /= (double)n;
     }
-    for (int64_t i = 0; i < n; i++) square += ((double)x[i] - mean) * ((double)x[i] - mean);
+    const double square = cpu_squares(x, mean, n);
     float m = (float)mean, inverse = (float)(1.0 / sqrt(square / (double)n + (double)eps));
     for (int64_t i = 0; i < n; i++) {
         float v = (x[i] - m) * inverse;
@@ -132,8 +148,9 @@ static float swiglu_clamp(float g, float u, const struct gate_args *a) {
     return (u + 1.0f) * (g * sigmoid(a->alpha * g));
 }
 
-void cpu_gate_values(float *y, const float *gate, const float *up, int64_t n,
-                     const struct gate_args *a) {
+void cpu_gate_values(const struct cpu_kernels *k, float *y, const float *gate, const float *up,
+                     int64_t n, const struct gate_args *a) {
+    if (k->gate && k->gate(y, gate, up, n, a->act)) return;
     if (a->act == ACT_SWIGLU_CLAMP)
         for (int64_t i = 0; i < n; i++) y[i] = swiglu_clamp(gate[i], up[i], a);
     else if (up)
@@ -151,7 +168,7 @@ static void gate_rows(void *to, int64_t begin, int64_t end) {
         for (int64_t h = 0; h < y.shape[1]; h++) {
             float *yr = head_f32(&y, r, h), *gr = head_f32(&g, r, h), *ur = head_f32(&u, r, h);
             if (!one_gate) {
-                cpu_gate_values(yr, gr, o->w ? ur : NULL, y.shape[2], a);
+                cpu_gate_values(o->kernels, yr, gr, o->w ? ur : NULL, y.shape[2], a);
                 continue;
             }
             float factor = cpu_act(a->act, gr[0]);

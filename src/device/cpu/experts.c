@@ -134,7 +134,7 @@ static void run_expert(struct cpu *cpu, const struct expert_args *a, const struc
     run_linear(cpu, &a->up[e], &in, 0, hidden);
     for (int i = begin; i < begin + n; i++) {
         float *h = a->hidden + s->pair[i] * width;
-        cpu_gate_values(h, h, a->gate ? h + hidden : NULL, hidden, &a->act);
+        cpu_gate_values(cpu->kernels, h, h, a->gate ? h + hidden : NULL, hidden, &a->act);
     }
     run_linear(cpu, &a->down[e], &out, 0, width - 2 * hidden);
 }

@@ -11,7 +11,8 @@
 #include "base/threads.h"
 #include "device/cpu/attention_kernels.h"
 #include "device/cpu/linear_int8.h"
-#include "device/tensor.h"
+#include "device/cpu/recurrent_kernels.h"
+#include "device/device.h"
 
 enum {
     CPU_LANES = 16,
@@ -49,10 +50,18 @@ struct cpu_kernels {
                 const float *const *x, int rows, int64_t cols);
     const struct cpu_int8_kernels *int8;
     const struct cpu_attention_kernels *attention;
+    const struct cpu_recurrent_kernels *recurrent;
+    /* n values, y = act(g) * up, or act(g) where up is NULL. False: not offered. NULL: for none. */
+    bool (*gate)(float *y, const float *g, const float *up, int64_t n, enum act);
 };
 
 extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avx512,
     cpu_kernels_neon;
+
+/* `gate` of the sets. */
+bool cpu_gate_avx2(float *y, const float *g, const float *up, int64_t n, enum act);
+bool cpu_gate_avx512(float *y, const float *g, const float *up, int64_t n, enum act);
+bool cpu_gate_neon(float *y, const float *g, const float *up, int64_t n, enum act);
 
 /* Which rows to multiply, and where their products go. */
 struct cpu_rows {

@@ -428,5 +428,7 @@ const struct cpu_kernels cpu_kernels_avx2 = {
     .few = few,
     .int8 = &cpu_int8_avx2,
     .attention = &cpu_attention_avx2,
+    .recurrent = &cpu_recurrent_avx2,
+    .gate = cpu_gate_avx2,
 };
 #endif

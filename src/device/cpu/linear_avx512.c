@@ -467,5 +467,7 @@ const struct cpu_kernels cpu_kernels_avx512 = {
     .few = few,
     .int8 = &cpu_int8_avx512,
     .attention = &cpu_attention_avx512,
+    .recurrent = &cpu_recurrent_avx512,
+    .gate = cpu_gate_avx512,
 };
 #endif

@@ -132,4 +132,5 @@ const struct cpu_kernels cpu_kernels_generic = {
     .sum = sum,
     .int8 = &cpu_int8_generic,
     .attention = &cpu_attention_generic,
+    .recurrent = &cpu_recurrent_generic,
 };

@@ -104,9 +104,16 @@ INLINE void unpack_affine(int bits, float *w, const byte *at, const float *scale
     }
 }
 
+/* Floats of 4 and 8 bits are left to generic C, whose products with a scale have the same bits. */
+static bool is_small_float(enum dtype dtype) {
+    return dtype == FP8 || dtype == MXFP4 || dtype == NVFP4;
+}
+
 static void unpack(float *w, const struct cpu_matrix *m, int64_t row, int64_t begin, int n) {
     const byte *at = m->at + row * m->row_bytes;
-    if (m->dtype == F32) {
+    if (is_small_float(m->dtype)) {
+        cpu_kernels_generic.unpack(w, m, row, begin, n);
+    } else if (m->dtype == F32) {
         unpack_plain(F32, 4, w, at + begin * 4, n);
     } else if (m->dtype == F16) {
         unpack_plain(F16, 2, w, at + begin * 2, n);
@@ -309,7 +316,7 @@ static float32x4_t gemv_packed(const struct cpu_matrix *m, const byte *const *at
 static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_t outs,
                 const float *const *x_rows, int n_rows, int64_t cols) {
     const float *x = x_rows[0];
-    if (n_rows > 1)
+    if (n_rows > 1 || is_small_float(m->dtype))
         return false;
     for (int64_t i = 0; i < outs; i += GEMV_OUTS) {
         const byte *at[GEMV_OUTS];
@@ -339,5 +346,7 @@ const struct cpu_kernels cpu_kernels_neon = {
     .sum = sum,
     .few = few,
     .attention = &cpu_attention_neon,
+    .recurrent = &cpu_recurrent_neon,
+    .gate = cpu_gate_neon,
 };
 #endif

@@ -1,0 +1,20 @@
+/* simd_avx2.c - what is written once over 16 lanes (attention, recurrent states, gates), made for
+ * AVX2. Tiles of attention of 2 queries by 2
+ * vectors are what 16 registers hold. */
+#if defined __x86_64__
+#include "device/cpu/linear.h"
+#include "device/cpu/vec_avx2.h"
+
+enum { QUERIES = 2, COLS = 2 };
+
+#include "device/cpu/attention_simd.h"
+#include "device/cpu/gate_simd.h"
+#include "device/cpu/recurrent_simd.h"
+
+const struct cpu_attention_kernels cpu_attention_avx2 = { scores, soften, weigh };
+const struct cpu_recurrent_kernels cpu_recurrent_avx2 = { conv, ssm, delta };
+
+bool cpu_gate_avx2(float *y, const float *g, const float *up, int64_t n, enum act act) {
+    return gate(y, g, up, n, act);
+}
+#endif
