@@ -8,8 +8,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { ROWS_MAX = 256, REQUESTS_MAX = 16, WAITING_MAX = 512, CONTEXT_USUAL = 32768, SLOWDOWN = 2,
-       PATIENCE = 4096 };
+enum { ROWS_MAX = 256, ROWS_MAX_FAR = 2048, REQUESTS_MAX = 16, WAITING_MAX = 512,
+       CONTEXT_USUAL = 32768, SLOWDOWN = 2, PATIENCE = 4096 };
 
 static bool dir_exists(const char *dir, struct err *err) {
     struct stat st;
@@ -81,7 +81,7 @@ static bool open_sched(struct engine *e, const struct engine_options *o, int req
     struct sched_options s = {
         .rows_max = rows, .chunk_max = o->chunk_max, .requests_max = requests,
         .waiting_max = e->jobs.n, .restart_at = model_spec(e->model)->restart_at,
-        .logits_max = rows, .patience = PATIENCE, .budget = &e->budget,
+        .logits_max = e->logits_max, .patience = PATIENCE, .budget = &e->budget,
     };
     e->budget.slowdown = o->slowdown > 0 ? MAX(o->slowdown, 1) : o->slowdown < 0 ? 0 : SLOWDOWN;
     e->sched = sched_open(e->cache, &s);
@@ -97,6 +97,12 @@ static bool open_texts(struct engine *e, const struct engine_options *o, struct 
     if (!e->generation.n_eos && tok_eos(e->tokenizer) >= 0)
         e->generation.eos[e->generation.n_eos++] = tok_eos(e->tokenizer);
     return true;
+}
+
+/* A device with a memory of its own is one of many processors: few rows leave them idle. */
+static int rows_of(const struct engine *e, const struct engine_options *o) {
+    if (o->rows_max) return o->rows_max;
+    return e->dev.op->host_memory ? ROWS_MAX : ROWS_MAX_FAR;
 }
 
 static void open_flights(struct engine *e, size_t n) {
@@ -129,21 +135,21 @@ static void close_flights(struct engine *e) {
 }
 
 static bool open_all(struct engine *e, const struct engine_options *o, struct err *err) {
-    int rows = o->rows_max ? o->rows_max : ROWS_MAX;
     int requests = o->requests_max ? o->requests_max : REQUESTS_MAX;
-    rows = MAX(rows, requests);        /* every running request can have its row */
     e->requests_max = requests;
     e->waiting_max = o->waiting_max ? o->waiting_max : WAITING_MAX;
     jobs_open(&e->jobs, e->waiting_max + requests);
     e->dev.op = device_find(o->device, err);
     struct device_options d = { .threads = o->threads, .isa = o->isa, .rounded = !o->f32 };
     if (!e->dev.op || !find_kv(o->kv, o->f32, &e->kv, err)) return false;
+    int rows = MAX(rows_of(e, o), requests);       /* every running request can have its row */
+    e->logits_max = o->rows_max ? rows : MIN(rows, MAX((int)ROWS_MAX, requests));
     if (e->kv->dtype == I8 && !e->dev.op->kv_i8)
         return err_code(err, ERR_DEVICE, "device %s: it cannot keep keys and values as q8 yet; "
                         "there is: --kv bf16 and f32", e->dev.op->name);
     if (!e->dev.op->open(&e->dev, &d, err)) return false;
     struct model_options m = { .device = &e->dev, .rows_max = rows, .seqs_max = requests,
-                               .logits_max = rows, .progress = o->progress,
+                               .logits_max = e->logits_max, .progress = o->progress,
                                .packing = o->packing, .to = o->to,
                                .pack = { o->unpacked, o->packed_dir, o->packed_min } };
     e->model = model_open(o->dir, &m, err);

@@ -2,7 +2,6 @@
  * nothing was written. */
 #pragma once
 #include "device/device.h"
-#include "engine.h"
 
 #include <math.h>
 #include <setjmp.h>

@@ -502,17 +502,6 @@ static void test_feed(void **state) {
     f32.op->free(&f32, at, 0), f32.op->free(&f32, from, 0);
 }
 
-/* Keys and values of 8 bits have no kernel there yet: a sentence, not a wrong answer. */
-static void test_no_q8(void **state) {
-    (void)state;
-    struct err err = { 0 };
-    struct engine_options o = { .dir = "models/demo", .device = "cuda", .kv = "q8" };
-    assert_false(f32.op->kv_i8);
-    assert_null(engine_open(&o, &err));
-    assert_string_equal(err.text, "device cuda: it cannot keep keys and values as q8 yet; "
-                                  "there is: --kv bf16 and f32");
-}
-
 static int run(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear), cmocka_unit_test(test_products),
@@ -520,7 +509,6 @@ static int run(void) {
         cmocka_unit_test(test_norm), cmocka_unit_test(test_heads),
         cmocka_unit_test(test_draws), cmocka_unit_test(test_feed),
         cmocka_unit_test(test_replay),
-        cmocka_unit_test(test_no_q8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,7 +2,8 @@
  * rows are cut: all at once, in chunks, one by one, some of them among rows of others. */
 #include "gpu.h"
 
-enum { SEQS = 3, PAGES_MAX = 60, ROWS = 934, LENGTH_MAX = 790 };
+enum { SEQS = 3, PAGES_MAX = 60, ROWS = 934, LENGTH_MAX = 790,
+       DIM_MAX = 576 };
 
 static const int length[SEQS] = { 3, 141, LENGTH_MAX }, begin_of[SEQS] = { 0, 3, 144 };
 
@@ -36,8 +37,9 @@ static struct work work_new(struct device *dev, const struct shape *s, const flo
     int table[SEQS * PAGES_MAX], pos[ROWS], seq[ROWS];
     struct work w = { .dev = dev, .s = s };
     const int64_t v_cached = s->v_in_k ? 0 : s->v_dim;
-    const size_t page_bytes = (size_t)(s->page * s->kv_heads * (s->k_dim + v_cached)) *
-                              dtype_bytes(s->dtype);
+    const size_t head = (size_t)(s->k_dim + v_cached) * dtype_bytes(s->dtype) +
+                        (s->dtype == I8 ? 2 * sizeof(float) : 0);
+    const size_t page_bytes = (size_t)s->page * (size_t)s->kv_heads * head;
     for (int i = 0; i < SEQS * PAGES_MAX; i++) table[i] = SEQS * PAGES_MAX - 1 - i;
     for (int i = 0; i < SEQS; i++)
         for (int p = 0; p < length[i]; p++) pos[begin_of[i] + p] = p, seq[begin_of[i] + p] = i;
@@ -129,13 +131,19 @@ static void among_others(struct work *w, float *to) {
     answer(w, to);
 }
 
-/* bf16 rounds to nearest even. */
-static double cached(enum dtype dtype, float f) {
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    if (dtype == BF16) bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
-    memcpy(&f, &bits, sizeof f);
-    return (double)f;
+/* What the cache has of a head of a token: bf16 rounds to nearest even, I8 keeps whole numbers to
+ * 127 times a scale. */
+static void cached(enum dtype dtype, const float *x, int n, double *to) {
+    float most = 0;
+    for (int i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
+    for (int i = 0; i < n; i++) {
+        float f = x[i];
+        uint32_t bits;
+        memcpy(&bits, &f, sizeof bits);
+        if (dtype == BF16) bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+        memcpy(&f, &bits, sizeof f);
+        to[i] = dtype == I8 ? (double)(rintf(x[i] * (127 / most)) * (most / 127)) : (double)f;
+    }
 }
 
 /* The textbook, in double, over what was cached. */
@@ -144,12 +152,11 @@ static void textbook(const struct shape *s, const float *k, const float *v, cons
     const int kv = s->tiled ? head % s->kv_heads : head / (s->heads / s->kv_heads);
     const int low = s->window && pos + 1 > s->window ? pos + 1 - s->window : 0;
     const float *from = q + ((int64_t)(first + pos) * s->heads + head) * s->k_dim;
-    double weight[LENGTH_MAX], max = sinks ? (double)sinks[head] : -INFINITY;
+    double weight[LENGTH_MAX], row[DIM_MAX], max = sinks ? (double)sinks[head] : -INFINITY;
     for (int t = low; t <= pos; t++) {
         double sum = 0;
-        for (int c = 0; c < s->k_dim; c++)
-            sum += (double)from[c] *
-                   cached(s->dtype, k[((int64_t)(first + t) * s->kv_heads + kv) * s->k_dim + c]);
+        cached(s->dtype, k + ((int64_t)(first + t) * s->kv_heads + kv) * s->k_dim, s->k_dim, row);
+        for (int c = 0; c < s->k_dim; c++) sum += (double)from[c] * row[c];
         sum *= (double)0.1f;
         if (s->softcap != 0) sum = (double)s->softcap * tanh(sum / (double)s->softcap);
         weight[t] = sum;
@@ -157,13 +164,11 @@ static void textbook(const struct shape *s, const float *k, const float *v, cons
     }
     double total = sinks ? exp((double)sinks[head] - max) : 0;
     for (int t = low; t <= pos; t++) total += weight[t] = exp(weight[t] - max);
-    for (int c = 0; c < s->v_dim; c++) {
-        y[c] = 0;
-        for (int t = low; t <= pos; t++) {
-            const float *row = s->v_in_k ? k + ((int64_t)(first + t) * s->kv_heads + kv) * s->k_dim
-                                         : v + ((int64_t)(first + t) * s->kv_heads + kv) * s->v_dim;
-            y[c] += weight[t] / total * cached(s->dtype, row[c]);
-        }
+    for (int c = 0; c < s->v_dim; c++) y[c] = 0;
+    for (int t = low; t <= pos; t++) {
+        const int64_t at = (int64_t)(first + t) * s->kv_heads + kv;
+        cached(s->dtype, s->v_in_k ? k + at * s->k_dim : v + at * s->v_dim, s->v_dim, row);
+        for (int c = 0; c < s->v_dim; c++) y[c] += weight[t] / total * row[c];
     }
 }
 
@@ -227,6 +232,8 @@ static void test_f32(void **state) {
         { 16, 2, 256, 256, 200, 32, false, true, false, 0, F32 },
         { 10, 1, 576, 512, 0, 16, true, false, false, 0, BF16 },
         { 4, 2, 80, 80, 0, 16, false, false, false, 0, F32 },
+        { 8, 2, 64, 64, 0, 16, false, false, false, 0, I8 },
+        { 6, 2, 12, 10, 100, 16, false, true, true, 0, I8 },
     };
     for (size_t i = 0; i < COUNT(shapes); i++) check(&f32, &shapes[i], 2e-5);
 }
@@ -245,6 +252,11 @@ static void test_rounding(void **state) {
         { 16, 2, 256, 256, 0, 32, false, false, false, 0, BF16 },
         { 10, 1, 576, 512, 0, 32, true, false, false, 0, BF16 },
         { 4, 2, 80, 80, 0, 32, false, false, false, 0, F32 },
+        { 8, 2, 64, 64, 0, 16, false, false, false, 0, I8 },
+        { 32, 8, 128, 128, 0, 32, false, false, false, 0, I8 },
+        { 6, 2, 96, 80, 100, 32, false, true, true, 0, I8 },
+        { 40, 1, 128, 128, 200, 32, false, false, false, 30, I8 },
+        { 4, 2, 256, 256, 0, 32, false, false, false, 0, I8 },
     };
     for (size_t i = 0; i < COUNT(shapes); i++) check(&rounding, &shapes[i], 6e-3);
 }

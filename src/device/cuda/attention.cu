@@ -6,17 +6,20 @@
 
 enum { THREADS = 128, WARPS = THREADS / 32, SPLIT = 128, GROUP = 8 };
 
-__device__ static inline char *page_at(const struct kv_view &kv, int seq, int page) {
-    return (char *)kv.pages + (size_t)kv.table[(int64_t)seq * kv.pages_max + page] * kv.page_bytes;
-}
-
-/* Eight values of a cached row from value i, a multiple of 8; past the n there are, zeros. */
-template <bool BF, bool WHOLE>
+/* Eight values of a cached row from value i, a multiple of 8; past the n there are, zeros. Those of
+ * 8 bits without their scale. */
+template <enum dtype D, bool WHOLE>
 __device__ static inline void eight_of(float v[8], const char *row, int i, int n) {
     if (!WHOLE) {
         for (int c = 0; c < 8; c++)
-            v[c] = i + c < n ? number_at(row, BF ? BF16 : F32, i + c) : 0;
-    } else if (BF) {
+            v[c] = i + c >= n ? 0 : D == I8 ? (float)((const signed char *)row)[i + c]
+                                            : number_at(row, D, i + c);
+    } else if (D == I8) {
+        const uint2 q = *(const uint2 *)(row + i);
+#pragma unroll
+        for (int c = 0; c < 8; c++)
+            v[c] = (float)(signed char)((c < 4 ? q.x : q.y) >> (c % 4 * 8) & 255);
+    } else if (D == BF16) {
         const uint4 q = *(const uint4 *)(row + 2 * i);
         const unsigned w[4] = { q.x, q.y, q.z, q.w };
 #pragma unroll
@@ -34,12 +37,13 @@ __device__ static inline void eight_of(float v[8], const char *row, int i, int n
  * once, so that no load of a key waits for the table. */
 struct split {
     const char *key[SPLIT], *value[SPLIT];
+    float k_scale[SPLIT], v_scale[SPLIT];        /* of 8 bits */
     float score[GROUP][SPLIT];
     float gathered[THREADS * 8];
 };
 
 /* score[h][i] = q[h] . key[i]. Four lanes a key: little to add up, many loads under way. */
-template <bool BF, bool WHOLE, int G>
+template <enum dtype D, bool WHOLE, int G>
 __device__ static inline void scores(struct split *s, const float *q, int q_row, int n,
                                      const struct attend &a) {
     const int part = threadIdx.x % 4, own = threadIdx.x / 4, k_dim = a.k_dim;
@@ -49,7 +53,7 @@ __device__ static inline void scores(struct split *s, const float *q, int q_row,
 #pragma unroll 4
         for (int i = part * 8; i < k_dim; i += 32) {
             float v[8];
-            eight_of<BF, WHOLE>(v, k, i, k_dim);
+            eight_of<D, WHOLE>(v, k, i, k_dim);
 #pragma unroll
             for (int h = 0; h < G; h++)
 #pragma unroll
@@ -60,6 +64,7 @@ __device__ static inline void scores(struct split *s, const float *q, int q_row,
             float x = sum[h];
             x += __shfl_xor_sync(~0u, x, 1);
             x += __shfl_xor_sync(~0u, x, 2);
+            if (D == I8) x *= s->k_scale[MIN(first + own, n - 1)];
             x *= a.scale;
             if (a.softcap != 0) x = a.softcap * tanhf(x / a.softcap);
             if (part == 0 && first + own < n) s->score[h][first + own] = x;
@@ -69,13 +74,14 @@ __device__ static inline void scores(struct split *s, const float *q, int q_row,
 
 /* Scores become weights, a warp for a head; its partial begins with the largest score and the
  * sum of the weights. */
-__device__ static inline void soften(float *score, float *partial, int n) {
+__device__ static inline void soften(float *score, float *partial, int n, const float *v_scale) {
     const int lane = threadIdx.x % 32;
     float max = -INFINITY, sum = 0;
     for (int i = lane; i < n; i += 32) max = fmaxf(max, score[i]);
     max = warp_max(max);
     for (int i = lane; i < n; i += 32) sum += score[i] = expf(score[i] - max);
     sum = warp_sum(sum);
+    for (int i = lane; v_scale && i < n; i += 32) score[i] *= v_scale[i];
     if (lane) return;
     partial[0] = max;
     partial[1] = sum;
@@ -83,7 +89,7 @@ __device__ static inline void soften(float *score, float *partial, int n) {
 
 /* y[h] = the weighted values. A thread has eight columns of every second, fourth... token, and
  * the parts are added in their order. */
-template <bool BF, bool WHOLE, int G>
+template <enum dtype D, bool WHOLE, int G>
 __device__ static inline void weigh(struct split *s, float *const *y, int n, int heads, int v_dim) {
     for (int first = 0; first < v_dim; first += THREADS * 8) {
         const int width = MIN(v_dim - first, THREADS * 8), lanes = (width + 7) / 8;
@@ -94,7 +100,7 @@ __device__ static inline void weigh(struct split *s, float *const *y, int n, int
 #pragma unroll 8
             for (int i = part; i < n; i += parts) {
                 float v[8];
-                eight_of<BF, WHOLE>(v, s->value[i], first + col, v_dim);
+                eight_of<D, WHOLE>(v, s->value[i], first + col, v_dim);
 #pragma unroll
                 for (int h = 0; h < G; h++)
 #pragma unroll
@@ -119,7 +125,7 @@ __device__ static inline void weigh(struct split *s, float *const *y, int n, int
 }
 
 /* Dynamic shared memory: q [G][k_dim, to a multiple of 8, zeros behind]. */
-template <bool BF, bool WHOLE, int G>
+template <enum dtype D, bool WHOLE, int G>
 __global__ static void __launch_bounds__(THREADS) attend_split(
     float *partial, struct tensor q, struct attend a, struct rows rows, int64_t first_row) {
     let_next_begin();
@@ -142,25 +148,30 @@ __global__ static void __launch_bounds__(THREADS) attend_split(
             qs[h * q_row + i] = h < heads && i < a.k_dim ? from[i] : 0;
         if (h < heads) out[h] = partial_at(partial, a, blockIdx.x, head, split, gridDim.z);
     }
-    const size_t bytes = BF ? 2 : 4, tokens = a.kv.page_tokens;
+    const size_t bytes = D == F32 ? 4 : D == BF16 ? 2 : 1, tokens = a.kv.page_tokens;
     for (int i = threadIdx.x; i < n; i += THREADS) {
-        const char *page = page_at(a.kv, rows.seq[row], (begin + i) / a.kv.page_tokens);
+        char *page = page_at(a.kv, rows.seq[row], (begin + i) / a.kv.page_tokens);
         const size_t t = (size_t)((begin + i) % a.kv.page_tokens);
         s.key[i] = page + (kv_head * tokens + t) * bytes * a.k_dim;
+        if (D == I8) {
+            s.k_scale[i] = *scale_at(a, page, kv_head, 0, begin + i);
+            s.v_scale[i] = *scale_at(a, page, kv_head, 1, begin + i);
+        }
         s.value[i] = a.v_in_k ? s.key[i] : page + values_at(a, bytes) +
                                            (kv_head * tokens + t) * bytes * a.v_dim;
     }
     __syncthreads();
-    scores<BF, WHOLE, G>(&s, qs, q_row, n, a);
+    scores<D, WHOLE, G>(&s, qs, q_row, n, a);
     __syncthreads();
 #pragma unroll
     for (int h = 0; h < G; h++)
-        if (h < heads && h % WARPS == threadIdx.x / 32) soften(s.score[h], out[h], n);
+        if (h < heads && h % WARPS == threadIdx.x / 32)
+            soften(s.score[h], out[h], n, D == I8 ? s.v_scale : NULL);
 #pragma unroll
     for (int h = 0; h < G; h++)
         if (h < heads) out[h] += 2;
     __syncthreads();
-    weigh<BF, WHOLE, G>(&s, out, n, heads, a.v_dim);
+    weigh<D, WHOLE, G>(&s, out, n, heads, a.v_dim);
 }
 
 __global__ static void merge(struct tensor y, float *partial, struct attend a, struct rows rows,
@@ -197,32 +208,32 @@ struct launch {
     unsigned rows, splits;
 };
 
-template <bool BF, bool WHOLE, int G>
+template <enum dtype D, bool WHOLE, int G>
 static void start(const struct launch &l) {
     const unsigned chunks = blocks_of(l.a.heads / l.a.kv_heads, G);
     const size_t bytes = (size_t)G * (size_t)((l.a.k_dim + 7) / 8 * 8) * sizeof(float);
-    cuda_start(l.c, attend_split<BF, WHOLE, G>,
+    cuda_start(l.c, attend_split<D, WHOLE, G>,
                dim3(l.rows, (unsigned)l.a.kv_heads * chunks, l.splits), THREADS, bytes,
                l.c->partial, l.q, l.a, *l.a.rows, l.row);
 }
 
-template <bool BF, bool WHOLE>
-static void by_group(const struct launch &l) {
+template <enum dtype D>
+static void by_group(const struct launch &l, bool whole) {
     const int group = l.a.heads / l.a.kv_heads;
-    if (group == 1) start<BF, WHOLE, 1>(l);
-    else if (group == 2) start<BF, WHOLE, 2>(l);
-    else if (group <= 4) start<BF, WHOLE, 4>(l);
-    else start<BF, WHOLE, GROUP>(l);
+    if (!whole) start<D, false, 1>(l);
+    else if (group == 1) start<D, true, 1>(l);
+    else if (group == 2) start<D, true, 2>(l);
+    else if (group <= 4) start<D, true, 4>(l);
+    else start<D, true, GROUP>(l);
 }
 
 static void by_dtype(const struct launch &l) {
     const struct attend &a = l.a;
     const bool whole = a.k_dim % 8 == 0 && a.v_dim % 8 == 0 && a.kv.page_bytes % 16 == 0 &&
                        (uintptr_t)a.kv.pages % 16 == 0;
-    if (a.kv.dtype == BF16 && whole) by_group<true, true>(l);
-    else if (a.kv.dtype == BF16) by_group<true, false>(l);
-    else if (whole) by_group<false, true>(l);
-    else by_group<false, false>(l);
+    if (a.kv.dtype == BF16) by_group<BF16>(l, whole);
+    else if (a.kv.dtype == I8) by_group<I8>(l, whole);
+    else by_group<F32>(l, whole);
 }
 
 /* As many rows at a time as their splits have room. The host does not know positions, but it knows
@@ -249,12 +260,34 @@ void cuda_attention(struct device *dev, struct tensor *y, const struct tensor *q
     cuda_check(dev);
 }
 
-__device__ static void store_row(char *to, const struct tensor &x, int64_t row,
-                                 enum dtype dtype) {
-    const float *from = (const float *)x.at + row * x.stride[0] + blockIdx.y * x.stride[1];
-    for (int c = threadIdx.x; c < x.shape[2]; c += THREADS) {
-        if (dtype == BF16) ((__nv_bfloat16 *)to)[c] = __float2bfloat16_rn(from[c]);
-        else ((float *)to)[c] = from[c];
+/* The largest of a block's absolute values, in every thread. */
+__device__ static float block_most(const float *x, int64_t n) {
+    __shared__ float part[WARPS];
+    float most = 0;
+    for (int64_t i = threadIdx.x; i < n; i += THREADS) most = fmaxf(most, fabsf(x[i]));
+    most = warp_max(most);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = most;
+    __syncthreads();
+    return fmaxf(fmaxf(part[0], part[1]), fmaxf(part[2], part[3]));
+}
+
+/* A head of a row to place `at` of its page's keys or values; the scale of I8 to `scale`. */
+__device__ static void store_head(char *to, int64_t at, const struct tensor &x, enum dtype dtype,
+                                  float *scale) {
+    const int64_t n = x.shape[2], first = at * n;
+    const float *from = (const float *)x.at + blockIdx.x * x.stride[0] + blockIdx.y * x.stride[1];
+    float inverse = 0;
+    if (dtype == I8) {
+        const float most = block_most(from, n);
+        /* Numbers too large for F32 divided by a scale too small for it: neither may overflow. */
+        inverse = most > 1e-30f && most < 1e30f ? 127 / most : 0;
+        if (threadIdx.x == 0) *scale = most / 127;
+    }
+    for (int64_t c = threadIdx.x; c < n; c += THREADS) {
+        if (dtype == BF16) ((__nv_bfloat16 *)to)[first + c] = __float2bfloat16_rn(from[c]);
+        else if (dtype == F32) ((float *)to)[first + c] = from[c];
+        else ((signed char *)to)[first + c] = (signed char)__float2int_rn(from[c] * inverse);
     }
 }
 
@@ -263,13 +296,13 @@ __global__ static void kv_store(struct attend a, struct rows rows, struct tensor
     let_next_begin();
     after_previous();
     const struct kv_view &kv = a.kv;
-    const int64_t r = blockIdx.x;
-    const size_t bytes = kv.dtype == BF16 ? 2 : 4;
-    const int pos = rows.pos[r];
-    char *page = page_at(kv, rows.seq[r], pos / kv.page_tokens);
-    const size_t at = (size_t)(blockIdx.y * kv.page_tokens + pos % kv.page_tokens);
-    store_row(page + at * bytes * a.k_dim, k, r, kv.dtype);
-    if (!a.v_in_k) store_row(page + values_at(a, bytes) + at * bytes * a.v_dim, v, r, kv.dtype);
+    const size_t bytes = kv.dtype == BF16 ? 2 : kv.dtype == I8 ? 1 : 4;
+    const int pos = rows.pos[blockIdx.x], head = blockIdx.y;
+    char *page = page_at(kv, rows.seq[blockIdx.x], pos / kv.page_tokens);
+    const int64_t at = (int64_t)head * kv.page_tokens + pos % kv.page_tokens;
+    store_head(page, at, k, kv.dtype, scale_at(a, page, head, 0, pos));
+    if (!a.v_in_k)
+        store_head(page + values_at(a, bytes), at, v, kv.dtype, scale_at(a, page, head, 1, pos));
 }
 
 void cuda_kv_store(struct device *dev, const struct attend *a, const struct tensor *k,

@@ -8,15 +8,22 @@
  * are taken in blocks of 128 positions, cut where positions are multiples of that. Within a block:
  * scores are chains of 16 dimensions after the other; weights are 2^(score - the block's largest);
  * their sum is taken as add_weights says; they are rounded to bf16 and multiplied with values, 16
- * positions after the other. Blocks are then folded in ascending order (fold_of). */
+ * positions after the other. Blocks are then folded in ascending order (fold_of). Of 8 bits, the
+ * whole numbers are multiplied: a key's scale joins its score, a value's its weight before that is
+ * rounded. */
 #pragma once
 #include "device/cuda/cuda.h"
 
 enum { BLOCK = 128 };
 
-/* Pages: keys [kv_heads, page_tokens, k_dim], then values [kv_heads, page_tokens, v_dim]. */
+/* Pages: keys [kv_heads, page_tokens, k_dim], then values [kv_heads, page_tokens, v_dim]. I8, never
+ * with v_in_k: then scales, F32 [kv_heads, 2, page_tokens], those of keys and those of values. */
 __device__ __host__ static inline size_t values_at(const struct attend &a, size_t bytes) {
     return (size_t)a.kv_heads * (size_t)a.kv.page_tokens * (size_t)a.k_dim * bytes;
+}
+
+__device__ __host__ static inline size_t scales_at(const struct attend &a) {
+    return (size_t)a.kv_heads * (size_t)a.kv.page_tokens * (size_t)(a.k_dim + a.v_dim);
 }
 
 __device__ static inline int page_of(const struct kv_view &kv, int seq, int page) {
@@ -28,6 +35,17 @@ __device__ static inline int first_visible(const struct attend &a, int pos) {
     if (a.window && pos + 1 > a.window) low = pos + 1 - a.window;
     if (a.chunk) low = MAX(low, pos / a.chunk * a.chunk);
     return low;
+}
+
+__device__ static inline char *page_at(const struct kv_view &kv, int seq, int page) {
+    return (char *)kv.pages + (size_t)page_of(kv, seq, page) * kv.page_bytes;
+}
+
+/* The scale of I8 of a position's keys (0) or values (1). */
+__device__ static inline float *scale_at(const struct attend &a, char *page, int kv_head, int which,
+                                         int pos) {
+    return (float *)(page + scales_at(a)) + (2 * kv_head + which) * a.kv.page_tokens +
+           pos % a.kv.page_tokens;
 }
 
 /* Query head `i` of those that read kv_head. */
@@ -61,6 +79,15 @@ __device__ static inline float factor_of(const struct attend &a) {
 
 /* The largest exponent, to be subtracted: 0 where nothing is visible. */
 __device__ static inline float finite(float max) { return max == -INFINITY ? 0 : max; }
+
+/* Bytes i and j of four, each -128 to 127, as bf16. */
+__device__ static inline unsigned two_bytes(unsigned four, int i, int j) {
+    four ^= 0x80808080;
+    const float u = __uint_as_float(__byte_perm(four, 0x4b000000, 0x7650 + i)) - 8388736.0f;
+    const float v = __uint_as_float(__byte_perm(four, 0x4b000000, 0x7650 + j)) - 8388736.0f;
+    const __nv_bfloat162 both = __floats2bfloat162_rn(u, v);
+    return *(const unsigned *)&both;
+}
 
 /* A lane's part of the sum of 32 positions: its two of every eight. */
 __device__ static inline float add_weights(float sum, float u, float v) { return sum + u + v; }

@@ -4,9 +4,11 @@
 
 enum { THREADS = 128, WARPS = 4, HEADS = 16 };
 
-/* Rows of 64 bf16 as box_in leaves them, of keys and values; HALVES of 64 dimensions. */
-template <int HALVES> struct few_memory {
-    unsigned char k[HALVES][BLOCK * 128], v[HALVES][BLOCK * 128];
+/* Boxes of keys and values as page_in leaves them: of bf16 each has 64 dimensions, of 8 bits one
+ * has all. */
+template <int BOXES> struct few_memory {
+    unsigned char k[BOXES][BLOCK * ROW_BYTES], v[BOXES][BLOCK * ROW_BYTES];
+    float k_scale[BLOCK], v_scale[BLOCK];        /* of 8 bits */
     __nv_bfloat16 weight[HEADS][BLOCK + 8];
     float max[WARPS][HEADS], sum[WARPS][HEADS][4];
     uint64_t k_full, v_full;
@@ -33,7 +35,7 @@ __device__ static inline void mma(float c[4], const unsigned a[4], unsigned b0, 
 /* Which 16 bytes of a row hold its columns from 8 unit on. */
 __device__ static inline const unsigned char *unit_at(const unsigned char *rows, int row,
                                                      int unit) {
-    return rows + row * 128 + ((unit ^ row) & 7) * 16;
+    return rows + row * ROW_BYTES + ((unit ^ row) & 7) * 16;
 }
 
 /* What a block works on. */
@@ -43,29 +45,47 @@ struct few_job {
 };
 
 /* Pages that hold a visible position; the rest of the memory keeps what it had. */
-template <int HALVES>
-__device__ static inline void few_fetch(struct few_memory<HALVES> *m, const struct few_job &j,
+template <int BOXES>
+__device__ static inline void few_fetch(struct few_memory<BOXES> *m, const struct few_job &j,
                                         const struct attend &a, const struct kv_maps &maps) {
     const int tokens = a.kv.page_tokens, first = j.begin / tokens, last = (j.end - 1) / tokens;
-    const unsigned bytes = (unsigned)((last - first + 1) * tokens * 128 * HALVES);
+    const unsigned bytes = (unsigned)((last - first + 1) * tokens * ROW_BYTES * BOXES);
     barrier_expect(&m->k_full, bytes);
     barrier_expect(&m->v_full, bytes);
     for (int i = first; i <= last; i++) {
-        const int page = page_of(a.kv, j.seq, i), at = (i * tokens - j.block * BLOCK) * 128;
-        for (int h = 0; h < HALVES; h++)
+        const int page = page_of(a.kv, j.seq, i), at = (i * tokens - j.block * BLOCK) * ROW_BYTES;
+        for (int h = 0; h < BOXES; h++)
             page_in(m->k[h] + at, &maps.k, 64 * h, j.kv_head * tokens, page, &m->k_full);
-        for (int h = 0; h < HALVES; h++)
+        for (int h = 0; h < BOXES; h++)
             page_in(m->v[h] + at, &maps.v, 64 * h, j.kv_head * tokens, page, &m->v_full);
     }
 }
 
-/* Sixteen heads, 16 dimensions: what a lane holds of them, in bf16. */
+/* A thread for each position. */
+template <int BOXES>
+__device__ static inline void few_scales(struct few_memory<BOXES> *m, const struct few_job &j,
+                                         const struct attend &a) {
+    const int pos = j.block * BLOCK + threadIdx.x;
+    float k = 0, v = 0;
+    if (pos >= j.begin && pos < j.end) {
+        char *page = page_at(a.kv, j.seq, pos / a.kv.page_tokens);
+        k = *scale_at(a, page, j.kv_head, 0, pos);
+        v = *scale_at(a, page, j.kv_head, 1, pos);
+    }
+    m->k_scale[threadIdx.x] = k;
+    m->v_scale[threadIdx.x] = v;
+}
+
+/* Sixteen heads, 16 dimensions: what a lane holds of them, in bf16. Beside 8 bits, where a lane has
+ * four neighbours of a key, they are taken in that order. */
+template <bool Q8>
 __device__ static inline void query(unsigned r[4], const struct tensor &q, const struct few_job &j,
                                     const struct attend &a, int dim) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-        const int i = lane / 4 + k % 2 * 8, c = dim + 2 * (lane % 4) + k / 2 * 8;
+        const int i = lane / 4 + k % 2 * 8;
+        const int c = dim + (Q8 ? 4 * (lane % 4) + k / 2 * 2 : 2 * (lane % 4) + k / 2 * 8);
         float u = 0, v = 0;
         if (i < j.heads && c < a.k_dim) {
             const float *from = (const float *)q.at + j.row * q.stride[0] +
@@ -78,36 +98,54 @@ __device__ static inline void query(unsigned r[4], const struct tensor &q, const
     }
 }
 
+/* score += 16 heads times 8 keys. */
+template <int BOXES, bool Q8>
+__device__ static inline void few_dot(float score[4], const struct few_memory<BOXES> *m,
+                                      const unsigned (*q)[4], int key) {
+    const int lane = threadIdx.x % 32;
+    unsigned b[4];
+    if constexpr (Q8) {
+#pragma unroll
+        for (int s = 0; s < 8; s += 4) {
+            matrices(b, unit_at(m->k[0], key, s + lane / 8));
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                mma(score, q[s + k], two_bytes(b[k], 0, 1), two_bytes(b[k], 2, 3));
+        }
+    } else {
+#pragma unroll
+        for (int h = 0; h < BOXES; h++)
+#pragma unroll
+            for (int s = 0; s < 4; s += 2) {
+                matrices(b, unit_at(m->k[h], key, 2 * s + lane / 8));
+                mma(score, q[4 * h + s], b[0], b[1]);
+                mma(score, q[4 * h + s + 1], b[2], b[3]);
+            }
+    }
+}
+
 /* A warp's 32 positions: score[n][k], of heads lane/4 and 8 more, as exponents before the largest
  * is subtracted. */
-template <int HALVES>
-__device__ static inline void few_scores(float score[4][4], struct few_memory<HALVES> *m,
-                                         const unsigned (&q)[HALVES * 4][4],
-                                         const struct few_job &j, const struct attend &a) {
+template <int BOXES, bool Q8>
+__device__ static inline void few_scores(float score[4][4], struct few_memory<BOXES> *m,
+                                         const unsigned (*q)[4], const struct few_job &j,
+                                         const struct attend &a) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
     for (int n = 0; n < 4; n++) {
-        const int key = warp * 32 + n * 8 + lane % 8;
-#pragma unroll
-        for (int h = 0; h < HALVES; h++)
-#pragma unroll
-            for (int s = 0; s < 4; s += 2) {
-                unsigned b[4];
-                matrices(b, unit_at(m->k[h], key, 2 * s + lane / 8));
-                mma(score[n], q[4 * h + s], b[0], b[1]);
-                mma(score[n], q[4 * h + s + 1], b[2], b[3]);
-            }
+        few_dot<BOXES, Q8>(score[n], m, q, warp * 32 + n * 8 + lane % 8);
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-            const int at = j.block * BLOCK + warp * 32 + n * 8 + 2 * (lane % 4) + k % 2;
-            score[n][k] = at < j.begin || at >= j.end ? -INFINITY : capped(a, score[n][k]);
+            const int in = warp * 32 + n * 8 + 2 * (lane % 4) + k % 2, at = j.block * BLOCK + in;
+            const float x = Q8 ? score[n][k] * m->k_scale[in] : score[n][k];
+            score[n][k] = at < j.begin || at >= j.end ? -INFINITY : capped(a, x);
         }
     }
 }
 
 /* The largest score of each head in the block, times the factor. */
-template <int HALVES>
-__device__ static inline void few_max(float max[2], struct few_memory<HALVES> *m,
+template <int BOXES>
+__device__ static inline void few_max(float max[2], struct few_memory<BOXES> *m,
                                       const float score[4][4], float factor) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
@@ -130,8 +168,8 @@ __device__ static inline void few_max(float max[2], struct few_memory<HALVES> *m
 }
 
 /* Scores become weights in shared memory, and lanes' parts of their sums. */
-template <int HALVES>
-__device__ static inline void few_weights(struct few_memory<HALVES> *m, const float score[4][4],
+template <int BOXES, bool Q8>
+__device__ static inline void few_weights(struct few_memory<BOXES> *m, const float score[4][4],
                                           const float max[2], float factor) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
@@ -143,8 +181,10 @@ __device__ static inline void few_weights(struct few_memory<HALVES> *m, const fl
             const float u = power_of_2(fmaf(score[n][2 * r], factor, -finite(max[r])));
             const float v = power_of_2(fmaf(score[n][2 * r + 1], factor, -finite(max[r])));
             sum = add_weights(sum, u, v);
-            *(__nv_bfloat162 *)&m->weight[i][warp * 32 + n * 8 + 2 * (lane % 4)] =
-                __floats2bfloat162_rn(u, v);
+            const int at = warp * 32 + n * 8 + 2 * (lane % 4);
+            *(__nv_bfloat162 *)&m->weight[i][at] =
+                Q8 ? __floats2bfloat162_rn(u * m->v_scale[at], v * m->v_scale[at + 1])
+                   : __floats2bfloat162_rn(u, v);
         }
         m->sum[warp][i][lane % 4] = sum;
     }
@@ -152,25 +192,29 @@ __device__ static inline void few_weights(struct few_memory<HALVES> *m, const fl
 
 /* Values of positions that are not visible may be anything: their weight is 0, but 0 times that
  * need not be. */
-template <int HALVES>
-__device__ static inline void few_clear(struct few_memory<HALVES> *m, const struct few_job &j) {
+template <int BOXES>
+__device__ static inline void few_clear(struct few_memory<BOXES> *m, const struct few_job &j) {
     const int begin = j.begin - j.block * BLOCK, end = j.end - j.block * BLOCK;
     if (begin == 0 && end == BLOCK) return;
     for (int i = threadIdx.x; i < BLOCK * 8; i += THREADS)
-        for (int h = 0; h < HALVES; h++)
+        for (int h = 0; h < BOXES; h++)
             if (i / 8 < begin || i / 8 >= end) ((uint4 *)m->v[h])[i] = make_uint4(0, 0, 0, 0);
 }
 
+__device__ static inline float *few_values_at(float *partial, const struct few_job &j,
+                                              const struct attend &a, int64_t own, int blocks,
+                                              int i) {
+    return partial_at(partial, a, own, head_of(a, j.kv_head, j.first_head + i), j.block, blocks) +
+           2;
+}
+
 /* A warp has every fourth eight of the values' columns. */
-template <int HALVES>
-__device__ static inline void few_values(float *partial, struct few_memory<HALVES> *m,
+template <int BOXES>
+__device__ static inline void few_values(float *partial, const struct few_memory<BOXES> *m,
+                                         const unsigned (&p)[BLOCK / 16][4],
                                          const struct few_job &j, const struct attend &a,
                                          int64_t own, int blocks) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    unsigned p[BLOCK / 16][4];
-#pragma unroll
-    for (int s = 0; s < BLOCK / 16; s++)
-        matrices(p[s], &m->weight[lane % 16][16 * s + lane / 16 * 8]);
     for (int n = warp; n < a.v_dim / 8; n += WARPS) {
         float sum[4] = {};
 #pragma unroll
@@ -184,16 +228,46 @@ __device__ static inline void few_values(float *partial, struct few_memory<HALVE
         for (int r = 0; r < 2; r++) {
             const int i = lane / 4 + 8 * r;
             if (i >= j.heads) continue;
-            float *to = partial_at(partial, a, own, head_of(a, j.kv_head, j.first_head + i),
-                                   j.block, blocks) + 2 + 8 * n + 2 * (lane % 4);
+            float *to = few_values_at(partial, j, a, own, blocks, i) + 8 * n + 2 * (lane % 4);
             *(float2 *)to = make_float2(sum[2 * r], sum[2 * r + 1]);
         }
     }
 }
 
+/* Of 8 bits: every fourth 16 columns. A matrix of 16-bit pairs, turned, gives a lane two columns of
+ * two positions: even columns are one product, odd ones another. */
+template <int BOXES>
+__device__ static inline void few_values_q8(float *partial, const struct few_memory<BOXES> *m,
+                                            const unsigned (&p)[BLOCK / 16][4],
+                                            const struct few_job &j, const struct attend &a,
+                                            int64_t own, int blocks) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (int n = warp; n < a.v_dim / 16; n += WARPS) {
+        float even[4] = {}, odd[4] = {};
+#pragma unroll
+        for (int s = 0; s < BLOCK / 16; s += 2) {
+            unsigned b[4];
+            matrices_turned(b, unit_at(m->v[0], 16 * s + lane, n));
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                mma(even, p[s + k], two_bytes(b[2 * k], 0, 2), two_bytes(b[2 * k + 1], 0, 2));
+                mma(odd, p[s + k], two_bytes(b[2 * k], 1, 3), two_bytes(b[2 * k + 1], 1, 3));
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const int i = lane / 4 + 8 * r;
+            if (i >= j.heads) continue;
+            float *to = few_values_at(partial, j, a, own, blocks, i) + 16 * n + 4 * (lane % 4);
+            *(float2 *)to = make_float2(even[2 * r], odd[2 * r]);
+            *(float2 *)(to + 2) = make_float2(even[2 * r + 1], odd[2 * r + 1]);
+        }
+    }
+}
+
 /* Of a row's largest score and sum: what the four warps and the four lanes have, in order. */
-template <int HALVES>
-__device__ static inline void few_sums(float *partial, const struct few_memory<HALVES> *m,
+template <int BOXES>
+__device__ static inline void few_sums(float *partial, const struct few_memory<BOXES> *m,
                                        const struct few_job &j, const struct attend &a,
                                        int64_t own, int blocks, float factor) {
     const int i = threadIdx.x;
@@ -214,13 +288,13 @@ __device__ static inline int64_t few_row(const struct rows &rows, int each, int 
     return n > each || i % each >= n ? -1 : first + i % each;
 }
 
-template <int HALVES>
+template <int BOXES, bool Q8>
 __global__ static void __launch_bounds__(THREADS)
 attend_few(float *partial, struct tensor q, struct attend a, struct rows rows, int each,
            int64_t begin, const __grid_constant__ struct kv_maps maps) {
     extern __shared__ unsigned char memory[];
-    struct few_memory<HALVES> *m =
-        (struct few_memory<HALVES> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
+    struct few_memory<BOXES> *m =
+        (struct few_memory<BOXES> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
     let_next_begin();
     after_previous();
     struct few_job j = { few_row(rows, each, (int)(begin + blockIdx.x)) };
@@ -239,23 +313,29 @@ attend_few(float *partial, struct tensor q, struct attend a, struct rows rows, i
         barrier_init(&m->k_full, 1);
         barrier_init(&m->v_full, 1);
         barriers_are_set();
-        few_fetch<HALVES>(m, j, a, maps);
+        few_fetch(m, j, a, maps);
     }
-    unsigned qs[HALVES * 4][4];
+    constexpr int STEPS = Q8 ? 8 : BOXES * 4;
+    unsigned qs[STEPS][4], p[BLOCK / 16][4];
 #pragma unroll
-    for (int s = 0; s < HALVES * 4; s++) query(qs[s], q, j, a, 16 * s);
+    for (int s = 0; s < STEPS; s++) query<Q8>(qs[s], q, j, a, 16 * s);
+    if (Q8) few_scales(m, j, a);
     float score[4][4] = {}, max[2];
     const float factor = factor_of(a);
     __syncthreads();
     barrier_wait(&m->k_full, 0);
-    few_scores<HALVES>(score, m, qs, j, a);
-    few_max<HALVES>(max, m, score, factor);
-    few_weights<HALVES>(m, score, max, factor);
+    few_scores<BOXES, Q8>(score, m, qs, j, a);
+    few_max<BOXES>(max, m, score, factor);
+    few_weights<BOXES, Q8>(m, score, max, factor);
     barrier_wait(&m->v_full, 0);
-    few_clear<HALVES>(m, j);
+    few_clear<BOXES>(m, j);
     __syncthreads();
-    few_values<HALVES>(partial, m, j, a, blockIdx.x, gridDim.z);
-    few_sums<HALVES>(partial, m, j, a, blockIdx.x, gridDim.z, factor);
+#pragma unroll
+    for (int s = 0; s < BLOCK / 16; s++)
+        matrices(p[s], &m->weight[threadIdx.x % 16][16 * s + threadIdx.x % 32 / 16 * 8]);
+    if constexpr (Q8) few_values_q8(partial, m, p, j, a, blockIdx.x, gridDim.z);
+    else few_values(partial, m, p, j, a, blockIdx.x, gridDim.z);
+    few_sums<BOXES>(partial, m, j, a, blockIdx.x, gridDim.z, factor);
 }
 
 /* The blocks of a row and head, folded. A thread has a column; what they are multiplied with is
@@ -302,13 +382,13 @@ fold_few(struct tensor y, float *partial, struct attend a, struct rows rows, int
             out[i + c * THREADS] = __fmul_rn(value[c], f.before) * (1.0f / sum);
 }
 
-template <int HALVES>
+template <int BOXES, bool Q8>
 static void start_few(struct cuda *c, const struct attention_job &j, int64_t begin, unsigned n) {
     const int chunks = (int)blocks_of(j.a.heads / j.a.kv_heads, HEADS);
-    const size_t bytes = sizeof(struct few_memory<HALVES>) + 1024;
-    cudaFuncSetAttribute(attend_few<HALVES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    const size_t bytes = sizeof(struct few_memory<BOXES>) + 1024;
+    cudaFuncSetAttribute(attend_few<BOXES, Q8>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          (int)bytes);
-    cuda_start(c, attend_few<HALVES>,
+    cuda_start(c, attend_few<BOXES, Q8>,
                dim3(n, (unsigned)(j.a.kv_heads * chunks), (unsigned)j.blocks), THREADS, bytes,
                c->partial, j.q, j.a, *j.a.rows, j.each, begin, j.maps);
 }
@@ -320,8 +400,9 @@ void cuda_attention_few(struct cuda *c, const struct attention_job &j) {
     if (room < 1 && c->error == cudaSuccess) c->error = cudaErrorMemoryAllocation;
     for (int64_t i = 0; room > 0 && i < rows; i += room) {
         const unsigned n = (unsigned)MIN(room, rows - i);
-        if (j.a.k_dim <= 64 && j.a.v_dim <= 64) start_few<1>(c, j, i, n);
-        else start_few<2>(c, j, i, n);
+        if (j.a.kv.dtype == I8) start_few<1, true>(c, j, i, n);
+        else if (j.a.k_dim <= 64 && j.a.v_dim <= 64) start_few<1, false>(c, j, i, n);
+        else start_few<2, false>(c, j, i, n);
         cuda_start(c, fold_few, dim3(n, (unsigned)j.a.heads), THREADS, 0, j.y, c->partial, j.a,
                    *j.a.rows, j.each, i, j.blocks);
     }

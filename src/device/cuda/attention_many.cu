@@ -3,12 +3,20 @@
  * warpgroups have 64 queries each: while one weighs, the other multiplies. */
 #include "device/cuda/attention_mma.h"
 
-enum { THREADS = 384, STAGES = 2, PRODUCER = 0, QUERIES = 64 };
+enum { THREADS = 384, STAGES = 2, PRODUCER = 0, QUERIES = 64, RAW = 3 };
 
-template <int HALVES> struct many_memory {
+template <int HALVES> struct alignas(1024) many_memory {
     unsigned char q[2][HALVES][QUERIES * 128];
     unsigned char k[STAGES][HALVES][BLOCK * 128], v[STAGES][HALVES][BLOCK * 128];
     uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+};
+
+/* Keys and values of 8 bits as they come, in turn, before the producer makes bf16 of them; the
+ * scales of a stage's positions. */
+struct alignas(1024) many_raw {
+    unsigned char at[RAW][BLOCK * ROW_BYTES];
+    float k_scale[STAGES][BLOCK], v_scale[STAGES][BLOCK];
+    uint64_t full[RAW];
 };
 
 /* Rows of one sequence, and the blocks that they see. */
@@ -101,6 +109,78 @@ __device__ static inline void many_fetch(struct many_memory<HALVES> *m, const in
     }
 }
 
+/* ---- 8 bits: the producer's 128 threads make bf16 of them ---- */
+
+/* The keys and values of a tile's blocks, one after the other: number i is of block i / 2. */
+__device__ static inline void raw_fetch(struct many_raw *raw, const struct many_tile &t,
+                                        const struct attend &a, const struct kv_maps &maps,
+                                        int i, int slot) {
+    const int tokens = a.kv.page_tokens, last = (t.first_pos + t.n_rows - 1) / tokens;
+    const int own = page_of(a.kv, t.seq, first_visible(a, t.first_pos) / tokens);
+    barrier_expect(&raw->full[slot], BLOCK * ROW_BYTES);
+    for (int k = 0; k < BLOCK / tokens; k++) {
+        const int at = (t.first + i / 2) * (BLOCK / tokens) + k;
+        const int page = at <= last ? page_of(a.kv, t.seq, at) : own;
+        page_in(raw->at[slot] + k * tokens * ROW_BYTES, i % 2 ? &maps.v : &maps.k, 0,
+                t.kv_head * tokens, page < 0 ? own : page, &raw->full[slot]);
+    }
+}
+
+/* 16 numbers of a row at a time, to where page_in would have put them as bf16. */
+template <int HALVES>
+__device__ static inline void widen(unsigned char (*to)[BLOCK * 128], const unsigned char *from) {
+    for (int i = threadIdx.x; i < BLOCK * HALVES * 4; i += 128) {
+        const int row = i / (HALVES * 4), unit = i % (HALVES * 4);
+        const uint4 v = *(const uint4 *)(from + row * ROW_BYTES + ((unit ^ row) & 7) * 16);
+        const uint4 low = make_uint4(two_bytes(v.x, 0, 1), two_bytes(v.x, 2, 3),
+                                     two_bytes(v.y, 0, 1), two_bytes(v.y, 2, 3));
+        const uint4 high = make_uint4(two_bytes(v.z, 0, 1), two_bytes(v.z, 2, 3),
+                                      two_bytes(v.w, 0, 1), two_bytes(v.w, 2, 3));
+        unsigned char *at = to[unit / 4] + row * 128;
+        *(uint4 *)(at + ((2 * unit ^ row) & 7) * 16) = low;
+        *(uint4 *)(at + ((2 * unit + 1 ^ row) & 7) * 16) = high;
+    }
+}
+
+/* Scales of positions that nobody sees are 0: they may be anything in memory. */
+__device__ static inline float scale_of(const struct attend &a, const struct many_tile &t,
+                                        int block, int which) {
+    const int pos = block * BLOCK + threadIdx.x, tokens = a.kv.page_tokens;
+    if (pos >= t.first_pos + t.n_rows || pos < first_visible(a, t.first_pos)) return 0;
+    return *scale_at(a, page_at(a.kv, t.seq, pos / tokens), t.kv_head, which, pos);
+}
+
+template <int HALVES>
+__device__ static inline void many_widen(struct many_memory<HALVES> *m, struct many_raw *raw,
+                                         const int *above, const struct rows &rows,
+                                         const struct attend &a, const struct kv_maps &maps,
+                                         int positions) {
+    const int tiles = above[rows.n_seqs] * a.kv_heads;
+    struct place p = { 0, 1 };
+    int slot = 0;
+    unsigned phase = 0;
+    for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
+        const struct many_tile t = many_tile_at(above, rows, a, positions, i);
+        const int n = 2 * (t.last + 1 - t.first);
+        for (int k = 0; threadIdx.x == 0 && k < MIN((int)RAW, n); k++)
+            raw_fetch(raw, t, a, maps, k, (slot + k) % RAW);
+        for (int k = 0; k < n; k++) {
+            const bool value = k % 2;
+            const float scale = scale_of(a, t, t.first + k / 2, value);
+            barrier_wait(value ? &m->v_empty[p.at] : &m->k_empty[p.at], p.phase);
+            barrier_wait(&raw->full[slot], phase);
+            (value ? raw->v_scale : raw->k_scale)[p.at][threadIdx.x] = scale;
+            widen<HALVES>(value ? m->v[p.at] : m->k[p.at], raw->at[slot]);
+            writes_are_shared();
+            barrier_arrive(value ? &m->v_full[p.at] : &m->k_full[p.at]);
+            named_sync(4, 128);
+            if (threadIdx.x == 0 && k + RAW < n) raw_fetch(raw, t, a, maps, k + RAW, slot);
+            if (++slot == RAW) slot = 0, phase ^= 1;
+            if (value) next(p);
+        }
+    }
+}
+
 /* ---- a warpgroup's 64 queries: number i is position i / group, head i % group ---- */
 
 template <int HALVES>
@@ -137,15 +217,27 @@ __device__ static inline void hide(float (&score)[N], const struct query &q, int
         }
 }
 
-/* Scores become weights; what the block adds to the fold of each query. */
+/* A lane's two of every eight positions' scales. */
+__device__ static inline float2 scales_of(const float *scale, int n) {
+    return *(const float2 *)(scale + 8 * n + 2 * (threadIdx.x % 4));
+}
+
+__device__ static inline void scale_scores(float (&score)[BLOCK / 2], const float *scale) {
+#pragma unroll
+    for (int n = 0; n < BLOCK / 8; n++) {
+        const float2 s = scales_of(scale, n);
+#pragma unroll
+        for (int k = 0; k < 4; k++) score[4 * n + k] *= k % 2 ? s.y : s.x;
+    }
+}
+
+/* Scores become weights; what the block adds to the fold of each query. v_scale: of 8 bits. */
+template <bool Q8>
 __device__ static inline void weigh(unsigned (&p)[BLOCK / 16][4], float (&score)[BLOCK / 2],
                                     float (&max)[2], float (&sum)[2], float (&before)[2],
-                                    float (&now)[2], const struct attend &a, float factor) {
+                                    float (&now)[2], const struct attend &a, float factor,
+                                    const float *v_scale) {
     float top[2] = { -INFINITY, -INFINITY }, part[2][4] = {};
-    if (a.softcap != 0) {
-#pragma unroll
-        for (int i = 0; i < BLOCK / 2; i++) score[i] = capped(a, score[i]);
-    }
 #pragma unroll
     for (int i = 0; i < BLOCK / 2; i++) top[i % 4 / 2] = fmaxf(top[i % 4 / 2], score[i]);
 #pragma unroll
@@ -160,7 +252,9 @@ __device__ static inline void weigh(unsigned (&p)[BLOCK / 16][4], float (&score)
             const int i = 4 * n + 2 * r;
             const float u = power_of_2(fmaf(score[i], factor, -finite(top[r])));
             const float v = power_of_2(fmaf(score[i + 1], factor, -finite(top[r])));
-            const __nv_bfloat162 both = __floats2bfloat162_rn(u, v);
+            const float2 s = Q8 ? scales_of(v_scale, n) : make_float2(1, 1);
+            const __nv_bfloat162 both = Q8 ? __floats2bfloat162_rn(u * s.x, v * s.y)
+                                           : __floats2bfloat162_rn(u, v);
             part[r][n / 4] = add_weights(part[r][n / 4], u, v);
             p[n / 2][n % 2 * 2 + r] = *(const unsigned *)&both;
         }
@@ -224,8 +318,9 @@ __device__ static inline void put_values(struct tensor &y, const struct many_til
     }
 }
 
-template <int HALVES>
-__device__ static inline void one_block(struct many_memory<HALVES> *m, const struct place &p,
+template <int HALVES, bool Q8>
+__device__ static inline void one_block(struct many_memory<HALVES> *m, const struct many_raw *raw,
+                                        const struct place &p,
                                         int group, float (&value)[HALVES * 32], float (&max)[2],
                                         float (&sum)[2], const struct query &q, int block, int end,
                                         const struct attend &a, float factor) {
@@ -239,19 +334,29 @@ __device__ static inline void one_block(struct many_memory<HALVES> *m, const str
               rows_of_64(m->k[p.at][s / 4]) + 2 * (s % 4), s > 0);
     wgmma_commit();
     wgmma_wait<0>();
-    if (threadIdx.x % 128 == 0) barrier_arrive(&m->k_empty[p.at]);
     const int begin = block * BLOCK;
+    if constexpr (Q8) {
+        scale_scores(score, raw->k_scale[p.at]);
+        named_sync(1 + group, 128);
+    }
+    if (threadIdx.x % 128 == 0) barrier_arrive(&m->k_empty[p.at]);
+    if (a.softcap != 0) {
+#pragma unroll
+        for (int i = 0; i < BLOCK / 2; i++) score[i] = capped(a, score[i]);
+    }
     if (begin + BLOCK - 1 > MIN(q.pos[0], q.pos[1]) || begin < MAX(q.low[0], q.low[1]))
         hide(score, q, begin);
-    weigh(w, score, max, sum, before_by, now_by, a, factor);
+    if constexpr (Q8) barrier_wait(&m->v_full[p.at], p.phase);
+    weigh<Q8>(w, score, max, sum, before_by, now_by, a, factor, raw->v_scale[p.at]);
     barrier_wait(&m->v_full[p.at], p.phase);
-    if (begin + BLOCK > end) clear_values<HALVES>(m->v[p.at], end - begin);
+    if (!Q8 && begin + BLOCK > end) clear_values<HALVES>(m->v[p.at], end - begin);
     wgmma_begin();
 #pragma unroll
     for (int s = 0; s < BLOCK / 16; s++)
         wgmma_turned(now, w[s], rows_turned(m->v[p.at], BLOCK * 128) + 128 * s, s > 0);
     wgmma_commit();
     wgmma_wait<0>();
+    if (Q8) named_sync(1 + group, 128);      /* all have read the scales */
     if (threadIdx.x % 128 == 0) barrier_arrive(&m->v_empty[p.at]);
 #pragma unroll
     for (int i = 0; i < HALVES * 32; i++) {
@@ -260,8 +365,9 @@ __device__ static inline void one_block(struct many_memory<HALVES> *m, const str
     }
 }
 
-template <int HALVES>
-__device__ static inline void many_attend(struct many_memory<HALVES> *m, struct tensor &y,
+template <int HALVES, bool Q8>
+__device__ static inline void many_attend(struct many_memory<HALVES> *m,
+                                          const struct many_raw *raw, struct tensor &y,
                                           const int *above, const struct rows &rows,
                                           const struct attend &a, const struct tensor &q,
                                           int positions) {
@@ -278,64 +384,74 @@ __device__ static inline void many_attend(struct many_memory<HALVES> *m, struct 
         named_sync(1 + group, 128);
         const struct query own = query_of(t, a, skip);
         for (int b = t.first; b <= t.last; b++, next(p))
-            one_block<HALVES>(m, p, group, value, max, sum, own, b, t.end, a, factor);
+            one_block<HALVES, Q8>(m, raw, p, group, value, max, sum, own, b, t.end, a, factor);
         put_values<HALVES>(y, t, a, skip, value, max, sum);
     }
 }
 
-template <int HALVES>
+template <int HALVES, bool Q8>
+__device__ static inline void many_barriers(struct many_memory<HALVES> *m, struct many_raw *raw) {
+    for (int i = 0; i < STAGES; i++) {
+        barrier_init(&m->k_full[i], Q8 ? 128 : 1);
+        barrier_init(&m->v_full[i], Q8 ? 128 : 1);
+        barrier_init(&m->k_empty[i], 2);
+        barrier_init(&m->v_empty[i], 2);
+    }
+    for (int i = 0; Q8 && i < RAW; i++) barrier_init(&raw->full[i], 1);
+    barriers_are_set();
+}
+
+template <int HALVES, bool Q8>
 __global__ static void __launch_bounds__(THREADS, 1)
 attend_many(struct tensor y, struct tensor q, struct attend a, struct rows rows, int each,
             int positions, const __grid_constant__ struct kv_maps maps) {
     extern __shared__ unsigned char memory[];
     struct many_memory<HALVES> *m =
         (struct many_memory<HALVES> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
-    int *above = (int *)(m + 1);
+    struct many_raw *raw = (struct many_raw *)(m + 1);
+    int *above = Q8 ? (int *)(raw + 1) : (int *)raw;
     if (threadIdx.x < 32) count_tiles(above, rows, each, positions);
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) {
-            barrier_init(&m->k_full[i], 1);
-            barrier_init(&m->v_full[i], 1);
-            barrier_init(&m->k_empty[i], 2);
-            barrier_init(&m->v_empty[i], 2);
-        }
-        barriers_are_set();
-    }
+    if (threadIdx.x == 0) many_barriers<HALVES, Q8>(m, raw);
     __syncthreads();
     if (threadIdx.x / 128 == PRODUCER) {
         registers_less<40>();
-        if (threadIdx.x == 0) many_fetch<HALVES>(m, above, rows, a, maps, positions);
+        if constexpr (Q8) many_widen<HALVES>(m, raw, above, rows, a, maps, positions);
+        else if (threadIdx.x == 0) many_fetch<HALVES>(m, above, rows, a, maps, positions);
     } else {
         registers_more<232>();
-        many_attend<HALVES>(m, y, above, rows, a, q, positions);
+        many_attend<HALVES, Q8>(m, raw, y, above, rows, a, q, positions);
     }
 }
 
-template <int HALVES>
+template <int HALVES, bool Q8>
 static void start_many(struct cuda *c, const struct attention_job &j) {
     const int group = j.a.heads / j.a.kv_heads, positions = 2 * (QUERIES / group);
-    const size_t bytes = sizeof(struct many_memory<HALVES>) + 1024 +
-                         ((size_t)j.a.rows->n_seqs + 1) * sizeof(int);
-    cudaFuncSetAttribute(attend_many<HALVES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    const size_t bytes = sizeof(struct many_memory<HALVES>) + (Q8 ? sizeof(struct many_raw) : 0) +
+                         1024 + ((size_t)j.a.rows->n_seqs + 1) * sizeof(int);
+    cudaFuncSetAttribute(attend_many<HALVES, Q8>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          (int)bytes);
     const int tiles = (j.a.rows->n_rows / positions + j.a.rows->n_seqs) * j.a.kv_heads;
-    attend_many<HALVES><<<(unsigned)MIN(tiles, c->processors), THREADS, bytes, c->stream>>>(
+    attend_many<HALVES, Q8><<<(unsigned)MIN(tiles, c->processors), THREADS, bytes, c->stream>>>(
         j.y, j.q, j.a, *j.a.rows, j.each, positions, j.maps);
 }
 
 void cuda_attention_many(struct cuda *c, const struct attention_job &j) {
-    if (j.a.k_dim <= 64 && j.a.v_dim <= 64) start_many<1>(c, j);
-    else start_many<2>(c, j);
+    const bool small = j.a.k_dim <= 64 && j.a.v_dim <= 64, q8 = j.a.kv.dtype == I8;
+    if (small && q8) start_many<1, true>(c, j);
+    else if (small) start_many<1, false>(c, j);
+    else if (q8) start_many<2, true>(c, j);
+    else start_many<2, false>(c, j);
 }
 
 /* Alone or nearly: rows of decoding, and of drafts that are checked. */
-enum { EACH = 4, SEQS_MAX = 4096 };
+enum { EACH = 4, SEQS_MAX = 2048 };
 
 static bool takes(const struct cuda *c, const struct tensor *y, const struct tensor *q,
                   const struct attend *a) {
     const int tokens = a->kv.page_tokens, group = a->heads / a->kv_heads;
-    return c->hopper && c->rounded && a->kv.dtype == BF16 && !a->v_in_k && a->k_dim <= 128 &&
-           a->v_dim <= 128 && a->k_dim % 8 == 0 && a->v_dim % 8 == 0 && group <= QUERIES &&
+    const int unit = a->kv.dtype == I8 ? 16 : 8;
+    return c->hopper && c->rounded && a->kv.dtype != F32 && !a->v_in_k && a->k_dim <= 128 &&
+           a->v_dim <= 128 && a->k_dim % unit == 0 && a->v_dim % unit == 0 && group <= QUERIES &&
            tokens % 8 == 0 && BLOCK % tokens == 0 && a->rows->n_seqs <= SEQS_MAX &&
            y->stride[0] % 2 == 0 && y->stride[1] % 2 == 0 && (uintptr_t)y->at % 8 == 0 &&
            (uintptr_t)q->at % 4 == 0;
@@ -346,12 +462,13 @@ bool cuda_attention_mma(struct device *dev, struct tensor *y, const struct tenso
     struct cuda *c = cuda_of(dev);
     struct attention_job j = { *y, *q, *args };
     const int rows = args->kv_heads * args->kv.page_tokens;
-    const char *values = (const char *)args->kv.pages + values_at(*args, 2);
+    const size_t width = args->kv.dtype == I8 ? 1 : 2;
+    const char *values = (const char *)args->kv.pages + values_at(*args, width);
     if (!takes(c, y, q, args) ||
         !cuda_page_map(&j.maps.k, args->kv.pages, rows, args->k_dim,
-                       (int64_t)args->kv.page_bytes, args->kv.page_tokens) ||
+                       (int64_t)args->kv.page_bytes, args->kv.page_tokens, width) ||
         !cuda_page_map(&j.maps.v, values, rows, args->v_dim, (int64_t)args->kv.page_bytes,
-                       args->kv.page_tokens))
+                       args->kv.page_tokens, width))
         return false;
     j.a.sinks = (const float *)cuda_there(dev, args->sinks);
     j.blocks = (int)blocks_of((int64_t)args->kv.pages_max * args->kv.page_tokens, BLOCK);

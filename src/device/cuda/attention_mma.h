@@ -3,6 +3,8 @@
 #include "device/cuda/attention.h"
 #include "device/cuda/hopper.h"
 
+enum { ROW_BYTES = 128 };                /* of a box: 64 bf16, 128 numbers of 8 bits */
+
 struct kv_maps { CUtensorMap k, v; };    /* [pages, kv_heads * page_tokens, dims] */
 
 struct attention_job {

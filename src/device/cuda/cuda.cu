@@ -271,7 +271,7 @@ static int count(void) {
 
 /* In the order of device.h. */
 static const struct device_ops ops = {
-    "cuda", false, false, open_cuda, close_cuda, describe, alloc, release, adopt, NULL, copy_in,
+    "cuda", false, true, open_cuda, close_cuda, describe, alloc, release, adopt, NULL, copy_in,
     copy_out, move, sync, replay, record_end, shared, unshare, mark, reached, cuda_sample,
     cuda_feed, cuda_embed, cuda_linear, cuda_products, cuda_norm, cuda_rope, cuda_gate, cuda_add,
     cuda_copy_view, cuda_scale, cuda_temperature, cuda_heads_ready, cuda_kv_store, cuda_attention,

@@ -15,9 +15,10 @@
  * lies outside is zero. */
 bool cuda_tensor_map(CUtensorMap *, const void *at, int64_t rows, int64_t cols, int64_t row_bytes,
                      int box_rows);
-/* The same in pages: [pages, rows, cols], pages `page_bytes` apart. */
+/* The same in pages: [pages, rows, cols], pages `page_bytes` apart; numbers of `width` bytes, 2 or
+ * 1, of which a box has 128 bytes a row. */
 bool cuda_page_map(CUtensorMap *, const void *at, int64_t rows, int64_t cols, int64_t page_bytes,
-                   int box_rows);
+                   int box_rows, size_t width);
 
 /* The same in boxes of `box_rows` rows and 64 * box_blocks columns, cols a multiple of 64: 64
  * columns of all rows, then the next 64. */

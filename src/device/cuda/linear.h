@@ -64,33 +64,31 @@ bool cuda_plain_weights(struct cuda *, const struct tensor &w, __nv_bfloat16 *to
  * bf16 nor affine of 4 bits, or a shape that fills no step of 64 columns. */
 bool cuda_linear_mma(struct cuda *, const struct tensor &w, const struct cuda_rows &);
 
-/* What becomes of a product v: y = v; y += scale v; or y = act(v of part 0) * (v of part 1), in
- * bf16. */
 /* Packed bf16 scales of 4 bits lie multiplied by 2^129, where none is 0.49 or more: a number that
  * begins at bit 4 of a bf16 is q 2^-129. These two take it away again. */
 #define SCALED_BACK 0x1p-64f
 #define SCALED_BACK_2 0x1p-65f
 
-enum cuda_ending { CUDA_STORE, CUDA_ADD, CUDA_GATED };
+/* What becomes of a product v: y = v; or y = act(v of part 0) * (v of part 1). */
+enum cuda_ending { CUDA_STORE, CUDA_GATED };
 enum { CUDA_PARTS = 3 };
 
 struct cuda_product {
     struct tensor w[CUDA_PARTS];     /* [out, in] bf16, with addresses of the device */
     const float *bias[CUDA_PARTS];   /* NULL: none */
-    void *y[CUDA_PARTS];             /* F32; of CUDA_GATED, y[0] alone, bf16 */
+    float *y[CUDA_PARTS];            /* of CUDA_GATED, y[0] alone */
     int64_t y_row[CUDA_PARTS];       /* numbers from row to row */
-    int slice[CUDA_PARTS];           /* columns of a slice, a multiple of 64 */
     int n_parts;
-    const __nv_bfloat16 *x;          /* [n_rows, in] */
-    int64_t x_row, n_rows;
+    const float *from;               /* [n_rows, in] */
+    int64_t from_row, n_rows;
+    const __nv_bfloat16 *x;          /* the same in bf16: linear_wgmma.cu makes it */
+    int64_t x_row;
     enum cuda_ending ending;
-    float scale;
     struct gate_args gate;
 };
 
 /* Several matrices times the same rows, on a Hopper chip. False, and nothing done: there is none,
  * or addresses or rows that are no multiples of 16 bytes. */
-bool cuda_linear_wgmma(struct cuda *, const struct cuda_product &);
-
-/* y[r] = w x[r] + bias by the same, rows being rounded first. */
+bool cuda_products_many(struct cuda *, const struct cuda_product &);
+/* y[r] = w x[r] + bias by the same. */
 bool cuda_linear_many(struct cuda *, const struct tensor &w, const struct cuda_rows &);

@@ -12,7 +12,7 @@ enum { STEP = 64, PARTS = CUDA_PARTS, RING = 192 << 10 };
 
 struct out {                         /* where a part's results go */
     const float *bias;               /* NULL: none */
-    void *y;
+    float *y;
     int64_t y_row;
     int outs, tiles, slice;
 };
@@ -21,7 +21,6 @@ struct job {
     CUtensorMap w[PARTS], x;
     struct out part[PARTS];
     struct gate_args gate;
-    float scale;                     /* of GATHER_ADD */
     int cols, n_rows, row_tiles, out_tiles;
 };
 
@@ -57,35 +56,22 @@ __device__ static inline float finished(const struct out &o, int i, float v) {
     return o.bias ? v + o.bias[i] : v;
 }
 
-template <enum cuda_ending E>
 __device__ static inline void put(const struct job &j, const struct out &o, int row, int i,
                                   float v) {
     if (row >= j.n_rows || i >= o.outs) return;
-    float *y = (float *)o.y + row * o.y_row + i;
-    v = finished(o, i, v);
-    *y = E == CUDA_ADD ? fmaf(v, j.scale, *y) : v;
+    float *y = o.y + row * o.y_row + i;
+    *y = finished(o, i, v);
 }
 
-/* Two neighbours of a row, eight times, 8 columns further each time: all is read before any of it
- * is written, or the reads would wait for each other. */
-template <enum cuda_ending E, int N>
-__device__ static inline void put_pairs(const struct job &j, const struct out &o, int row, int i,
-                                        const float (&sum)[N], int first) {
-    float2 *y = (float2 *)((float *)o.y + row * o.y_row + i), old[8];
-    if constexpr (E == CUDA_ADD) {
+/* Two neighbours of a row, eight times, 8 columns further each time. */
+template <int N>
+__device__ static inline void put_pairs(const struct out &o, int row, int i, const float (&sum)[N],
+                                        int first) {
+    float2 *y = (float2 *)(o.y + row * o.y_row + i);
 #pragma unroll
-        for (int n = 0; n < 8; n++) old[n] = y[4 * n];
-    }
-#pragma unroll
-    for (int n = 0; n < 8; n++) {
-        float2 v = make_float2(finished(o, i + 8 * n, sum[first + 4 * n]),
+    for (int n = 0; n < 8; n++)
+        y[4 * n] = make_float2(finished(o, i + 8 * n, sum[first + 4 * n]),
                                finished(o, i + 8 * n + 1, sum[first + 4 * n + 1]));
-        if constexpr (E == CUDA_ADD) {
-            v.x = fmaf(v.x, j.scale, old[n].x);
-            v.y = fmaf(v.y, j.scale, old[n].y);
-        }
-        y[4 * n] = v;
-    }
 }
 
 __device__ static inline float gate_of(const struct job &j, int i, float g, float u) {
@@ -160,8 +146,9 @@ __device__ static inline void wide_put(const struct job &j, const struct tile &t
                                      : any_gate_of(&j, i, sum[k], sum[up + k]);
                 const float v = silu ? silu_of(j, i + 1, sum[k + 1], sum[up + k + 1])
                                      : any_gate_of(&j, i + 1, sum[k + 1], sum[up + k + 1]);
-                *(__nv_bfloat162 *)((__nv_bfloat16 *)o.y + r * o.y_row + i) =
-                    __floats2bfloat162_rn(u, v);
+                float *y = o.y + r * o.y_row + i;
+                y[0] = u;
+                if (i + 1 < o.outs) y[1] = v;
             }
     } else {
         const bool pairs = ((uintptr_t)o.y | (uintptr_t)o.y_row * 4) % 8 == 0;
@@ -169,13 +156,13 @@ __device__ static inline void wide_put(const struct job &j, const struct tile &t
         for (int n = 0; n < OUTS / 8; n += 8) {
             const int i = t.out + 8 * n + 2 * (lane % 4);
             if (pairs && t.out + 8 * n + 64 <= o.outs) {
-                if (row < j.n_rows) put_pairs<E>(j, o, row, i, sum, 4 * n);
-                if (row + 8 < j.n_rows) put_pairs<E>(j, o, row + 8, i, sum, 4 * n + 2);
+                if (row < j.n_rows) put_pairs(o, row, i, sum, 4 * n);
+                if (row + 8 < j.n_rows) put_pairs(o, row + 8, i, sum, 4 * n + 2);
                 continue;
             }
 #pragma unroll
             for (int k = 0; k < 32; k++)
-                put<E>(j, o, row + k % 4 / 2 * 8, i + k / 4 * 8 + k % 2, sum[4 * n + k]);
+                put(j, o, row + k % 4 / 2 * 8, i + k / 4 * 8 + k % 2, sum[4 * n + k]);
         }
     }
 }
@@ -308,9 +295,9 @@ __device__ static inline void tall_put_gated(const struct job &j, const struct t
         const int i = t.out + warp * 16 + lane / 4 + k % 4 / 2 * 8;
         const int row = t.row + k / 4 * 8 + 2 * (lane % 4) + k % 2;
         if (row >= j.n_rows || i >= o.outs) continue;
-        ((__nv_bfloat16 *)o.y)[row * o.y_row + i] =
-            __float2bfloat16_rn(j.gate.act == ACT_SILU ? silu_of(j, i, sum[k], up[k * 128 + own])
-                                   : any_gate_of(&j, i, sum[k], up[k * 128 + own]));
+        o.y[row * o.y_row + i] = j.gate.act == ACT_SILU
+                                     ? silu_of(j, i, sum[k], up[k * 128 + own])
+                                     : any_gate_of(&j, i, sum[k], up[k * 128 + own]);
     }
 }
 
@@ -350,7 +337,7 @@ __device__ static inline void tall_sum(struct tall_stage<GROUPS, N> *ring, uint6
         } else {
 #pragma unroll
             for (int k = 0; k < N / 2; k++)
-                put<E>(j, j.part[t.part], t.row + k / 4 * 8 + 2 * (lane % 4) + k % 2,
+                put(j, j.part[t.part], t.row + k / 4 * 8 + 2 * (lane % 4) + k % 2,
                        t.out + group * 64 + warp * 16 + lane / 4 + k % 4 / 2 * 8, total[k]);
         }
     }
@@ -467,22 +454,15 @@ static bool run(struct cuda *c, struct job &j, const struct cuda_product &p) {
     return sliced ? run_wide<128, true, E>(c, j, p) : run_wide<256, false, E>(c, j, p);
 }
 
-bool cuda_linear_wgmma(struct cuda *c, const struct cuda_product &p) {
+static bool multiply(struct cuda *c, const struct cuda_product &p) {
     struct job j = {};
     j.cols = (int)p.w[0].shape[1];
     j.n_rows = (int)p.n_rows;
     j.gate = p.gate;
-    j.scale = p.scale;
-    if (!c->hopper || p.n_rows < 1) return false;
-    for (int i = 0; i < p.n_parts; i++) {
-        const struct tensor &w = p.w[i];
-        const int outs = (int)w.shape[0];
-        if (w.dtype != BF16 || w.rank != 2 || w.shape[1] != j.cols) return false;
-        if (p.ending == CUDA_GATED && outs % 2) return false;
-        j.part[i] = (struct out){ p.bias[i], p.y[i], p.y_row[i], outs, 0, p.slice[i] };
-    }
-    if (p.ending == CUDA_GATED) return run<CUDA_GATED>(c, j, p);
-    return p.ending == CUDA_ADD ? run<CUDA_ADD>(c, j, p) : run<CUDA_STORE>(c, j, p);
+    for (int i = 0; i < p.n_parts; i++)
+        j.part[i] = (struct out){ p.bias[i], p.y[i], p.y_row[i], (int)p.w[i].shape[0], 0,
+                                  (int)cuda_slice(p.w[i]) };
+    return p.ending == CUDA_GATED ? run<CUDA_GATED>(c, j, p) : run<CUDA_STORE>(c, j, p);
 }
 
 __global__ static void round_rows(__nv_bfloat16 *to, const float *x, int64_t x_row, int64_t cols) {
@@ -497,23 +477,38 @@ __global__ static void round_rows(__nv_bfloat16 *to, const float *x, int64_t x_r
     *(uint4 *)(to + blockIdx.y * cols + i) = *(const uint4 *)w;
 }
 
-bool cuda_linear_many(struct cuda *c, const struct tensor &w, const struct cuda_rows &r) {
-    struct cuda_product p = {};
-    const int64_t cols = w.shape[1], room = c->rounded ? CUDA_ROUNDED / cols : 0;
-    if (cols % 8 || room < 1 || (uintptr_t)r.x % 16 || r.x_row % 4) return false;
-    p.w[0] = w;
-    p.bias[0] = r.bias;
-    p.y_row[0] = r.y_row;
-    p.slice[0] = (int)cuda_slice(w);
-    p.n_parts = 1;
-    p.x = c->rounded;
-    p.x_row = cols;
-    for (int64_t row = 0; row < r.n; row += room) {
-        p.n_rows = MIN(room, r.n - row);
-        p.y[0] = r.y + row * r.y_row;
-        cuda_start(c, round_rows, dim3(blocks_of(cols, 8 * 128), (unsigned)p.n_rows), 128, 0,
-                   c->rounded, r.x + row * r.x_row, r.x_row, cols);
-        if (!cuda_linear_wgmma(c, p)) return false;
+bool cuda_products_many(struct cuda *c, const struct cuda_product &p) {
+    const int64_t cols = p.w[0].shape[1], room = c->rounded ? CUDA_ROUNDED / cols : 0;
+    if (!c->hopper || cols % 8 || room < 1 || (uintptr_t)p.from % 16 || p.from_row % 4)
+        return false;
+    for (int i = 0; i < p.n_parts; i++) {
+        const struct tensor &w = p.w[i];
+        if (w.dtype != BF16 || w.rank != 2 || w.shape[1] != cols || (uintptr_t)w.at % 16 ||
+            w.stride[0] % 8)
+            return false;
+    }
+    for (int64_t row = 0; row < p.n_rows; row += room) {
+        struct cuda_product part = p;
+        part.n_rows = MIN(room, p.n_rows - row);
+        part.x = c->rounded;
+        part.x_row = cols;
+        for (int i = 0; i < p.n_parts && p.y[i]; i++) part.y[i] = p.y[i] + row * p.y_row[i];
+        cuda_start(c, round_rows, dim3(blocks_of(cols, 8 * 128), (unsigned)part.n_rows), 128, 0,
+                   c->rounded, p.from + row * p.from_row, p.from_row, cols);
+        if (!multiply(c, part) && c->error == cudaSuccess) c->error = cudaErrorUnknown;
     }
     return true;
+}
+
+bool cuda_linear_many(struct cuda *c, const struct tensor &w, const struct cuda_rows &r) {
+    struct cuda_product p = {};
+    p.w[0] = w;
+    p.bias[0] = r.bias;
+    p.y[0] = r.y;
+    p.y_row[0] = r.y_row;
+    p.n_parts = 1;
+    p.from = r.x;
+    p.from_row = r.x_row;
+    p.n_rows = r.n;
+    return cuda_products_many(c, p);
 }
