@@ -345,6 +345,7 @@ const struct cpu_kernels cpu_kernels_neon = {
     .tile = tile,
     .sum = sum,
     .few = few,
+    .int8 = &cpu_int8_generic,
     .attention = &cpu_attention_neon,
     .recurrent = &cpu_recurrent_neon,
     .gate = cpu_gate_neon,
