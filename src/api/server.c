@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WORKERS_QUEUE = 4096, FAILED_S = 2 };
+enum { WORKERS_QUEUE = 4096 };
 
 static const char *const *copy_list(struct arena *a, const char *const *list, int n) {
     if (n < 1) return NULL;
@@ -78,7 +78,9 @@ static void begin_drain(struct server *s) {
     int ready = SERVER_READY, loading = SERVER_LOADING;
     double none = 0;
     if (!atomic_compare_exchange_strong(&s->drain_s, &none, clock_s())) return;
-    bool was_ready = atomic_compare_exchange_strong(&s->state, &ready, SERVER_DRAINING);
+    int failed = SERVER_FAILED;
+    bool was_ready = atomic_compare_exchange_strong(&s->state, &ready, SERVER_DRAINING) ||
+                     atomic_compare_exchange_strong(&s->state, &failed, SERVER_DRAINING);
     if (!was_ready) atomic_compare_exchange_strong(&s->state, &loading, SERVER_DRAINING);
     server_notify(s, "STOPPING=1\nSTATUS=running requests may finish");
     http_quiesce(s);
@@ -227,14 +229,14 @@ static bool over(struct server *s) {
     return late || (!calls && (hurry || !atomic_load(&s->n_exchanges)));
 }
 
-/* The device is gone: every request ends, and /health says so. Clients have a moment to read what
- * was written for them. */
-static void failed(struct server *s, const struct err *err) {
-    atomic_store(&s->state, SERVER_FAILED);
+/* The device is gone: the engine ends every request. Who asks is told so, /health too, until the
+ * server is stopped: what supervises it then knows more than that it died. */
+static void stand_by(struct server *s, const struct err *err) {
+    int ready = SERVER_READY;
+    atomic_compare_exchange_strong(&s->state, &ready, SERVER_FAILED);
     log_line(LOG_ERROR, "%s", err->text);
     engine_fail(s->engine);
-    double until = clock_s() + FAILED_S;
-    while (atomic_load(&s->n_exchanges) && clock_s() < until) usleep(1000);
+    while (!over(s)) usleep(10000);
 }
 
 bool server_serve(struct server *s, struct engine *e, const struct sample_params *sampling,
@@ -250,7 +252,7 @@ bool server_serve(struct server *s, struct engine *e, const struct sample_params
     while (!over(s)) {
         int rows = engine_step(e, err);
         if (rows < 0) {
-            failed(s, err);
+            stand_by(s, err);
             return false;
         }
         if (!rows) engine_wait(e, atomic_load(&s->state) == SERVER_DRAINING ? 0.01 : 1);

@@ -222,9 +222,12 @@ static void test_device_fails(void **state) {
         reply_free(&r);
         client_close(&c[i]);
     }
+    /* The server stays, to say so, until it is stopped. */
+    assert_int_equal(held_get(&h, "/livez", NULL), 503);
+    assert_int_equal(held_get(&h, "/health", NULL), 503);
+    server_stop(h.server);
     pthread_join(h.thread, NULL);
     assert_false(h.ok);
-    assert_int_equal(held_get(&h, "/livez", NULL), 503);
     server_close(h.server);
     engine_close(h.engine);
 }
