@@ -211,6 +211,11 @@ struct device_ops {
     /* Optional. Sets quant.packed of the items that it packed. What cannot be packed or kept is
      * used as it is, and the log says why. The device owns the packed weights. */
     void (*pack)(struct device *, const struct pack_job *);
+    /* That was all for now: the copies are made. NULL: there are none. False: the err says how
+     * much is needed and how much there is. */
+    bool (*adopted)(struct device *, struct err *);
+    /* Bytes that alloc may still give, and all there are. NULL: the host's. */
+    void (*memory)(const struct device *, size_t *free_bytes, size_t *all_bytes);
     void (*copy_in)(struct device *, void *to, const void *from, size_t bytes);
     void (*copy_out)(struct device *, void *to, const void *from, size_t bytes);
     /* Inside the device. */
@@ -295,10 +300,11 @@ extern const struct device_ops device_null;      /* every op does nothing: measu
 
 /* What the shared object of the CUDA device exports, as `mlxcel_cuda`. */
 struct cuda_entry {
-    size_t ops_bytes;                /* sizeof(struct device_ops) where it was built */
+    size_t ops_bytes, tensor_bytes;  /* of struct device_ops and tensor where it was built */
     const struct device_ops *ops;
-    int (*count)(void);              /* GPUs that can be used */
+    const char *(*unusable)(void);   /* why there is no GPU that can be used; NULL: there is one */
 };
 
-/* "cpu", "cuda"; "auto" or NULL: cuda where there is a GPU. NULL: the err says what there is. */
+/* "cpu", "cuda"; "auto" or NULL: cuda where there is a GPU, and the log says which and why. NULL:
+ * the err says what there is. */
 const struct device_ops *device_find(const char *name, struct err *);

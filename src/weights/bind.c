@@ -299,7 +299,9 @@ bool binder_adopt(struct binder *b, struct err *err) {
         const struct weights_entry *e = weights_entry(b->w, i);
         ok = b->claim[i].slot == W_END || adopt(b->dev, e->t.at, e->bytes);
     }
-    if (ok && arena_each(b->arena, adopt, b->dev)) return true;
+    ok = ok && arena_each(b->arena, adopt, b->dev);
+    if (ok && (!b->dev->op->adopted || b->dev->op->adopted(b->dev, err))) return true;
+    if (ok) return false;
     return err_code(err, ERR_MEMORY, "%s: no device memory for %zu MiB of weights",
                     weights_dir(b->w), weights_bytes(b->w) >> 20);
 }

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Devices that are not there: --device cuda says what is missing, auto goes on without.
+# Devices that are not there, or not any more: --device cuda says what is missing, auto goes on
+# without, and a server whose device is lost answers that it is.
 set -u
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -28,4 +29,73 @@ ask auto
 cp "$MLXCEL" "$work/mlxcel-cuda.so"
 ask cuda
 expect 'an object of something else' 'mlxcel-cuda.so'
+
+# Objects that a compiler makes here, as others than this build's would be, or its GPU.
+object() { # C
+    printf '%s\n' "$1" | ${CC:-cc} -shared -fPIC -Isrc -D_GNU_SOURCE -x c - -o "$work/mlxcel-cuda.so" \
+        2>"$work/log" || { cat "$work/log"; exit 1; }
+}
+entry='#include "device/device.h"
+static const char *why(void) { return REASON; }
+const struct cuda_entry mlxcel_cuda = { sizeof(struct device_ops) + MORE, sizeof(struct tensor),
+                                        (const struct device_ops *)0, why };'
+object "#define MORE 8
+#define REASON 0
+$entry"
+ask cuda
+expect 'an object of another build' 'mlxcel-cuda.so is from another build than this program'
+object "#define MORE 0
+#define REASON \"the NVIDIA driver is for CUDA 11.4, but CUDA 13.0 is needed\"
+$entry"
+ask cuda
+expect 'an old driver' 'device cuda: the NVIDIA driver is for CUDA 11.4, but CUDA 13.0 is needed; there is: cpu'
+ask auto
+grep -q 'the CPU is taken, the NVIDIA driver is for CUDA 11.4' "$work/err" && [ "$code" = 0 ] ||
+    { echo "auto beside an old driver: exit $code, $(cat "$work/err")"; failed=1; }
+
+# A GPU that is taken away: the CPU's table, whose sync fails after some steps. Sanitizers want to
+# be in the program alone, and not in an object beside it.
+case $MLXCEL_BUILD in *san*) exit $failed ;; esac
+cat >"$work/lost.c" <<'END'
+#include "device/device.h"
+static struct device_ops ops;
+static int steps;
+static bool sync_lost(struct device *dev, struct err *err) {
+    (void)dev;
+    if (++steps < 40) return true;
+    return err_code(err, ERR_DEVICE, "device cuda: a kernel failed: the GPU has fallen off the bus");
+}
+static const char *why(void) {
+    ops = device_cpu;
+    ops.name = "cuda";
+    ops.sync = sync_lost;
+    return 0;
+}
+const struct cuda_entry mlxcel_cuda = { sizeof ops, sizeof(struct tensor), &ops, why };
+END
+${CC:-cc} -shared -fPIC -Isrc -D_GNU_SOURCE "$work/lost.c" "$MLXCEL_BUILD/libmlxcel.a" -lm -pthread \
+    -o "$work/mlxcel-cuda.so" 2>"$work/log" || { cat "$work/log"; exit 1; }
+"$work/mlxcel" generate -m models/demo -p Hello -n 100 --ignore-eos --device cuda >"$work/out" 2>"$work/err"
+code=$?
+expect 'a GPU that is lost' 'the GPU has fallen off the bus'
+
+"$work/mlxcel" serve -m models/demo --device cuda --port 0 2>"$work/log" >&2 &
+server=$!
+trap 'kill $server 2>/dev/null; rm -rf "$work"' EXIT
+for i in $(seq 200); do
+    port=$(sed -n 's/.*listening on .*:\([0-9]*\)$/\1/p' "$work/log" | head -1)
+    [ -z "$port" ] || break
+    sleep 0.05
+done
+"$work/mlxcel" health "127.0.0.1:$port" >"$work/out" 2>&1 ||
+    { echo "health before: $(cat "$work/out")"; failed=1; }
+# Several clients, whose requests all fail when the device does, and later ones at once.
+"$MLXCEL_BUILD/tools/loadgen" --port "$port" --clients 4 --requests 12 --kinds 3 --tokens 60 \
+    >"$work/json" 2>&1
+"$work/mlxcel" health "127.0.0.1:$port" >"$work/out" 2>&1 &&
+    { echo 'health says that a server without a device is well'; failed=1; }
+kill -0 $server 2>/dev/null || { echo 'the server is gone'; cat "$work/log"; failed=1; }
+grep -q 'fallen off the bus' "$work/log" || { echo 'no word in the log'; failed=1; }
+kill $server
+wait $server && { echo 'a server without a device ended well'; failed=1; }
 exit $failed

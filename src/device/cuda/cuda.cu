@@ -2,19 +2,21 @@
  * table of its ops. */
 #include "device/cuda/linear.h"
 
+#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 #include <new>
 
-enum { ALIGN = 256, LISTS_MAX = 64 };
-static const size_t SLAB_BYTES = (size_t)256 << 20;
+enum { LISTS_MAX = 64, OLDEST_CHIP = 8 };
 
-/* Fills the error that main programs read, without calling into them. */
-static bool fail(struct err *err, enum err_code code, const char *what, cudaError_t e) {
-    if (err && err->code == ERR_NONE) {
-        err->code = code;
-        snprintf(err->text, sizeof err->text, "device cuda: %s: %s", what, cudaGetErrorString(e));
-    }
+bool cuda_fail(struct err *err, enum err_code code, const char *format, ...) {
+    va_list args;
+    if (!err || err->code != ERR_NONE) return false;
+    err->code = code;
+    const int n = snprintf(err->text, sizeof err->text, "device cuda: ");
+    va_start(args, format);
+    vsnprintf(err->text + n, sizeof err->text - (size_t)n, format, args);
+    va_end(args);
     return false;
 }
 
@@ -26,6 +28,27 @@ static cudaError_t open_rounded(struct cuda *c) {
     return e;
 }
 
+static bool fail(struct err *err, enum err_code code, const char *what, cudaError_t e) {
+    return cuda_fail(err, code, "%s: %s", what, cudaGetErrorString(e));
+}
+
+/* Does nothing: whether it can be loaded says whether this build has code for a chip. */
+__global__ static void probe(void) {}
+
+static bool build_knows_chip(const cudaDeviceProp &is, struct err *err) {
+    cudaFuncAttributes a;
+    cudaError_t e = cudaFuncGetAttributes(&a, probe);
+    if (e == cudaSuccess) return true;
+    cudaGetLastError();
+    if (e == cudaErrorNoKernelImageForDevice || e == cudaErrorInvalidDeviceFunction)
+        return cuda_fail(err, ERR_UNSUPPORTED, "this build has no code for %.80s, of compute "
+                         "capability %d.%d (make CUDA=1 CUDA_ARCH=%d%d makes it)", is.name,
+                         is.major, is.minor, is.major, is.minor);
+    return fail(err, ERR_DEVICE, "the GPU does not run a kernel", e);
+}
+
+static void free_all(struct cuda *c);
+
 static bool open_cuda(struct device *dev, const struct device_options *o, struct err *err) {
     cudaDeviceProp is;
     int n = 0;
@@ -36,11 +59,12 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
     if ((e = cudaSetDevice(o->ordinal)) != cudaSuccess ||
         (e = cudaGetDeviceProperties(&is, o->ordinal)) != cudaSuccess)
         return fail(err, ERR_DEVICE, "the GPU does not open", e);
+    if (!build_knows_chip(is, err)) return false;
     struct cuda *c = new struct cuda();
     if ((e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)) != cudaSuccess ||
         (e = cudaMalloc((void **)&c->partial, PARTIAL_FLOATS * sizeof(float))) != cudaSuccess ||
         (o->rounded && (e = open_rounded(c)) != cudaSuccess)) {
-        delete c;
+        free_all(c);
         return fail(err, ERR_DEVICE, "the GPU gives no stream and no memory", e);
     }
     c->overlaps = is.major >= 9;
@@ -49,6 +73,7 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
     snprintf(c->name, sizeof c->name, "cuda, %.80s, %zu GiB", is.name, is.totalGlobalMem >> 30);
     c->copies = new std::map<const char *, struct cuda_copy>();
     c->experts = new std::map<const void *, struct cuda_table>();
+    c->adopted = new std::vector<const char *>();
     c->slabs = new std::map<char *, size_t>();
     c->lists = new std::map<std::string, struct cuda_list>();
     c->divided = new std::set<const void *>();
@@ -64,26 +89,36 @@ static void forget_lists(struct cuda *c) {
     c->lists->clear();
 }
 
-static void close_cuda(struct device *dev) {
-    struct cuda *c = cuda_of(dev);
-    if (!c) return;
-    cudaStreamSynchronize(c->stream);
-    for (int i = 0; i < 2; i++)
+/* Also of a device that did not open to the end. */
+static void free_all(struct cuda *c) {
+    for (int i = 0; i < 2; i++) {
         if (c->mark[i]) cudaEventDestroy(c->mark[i]);
+        cudaFree(c->few[i]);
+    }
     cudaFree(c->partial);
     cudaFree(c->rounded);
-    for (int i = 0; i < 2; i++) cudaFree(c->few[i]);
-    forget_lists(c);
-    for (auto &slab : *c->slabs) cudaFree(slab.first);
-    for (auto &table : *c->experts) cudaFree(table.second.at);
-    cudaStreamDestroy(c->stream);
+    if (c->lists) forget_lists(c);
+    if (c->slabs)
+        for (auto &slab : *c->slabs) cudaFree(slab.first);
+    if (c->experts)
+        for (auto &table : *c->experts) cudaFree(table.second.at);
+    if (c->stream) cudaStreamDestroy(c->stream);
     delete c->copies;
     delete c->experts;
+    delete c->adopted;
     delete c->slabs;
     delete c->lists;
     delete c->divided;
     delete c->packed;
     delete c;
+    cudaGetLastError();              /* the next device begins without this one's faults */
+}
+
+static void close_cuda(struct device *dev) {
+    struct cuda *c = cuda_of(dev);
+    if (!c) return;
+    cudaStreamSynchronize(c->stream);
+    free_all(c);
     dev->impl = NULL;
 }
 
@@ -98,7 +133,7 @@ void cuda_check(struct device *dev, bool rows_stay) {
     if (c->error == cudaSuccess) c->error = e;
 }
 
-static void note(struct device *dev, cudaError_t e) {
+void cuda_note(struct device *dev, cudaError_t e) {
     struct cuda *c = cuda_of(dev);
     if (c->error == cudaSuccess) c->error = e;
 }
@@ -110,7 +145,7 @@ static void *alloc(struct device *dev, size_t bytes) {
         cudaGetLastError();
         return NULL;
     }
-    note(dev, cudaMemsetAsync(p, 0, bytes ? bytes : 1, cuda_of(dev)->stream));
+    cuda_note(dev, cudaMemsetAsync(p, 0, bytes ? bytes : 1, cuda_of(dev)->stream));
     return p;
 }
 
@@ -126,7 +161,7 @@ static bool replay(struct device *dev, const void *key, size_t bytes) {
         return false;
     }
     if (found->second.graph) {
-        note(dev, cudaGraphLaunch(found->second.graph, c->stream));
+        cuda_note(dev, cudaGraphLaunch(found->second.graph, c->stream));
         return true;
     }
     if (cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess)
@@ -144,86 +179,72 @@ static void record_end(struct device *dev) {
     if (e == cudaSuccess) e = cudaGraphLaunch(c->recording->graph, c->stream);
     if (graph) cudaGraphDestroy(graph);
     c->recording = NULL;
-    note(dev, e);
+    cuda_note(dev, e);
 }
 
 static void release(struct device *dev, void *p, size_t bytes) {
     (void)bytes;
     cuda_of(dev)->few_is.x = NULL;
     forget_lists(cuda_of(dev));
-    if (p) note(dev, cudaFree(p));
+    if (p) cuda_note(dev, cudaFree(p));
 }
 
 static void copy_in(struct device *dev, void *to, const void *from, size_t bytes) {
     cuda_of(dev)->few_is.x = NULL;
-    if (bytes) note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice,
+    if (bytes) cuda_note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice,
                                          cuda_of(dev)->stream));
 }
 
 static void copy_out(struct device *dev, void *to, const void *from, size_t bytes) {
-    if (bytes) note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost,
+    if (bytes) cuda_note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost,
                                          cuda_of(dev)->stream));
 }
 
 static void move(struct device *dev, void *to, const void *from, size_t bytes) {
     cuda_of(dev)->few_is.x = NULL;
-    if (bytes) note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice,
+    if (bytes) cuda_note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice,
                                          cuda_of(dev)->stream));
 }
 
 static bool sync(struct device *dev, struct err *err) {
     struct cuda *c = cuda_of(dev);
-    note(dev, cudaStreamSynchronize(c->stream));
+    cuda_note(dev, cudaStreamSynchronize(c->stream));
     return c->error == cudaSuccess || fail(err, ERR_DEVICE, "a kernel failed", c->error);
 }
 
 static void *shared(struct device *dev, size_t bytes) {
     void *p = NULL;
     const cudaError_t e = cudaHostAlloc(&p, bytes, cudaHostAllocMapped);
-    note(dev, e);
+    cuda_note(dev, e);
     return e == cudaSuccess ? p : NULL;
 }
 
 static void unshare(struct device *dev, void *p) {
-    if (p) note(dev, cudaFreeHost(p));
+    if (p) cuda_note(dev, cudaFreeHost(p));
 }
 
 static void mark(struct device *dev, int i) {
     struct cuda *c = cuda_of(dev);
-    if (!c->mark[i]) note(dev, cudaEventCreateWithFlags(&c->mark[i], cudaEventDisableTiming));
-    note(dev, cudaEventRecord(c->mark[i], c->stream));
+    if (!c->mark[i]) cuda_note(dev, cudaEventCreateWithFlags(&c->mark[i], cudaEventDisableTiming));
+    cuda_note(dev, cudaEventRecord(c->mark[i], c->stream));
 }
 
 static bool reached(struct device *dev, int i, struct err *err) {
     struct cuda *c = cuda_of(dev);
-    note(dev, cudaEventSynchronize(c->mark[i]));
+    cuda_note(dev, cudaEventSynchronize(c->mark[i]));
     return c->error == cudaSuccess || fail(err, ERR_DEVICE, "a kernel failed", c->error);
 }
 
-/* Small tensors share a slab; a large one has its own. */
-static bool adopt(struct device *dev, const void *at, size_t bytes) {
-    struct cuda *c = cuda_of(dev);
-    size_t n = (bytes + ALIGN - 1) / ALIGN * ALIGN;
-    if (!bytes || c->copies->count((const char *)at)) return true;
-    if (c->slab_bytes - c->slab_used < n) {
-        size_t size = n > SLAB_BYTES ? n : SLAB_BYTES;
-        if (cudaMalloc((void **)&c->slab, size) != cudaSuccess) {
-            cudaGetLastError();
-            c->slab_used = c->slab_bytes = 0;
-            return false;
-        }
-        c->slab_used = 0;
-        (*c->slabs)[c->slab] = c->slab_bytes = size;
-    }
-    char *there = c->slab + c->slab_used;
-    c->slab_used += n;
-    note(dev, cudaMemcpyAsync(there, at, bytes, cudaMemcpyHostToDevice, c->stream));
-    (*c->copies)[(const char *)at] = (struct cuda_copy){ bytes, there };
-    return true;
+static void memory(const struct device *dev, size_t *free_bytes, size_t *all_bytes) {
+    *free_bytes = *all_bytes = 0;
+    cuda_note((struct device *)dev, cudaMemGetInfo(free_bytes, all_bytes));
 }
 
 const void *cuda_there(const struct device *dev, const void *at) {
     const std::map<const char *, struct cuda_copy> &copies = *cuda_of(dev)->copies;
+    /* Tests adopt as they go; the error sticks. */
+    if (!cuda_of(dev)->adopted->empty() && !cuda_adopted((struct device *)dev, NULL))
+        cuda_note((struct device *)dev, cudaErrorMemoryAllocation);
     auto next = copies.upper_bound((const char *)at);
     if (!at || next == copies.begin()) return at;
     const auto &found = *--next;
@@ -264,19 +285,48 @@ struct tensor cuda_heads(const struct device *dev, const struct tensor *t) {
     return v;
 }
 
-static int count(void) {
-    int n = 0;
-    return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
+/* A version as NVIDIA numbers it, 12080 for 12.8. */
+static const char *no_driver(cudaError_t e) {
+    static char text[200];
+    int driver = 0, needed = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&needed);
+    if (!driver)
+        snprintf(text, sizeof text, "there is no NVIDIA driver here (no libcuda.so.1)");
+    else if (e == cudaErrorInsufficientDriver || driver / 1000 < needed / 1000)
+        snprintf(text, sizeof text, "the NVIDIA driver is for CUDA %d.%d, but CUDA %d.%d is needed",
+                 driver / 1000, driver % 1000 / 10, needed / 1000, needed % 1000 / 10);
+    else if (e == cudaSuccess || e == cudaErrorNoDevice)
+        snprintf(text, sizeof text, "there is an NVIDIA driver here, but no GPU");
+    else
+        snprintf(text, sizeof text, "the NVIDIA driver does not start: %s", cudaGetErrorString(e));
+    return text;
+}
+
+/* Asks the driver alone: no context is made, so it takes no memory. */
+static const char *unusable(void) {
+    static char text[200];
+    int n = 0, major = 0, minor = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    cudaGetLastError();
+    if (e != cudaSuccess || n < 1) return no_driver(e);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0);
+    if (major >= OLDEST_CHIP) return NULL;
+    snprintf(text, sizeof text, "the GPU is of compute capability %d.%d, but %d.0 is needed", major,
+             minor, OLDEST_CHIP);
+    return text;
 }
 
 /* In the order of device.h. */
 static const struct device_ops ops = {
-    "cuda", false, true, open_cuda, close_cuda, describe, alloc, release, adopt, NULL, copy_in,
-    copy_out, move, sync, replay, record_end, shared, unshare, mark, reached, cuda_sample,
-    cuda_feed, cuda_embed, cuda_linear, cuda_products, cuda_norm, cuda_rope, cuda_gate, cuda_add,
-    cuda_copy_view, cuda_scale, cuda_temperature, cuda_heads_ready, cuda_kv_store, cuda_attention,
-    cuda_conv,
+    "cuda", false, true, open_cuda, close_cuda, describe, alloc, release, cuda_adopt, NULL,
+    cuda_adopted, memory, copy_in, copy_out, move, sync, replay, record_end, shared, unshare, mark,
+    reached, cuda_sample, cuda_feed, cuda_embed, cuda_linear, cuda_products, cuda_norm, cuda_rope,
+    cuda_gate, cuda_add, cuda_copy_view, cuda_scale, cuda_temperature, cuda_heads_ready,
+    cuda_kv_store, cuda_attention, cuda_conv,
     cuda_ssm, cuda_delta, cuda_route, cuda_experts,
 };
 
-extern "C" const struct cuda_entry mlxcel_cuda = { sizeof ops, &ops, count };
+extern "C" const struct cuda_entry mlxcel_cuda = { sizeof ops, sizeof(struct tensor), &ops,
+                                                       unusable };

@@ -10,10 +10,12 @@ extern "C" {
 }
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 #include <map>
 #include <set>
 #include <string>
+#include <vector>
 
 enum { FEW_ROWS = 16 };              /* products of so many rows have kernels of their own */
 
@@ -36,10 +38,9 @@ struct cuda {
     int few_turn;                            /* the one that few_is speaks of */
     struct cuda_few few_is;                  /* x NULL: of nothing */
     std::map<const char *, struct cuda_packed> *packed;      /* in linear_format.h's order */
-    char *slab;                              /* what copies are cut from */
-    size_t slab_used, slab_bytes;
-    std::map<char *, size_t> *slabs;
     std::set<const void *> *divided;         /* kernels that cuda_start has seen */
+    std::vector<const char *> *adopted;      /* begins of copies that are not made yet */
+    std::map<char *, size_t> *slabs;         /* what copies lie in */
     std::map<std::string, struct cuda_list> *lists;          /* of ops, by the caller's key */
     struct cuda_list *recording;             /* NULL: ops start at once */
     cudaEvent_t mark[2];                     /* see device.h */
@@ -48,8 +49,8 @@ struct cuda {
 struct cuda_packed { size_t bytes; bool scaled; };
 struct cuda_list { cudaGraphExec_t graph; };     /* NULL: the key was seen once */
 
-struct cuda_copy { size_t bytes; char *there; };
-struct cuda_table { struct linear *at; int reading; };        /* on the device; see linear.cu */
+struct cuda_copy { size_t bytes; char *there; };         /* NULL: not made yet */
+struct cuda_table { struct linear *at; int reading; bool mma; };   /* see experts.cu */
 enum { PARTIAL_FLOATS = 80 << 20, CUDA_ROUNDED = 32 << 20, CUDA_FEW_COLS = 1 << 16 };
 
 static inline struct cuda *cuda_of(const struct device *dev) {
@@ -67,6 +68,14 @@ const struct cuda_packed *cuda_is_packed(const struct cuda *, const void *at);
 struct tensor cuda_heads(const struct device *, const struct tensor *);
 /* Keeps the first launch error. Rows that were rounded are no longer known, unless they stay. */
 void cuda_check(struct device *, bool rows_stay = false);
+/* Keeps the first error. */
+void cuda_note(struct device *, cudaError_t);
+/* False, and a sentence in the err, for main programs to read. */
+bool cuda_fail(struct err *, enum err_code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* load.cu */
+bool cuda_adopt(struct device *, const void *at, size_t bytes);
+bool cuda_adopted(struct device *, struct err *);
 
 /* Starts a kernel that may begin while the one before it still runs: it calls after_previous
  * before it reads what ops write, and before it writes. */
@@ -107,17 +116,59 @@ static inline unsigned blocks_of(int64_t n, int64_t size) {
     return (unsigned)((n + size - 1) / size);
 }
 
+/* Exact: as a half, e4m3 is its number over 2^8 and e2m1 over 2^14, subnormal ones too. */
+__device__ static inline float float_of_e4m3(unsigned b) {
+    if ((b & 0x7f) == 0x7f) return __uint_as_float(0x7fc00000);
+    const unsigned short h = (unsigned short)((b & 0x80) << 8 | (b & 0x7f) << 7);
+    return __half2float(__ushort_as_half(h)) * 256;
+}
+
+__device__ static inline float float_of_e2m1(unsigned b) {
+    const unsigned short h = (unsigned short)((b & 8) << 12 | (b & 7) << 9);
+    return __half2float(__ushort_as_half(h)) * 16384;
+}
+
+/* The two low bytes, by the instruction where there is one. */
+__device__ static inline float2 e4m3_pair(unsigned two) {
+    const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)(two & 0xffff),
+                                                     __NV_E4M3);
+    return __half22float2(__half2(h));
+}
+
+__device__ static inline float float_of_e8m0(unsigned b) {
+    if (b == 255) return __uint_as_float(0x7fc00000);
+    return __uint_as_float(b ? b << 23 : 0x00400000);
+}
+
+/* FP8 is e4m3 and U8 is e8m0. */
 __device__ static inline float number_at(const void *at, enum dtype dtype, int64_t i) {
     if (dtype == F32) return ((const float *)at)[i];
     if (dtype == BF16) return __bfloat162float(((const __nv_bfloat16 *)at)[i]);
+    if (dtype == FP8) return float_of_e4m3(((const unsigned char *)at)[i]);
+    if (dtype == U8) return float_of_e8m0(((const unsigned char *)at)[i]);
     return __half2float(((const __half *)at)[i]);
 }
 
-/* Eight values from element `i`, a multiple of 8, of a plain or affine tensor. Eight packed
- * ones are `bits` bytes, a little-endian number. */
+/* Element i of any kind of weights. */
+__device__ static inline float weight_at(const struct tensor &t, int64_t i) {
+    const struct quant &q = t.quant;
+    if (t.dtype == FP8) {
+        const int64_t e = q.first + i, across = (q.cols + q.block_cols - 1) / q.block_cols;
+        const int64_t s = e / q.cols / q.block_rows * across + e % q.cols / q.block_cols;
+        return number_at(t.at, FP8, i) * number_at(q.scales, q.scale_dtype, s);
+    }
+    if (t.dtype == MXFP4 || t.dtype == NVFP4) {
+        const unsigned b = ((const unsigned char *)t.at)[i / 2] >> (i % 2 * 4);
+        return float_of_e2m1(b) * number_at(q.scales, q.scale_dtype, i / q.group);
+    }
+    return number_at(t.at, t.dtype, i);
+}
+
+/* Eight values from element `i`, a multiple of 8, of any kind of weights. Eight affine ones are
+ * `bits` bytes, a little-endian number. */
 __device__ static inline void eight_at(float w[8], const struct tensor &t, int64_t i) {
     if (t.dtype != MLX_AFFINE) {
-        for (int k = 0; k < 8; k++) w[k] = number_at(t.at, t.dtype, i + k);
+        for (int k = 0; k < 8; k++) w[k] = weight_at(t, i + k);
         return;
     }
     const int bits = t.quant.bits;

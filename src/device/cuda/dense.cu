@@ -50,7 +50,7 @@ __global__ static void embed(struct tensor y, struct tensor table, const int *id
             for (int k = 0; k < n; k++)
                 w[k] = packed_at(table, ids[blockIdx.x], (int)i + k, scaled);
         else if (table.dtype == MLX_AFFINE) eight_at(w, table, row + i);
-        else for (int k = 0; k < n; k++) w[k] = number_at(table.at, table.dtype, row + i + k);
+        else for (int k = 0; k < n; k++) w[k] = weight_at(table, row + i + k);
         for (int k = 0; k < n; k++) to[i + k] = scale != 1.0f ? w[k] * scale : w[k];
     }
 }

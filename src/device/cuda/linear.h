@@ -64,6 +64,10 @@ bool cuda_plain_weights(struct cuda *, const struct tensor &w, __nv_bfloat16 *to
  * bf16 nor affine of 4 bits, or a shape that fills no step of 64 columns. */
 bool cuda_linear_mma(struct cuda *, const struct tensor &w, const struct cuda_rows &);
 
+/* The same for FP8, MXFP4 and affine matrices of 8 bits whose rows fill whole vectors. Its order of
+ * sums is tile.h's. */
+bool cuda_linear_tiles(struct cuda *, const struct tensor &w, const struct cuda_rows &);
+
 /* Packed bf16 scales of 4 bits lie multiplied by 2^129, where none is 0.49 or more: a number that
  * begins at bit 4 of a bf16 is q 2^-129. These two take it away again. */
 #define SCALED_BACK 0x1p-64f

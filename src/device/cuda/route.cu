@@ -1,12 +1,17 @@
-/* route.cu - choosing experts: a thread for each row, in the order of the definition. */
+/* route.cu - choosing experts: a warp for each row, which picks in the order of the definition. */
 #include "device/cuda/cuda.h"
 
+/* In shared memory, by the whole warp: a lane's numbers ascending, then the lanes in one tree. */
 __device__ static void softmax(float *x, int n) {
-    float max = x[0];
+    const int lane = (int)threadIdx.x;
+    float max = -INFINITY;
     double sum = 0;
-    for (int i = 1; i < n; i++) max = fmaxf(max, x[i]);
-    for (int i = 0; i < n; i++) sum += (double)(x[i] = expf(x[i] - max));
-    for (int i = 0; i < n; i++) x[i] = (float)((double)x[i] / sum);
+    for (int i = lane; i < n; i += 32) max = fmaxf(max, x[i]);
+    max = warp_max(max);
+    for (int i = lane; i < n; i += 32) sum += (double)(x[i] = expf(x[i] - max));
+    for (int k = 16; k > 0; k /= 2) sum += __shfl_xor_sync(~0u, sum, k);
+    for (int i = lane; i < n; i += 32) x[i] = (float)((double)x[i] / sum);
+    __syncwarp();
 }
 
 __device__ static int largest(const float *x, int n) {
@@ -14,6 +19,22 @@ __device__ static int largest(const float *x, int n) {
     for (int i = 1; i < n; i++)
         if (x[i] > x[best]) best = i;
     return best;
+}
+
+/* The same by the whole warp: the lowest index among equals, in every lane. */
+__device__ static int largest_of_warp(const float *x, int n) {
+    int best = (int)threadIdx.x;
+    float top = best < n ? x[best] : -INFINITY;
+    if (best >= n) best = n;
+    for (int i = (int)threadIdx.x + 32; i < n; i += 32)
+        if (x[i] > top) top = x[best = i];
+    for (int k = 16; k > 0; k /= 2) {
+        const float other = __shfl_xor_sync(~0u, top, k);
+        const int index = __shfl_xor_sync(~0u, best, k);
+        if (other > top || (other == top && index < best)) top = other, best = index;
+    }
+    /* With NaN lanes may differ; lane 0 always has one of the experts. */
+    return __shfl_sync(~0u, best, 0);
 }
 
 /* A group counts by the sum of its best one or two; experts of the others are out. A group that
@@ -38,34 +59,42 @@ __device__ static void drop_groups(float *choice, float *score, const struct rou
         for (int i = 0; i < size && !isnan(score[g]); i++) choice[g * size + i] = -INFINITY;
 }
 
-/* Dynamic shared memory: three floats for each expert. */
-__global__ static void route(struct tensor ids, struct tensor share, struct tensor logits,
-                             struct route_args a) {
+/* Dynamic shared memory: three floats for each expert, and a float for each that is active. */
+__global__ static void __launch_bounds__(32) route(struct tensor ids, struct tensor share,
+                                                   struct tensor logits, struct route_args a) {
     extern __shared__ float work[];
+    let_next_begin();
+    after_previous();
     const int64_t r = blockIdx.x;
+    const int lane = (int)threadIdx.x;
     float *score = work, *choice = work + a.experts, *groups = work + 2 * a.experts;
+    float *part = work + 3 * a.experts, *shares = (float *)share.at + r * share.stride[0];
     const float *from = (const float *)logits.at + r * logits.stride[0];
     int *id = (int *)ids.at + r * ids.stride[0];
-    float *part = (float *)share.at + r * share.stride[0];
-    for (int e = threadIdx.x; e < a.experts; e += blockDim.x)
+    for (int e = lane; e < a.experts; e += 32)
         score[e] = a.score == SCORE_SIGMOID ? sigmoid(from[e]) : from[e];
-    __syncthreads();
-    if (threadIdx.x) return;
+    __syncwarp();
     if (a.score == SCORE_SOFTMAX) softmax(score, a.experts);
-    for (int e = 0; e < a.experts; e++) choice[e] = score[e] + (a.bias ? a.bias[e] : 0);
-    if (a.groups > 1) drop_groups(choice, groups, a);
+    for (int e = lane; e < a.experts; e += 32) choice[e] = score[e] + (a.bias ? a.bias[e] : 0);
+    __syncwarp();
+    if (a.groups > 1 && lane == 0) drop_groups(choice, groups, a);
+    __syncwarp();
     double sum = 0;
     for (int k = 0; k < a.active; k++) {
-        const int best = largest(choice, a.experts);
-        choice[best] = -INFINITY;
-        id[k] = best;
-        part[k] = score[best];
-        sum += (double)part[k];
+        const int best = largest_of_warp(choice, a.experts);
+        sum += (double)score[best];
+        if (lane == 0) {
+            choice[best] = -INFINITY;
+            id[k] = best;
+            part[k] = score[best];
+        }
+        __syncwarp();
     }
     if (a.score == SCORE_SOFTMAX_OF_TOP) softmax(part, a.active);
-    for (int k = 0; k < a.active; k++) {
-        if (a.renormalize) part[k] = (float)((double)part[k] / (sum + (double)a.renormalize_eps));
-        part[k] *= a.scale;
+    for (int k = lane; k < a.active; k += 32) {
+        float p = part[k];
+        if (a.renormalize) p = (float)((double)p / (sum + (double)a.renormalize_eps));
+        shares[k] = p * a.scale;
     }
 }
 
@@ -73,7 +102,7 @@ void cuda_route(struct device *dev, struct tensor *ids, struct tensor *share,
                 const struct tensor *logits, const struct route_args *args) {
     struct route_args a = *args;
     a.bias = (const float *)cuda_there(dev, a.bias);
-    route<<<(unsigned)logits->shape[0], 32, 3 * (size_t)a.experts * sizeof(float),
-            cuda_of(dev)->stream>>>(*ids, *share, *logits, a);
+    cuda_start(cuda_of(dev), route, (unsigned)logits->shape[0], 32,
+               (size_t)(3 * a.experts + a.active) * sizeof(float), *ids, *share, *logits, a);
     cuda_check(dev);
 }

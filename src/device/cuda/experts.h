@@ -1,0 +1,27 @@
+/* experts.h - what the two ways of running experts share: experts.cu, F32 throughout and any
+ * weights; experts_mma.cu, the tensor cores. Which one is a matter of the matrices and of
+ * --compute, never of the number of rows. */
+#pragma once
+#include "device/cuda/dot.h"
+
+struct expert_job {
+    const struct linear *gate, *up, *down;       /* [experts], with addresses of the device */
+    const int *ids, *first, *pair;   /* [pairs]; sorted by expert, else NULL: [experts + 1],
+                                        [pairs] */
+    const float *x, *share;
+    float *hidden, *y;               /* hidden [pairs, width]: gate, up, output */
+    int64_t x_row, y_row, share_row, width, n_hidden, dim;
+    int active;
+    bool far_down;                   /* how rows of down are kept; see experts_mma.cu */
+    struct gate_args act;
+};
+
+__device__ static inline float expert_bias(const struct linear &l, int64_t out) {
+    return l.bias.at ? ((const float *)l.bias.at)[out] : 0;
+}
+
+/* Whether the tensor cores can take all of these matrices, with addresses of the device. */
+bool cuda_experts_fit(const struct linear *w, int n, int reading);
+/* hidden's outputs. many: experts where pairs are sorted, else pairs. */
+void cuda_experts_mma(const struct cuda *, const struct expert_job &, unsigned rows, unsigned many,
+                      int gate_reading, int down_reading);
