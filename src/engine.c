@@ -324,14 +324,8 @@ static int step(struct engine *e, struct err *err) {
     return b.n_rows;
 }
 
-int engine_step(struct engine *e, struct err *err) {
-    engine_publish(e, true);
-    int rows = step(e, err);
-    engine_publish(e, false);
-    return rows;
-}
-
-void engine_fail(struct engine *e) {
+/* Nothing runs any more. */
+static void fail_all(struct engine *e) {
     struct batch none;
     pthread_mutex_lock(&e->lock);
     e->failed = true;
@@ -349,6 +343,15 @@ void engine_fail(struct engine *e) {
     (void)any;
     release_done(e);
     engine_publish(e, false);
+}
+
+int engine_step(struct engine *e, struct err *err) {
+    engine_publish(e, true);
+    int rows = step(e, err);
+    engine_publish(e, false);
+    /* Here, and not where the engine is closed: those who wait for events may be gone by then. */
+    if (rows < 0) fail_all(e);
+    return rows;
 }
 
 bool engine_preempt(struct engine *e, uint64_t id) {

@@ -102,11 +102,9 @@ uint64_t engine_submit(struct engine *, const int *ids, int n_ids, const struct 
 void engine_cancel(struct engine *, uint64_t id);
 /* Any thread. It was let in and not sent back to wait; false too when it is over. */
 bool engine_runs(struct engine *, uint64_t id);
-/* Runs one batch. Rows that ran; 0 when idle; -1: the device failed, err says how. */
+/* Runs one batch. Rows that ran; 0 when idle; -1: the device failed, err says how, every request
+ * has ended with FINISH_ERROR, and no other is taken. */
 int  engine_step(struct engine *, struct err *);
-/* After a step that failed, on the same thread: every request ends with FINISH_ERROR, and no other
- * is taken. */
-void engine_fail(struct engine *);
 /* Waits until there is work, engine_stop was called, or so many seconds passed. */
 void engine_wait(struct engine *, double seconds);
 /* Any thread. The engine_wait that waits now, or else the next one, returns at once. */

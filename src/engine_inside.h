@@ -77,7 +77,7 @@ struct engine {
     struct job_table jobs;
     int n_submitted;
     bool cancelled, stop;            /* somebody was; engine_stop was called */
-    bool failed;                     /* engine_fail was called */
+    bool failed;                     /* the device did: nothing runs any more */
     struct engine_stats stats;
 };
 

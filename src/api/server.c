@@ -229,13 +229,12 @@ static bool over(struct server *s) {
     return late || (!calls && (hurry || !atomic_load(&s->n_exchanges)));
 }
 
-/* The device is gone: the engine ends every request. Who asks is told so, /health too, until the
- * server is stopped: what supervises it then knows more than that it died. */
+/* The device is gone, and the engine has ended every request. Who asks is told so, /health too,
+ * until the server is stopped: what supervises it then knows more than that it died. */
 static void stand_by(struct server *s, const struct err *err) {
     int ready = SERVER_READY;
     atomic_compare_exchange_strong(&s->state, &ready, SERVER_FAILED);
     log_line(LOG_ERROR, "%s", err->text);
-    engine_fail(s->engine);
     while (!over(s)) usleep(10000);
 }
 

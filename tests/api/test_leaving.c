@@ -223,6 +223,7 @@ static void test_device_fails(void **state) {
         client_close(&c[i]);
     }
     /* The server stays, to say so, until it is stopped. */
+    AWAIT(atomic_load(&h.server->state) == SERVER_FAILED);
     assert_int_equal(held_get(&h, "/livez", NULL), 503);
     assert_int_equal(held_get(&h, "/health", NULL), 503);
     server_stop(h.server);
