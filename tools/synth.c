@@ -271,7 +271,7 @@ static void lay_out(struct plan *p) {
 
 /* ---- values ---- */
 
-struct draw {                            /* one tensor being made */
+struct drawing {                         /* one tensor being made */
     const struct want *want;
     const struct options *o;
     uint64_t key;
@@ -287,7 +287,7 @@ static uint64_t key_of(const char *seed, const char *name) {
 }
 
 /* Value i: the sum of four 16-bit numbers of a splitmix64 stream, nearly normal. */
-static float draw(const struct draw *d, uint64_t i) {
+static float draw(const struct drawing *d, uint64_t i) {
     uint64_t x = d->key + (i + 1) * 0x9E3779B97F4A7C15u;
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
     x = (x ^ x >> 27) * 0x94D049BB133111EBu;
@@ -298,7 +298,7 @@ static float draw(const struct draw *d, uint64_t i) {
 }
 
 static void fill_plain(void *to, int64_t begin, int64_t end) {
-    const struct draw *d = to;
+    const struct drawing *d = to;
     for (int64_t i = begin; i < end; i++) {
         float v = draw(d, (uint64_t)i);
         uint16_t h = bf16_of(v);
@@ -308,7 +308,7 @@ static void fill_plain(void *to, int64_t begin, int64_t end) {
 }
 
 /* What the plain tensor would hold, so rounded to BF16 first, as a converter sees it. */
-static float drawn(const struct draw *d, int64_t i) {
+static float drawn(const struct drawing *d, int64_t i) {
     float f;
     uint16_t h = bf16_of(draw(d, (uint64_t)i));
     floats_of(&f, &h, BF16, 1);
@@ -316,7 +316,7 @@ static float drawn(const struct draw *d, int64_t i) {
 }
 
 static void fill_mxfp4(void *to, int64_t begin, int64_t end) {
-    const struct draw *d = to;
+    const struct drawing *d = to;
     float w[MXFP4_GROUP];
     for (int64_t g = begin; g < end; g++) {
         for (int i = 0; i < MXFP4_GROUP; i++) w[i] = drawn(d, g * MXFP4_GROUP + i);
@@ -326,7 +326,7 @@ static void fill_mxfp4(void *to, int64_t begin, int64_t end) {
 
 /* Blocks are numbered through, row of blocks by row of blocks. */
 static void fill_fp8(void *to, int64_t begin, int64_t end) {
-    const struct draw *d = to;
+    const struct drawing *d = to;
     int64_t cols = d->want->cols, rows = (int64_t)d->want->count / cols;
     int64_t across = (cols + FP8_BLOCK - 1) / FP8_BLOCK;
     for (int64_t b = begin; b < end; b++) {
@@ -348,7 +348,7 @@ static void fill_fp8(void *to, int64_t begin, int64_t end) {
 }
 
 static void fill_affine(void *to, int64_t begin, int64_t end) {
-    const struct draw *d = to;
+    const struct drawing *d = to;
     const struct options *o = d->o;
     float w[QUANT_GROUP_MAX], scale, bias;
     for (int64_t g = begin; g < end; g++) {
@@ -361,7 +361,7 @@ static void fill_affine(void *to, int64_t begin, int64_t end) {
     }
 }
 
-static void fill(struct pool *pool, struct draw *d) {
+static void fill(struct pool *pool, struct drawing *d) {
     int64_t n = (int64_t)d->want->count, cols = d->want->cols, group = d->o->group;
     int64_t across = (cols + FP8_BLOCK - 1) / FP8_BLOCK;
     int64_t down = (n / cols + FP8_BLOCK - 1) / FP8_BLOCK;
@@ -441,7 +441,7 @@ static bool write_shard(const struct plan *p, int shard, struct pool *pool, size
         const struct want *w = &p->want[i];
         if (w->weight.shard != shard) continue;
         char *base = at + header.len;
-        struct draw d = { w, p->o, key_of(p->o->seed, w->weight.name), base + w->weight.at,
+        struct drawing d = { w, p->o, key_of(p->o->seed, w->weight.name), base + w->weight.at,
                           base + w->scales.at, base + w->biases.at };
         fill(pool, &d);
         *done += w->weight.bytes + w->scales.bytes + w->biases.bytes;
