@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include "../maker.h"
 
 enum { IDS_MAX = 512, TOP = 3 };
 
@@ -75,7 +76,7 @@ static int ahead;
 /* No limit on the time of a step: how many steps a prompt takes must not depend on the clock. */
 static struct engine *open_with(struct engine_options o) {
     struct err err = { 0 };
-    o.dir = "models/demo";
+    if (!o.dir) o.dir = "models/demo";
     o.ahead = ahead;
     o.slowdown = -1;
     struct engine *e = engine_open(&o, &err);
@@ -321,6 +322,55 @@ static void test_queue(void **state) {
     engine_close(e);
 }
 
+/* Several ids of generation_config.json end a text, each of them, and config.json has no say where
+ * that file names some. */
+static void test_ends_of_text(void **state) {
+    (void)state;
+    static const char *const files[] = { "config.json", "model.safetensors", "tokenizer.json",
+                                         "tokenizer_config.json", "special_tokens_map.json",
+                                         "chat_template.jinja" };
+    struct engine *e = open_with((struct engine_options){ 0 });
+    struct client all = { 0 };
+    int ids[20];
+    struct generate_options o = greedy(12);
+    fill(ids, 20, 5);
+    submit(e, ids, 20, &o, &all);
+    run_all(e);
+    engine_close(e);
+    int last = 1;                    /* of the first token that differs from the first */
+    while (last < all.n_answer && all.answer[last].token == all.answer[0].token) last++;
+    assert_in_range(last, 1, 11);
+
+    char *dir = temp_dir(), path[200], text[100];
+    for (size_t i = 0; i < COUNT(files); i++) {
+        struct buf copy = { 0 };
+        struct err err = { 0 };
+        snprintf(path, sizeof path, "models/demo/%s", files[i]);
+        assert_true(buf_read_file(&copy, path, 8 << 20, &err));
+        temp_write(dir, files[i], buf_view(&copy));
+        buf_free(&copy);
+    }
+    for (int first = 0; first < 2; first++) {
+        const int end = all.answer[last].token, never = (end + 1) % 3000;
+        snprintf(text, sizeof text, "{\"eos_token_id\":[%d,%d]}", first ? end : never,
+                 first ? never : end);
+        temp_write(dir, "generation_config.json", str_of(text));
+        e = open_with((struct engine_options){ .dir = dir });
+        assert_true(engine_is_eos(e, end) && engine_is_eos(e, never));
+        assert_false(engine_is_eos(e, 3071));
+        struct client c = { 0 };
+        o.ignore_eos = false;
+        submit(e, ids, 20, &o, &c);
+        run_all(e);
+        assert_int_equal(c.finish, FINISH_STOP);
+        assert_int_equal(c.n_answer, last + 1);
+        client_free(&c);
+        engine_close(e);
+    }
+    temp_free(dir);
+    client_free(&all);
+}
+
 /* In the queue, while its prompt is computed, while it decodes: gone with the next step, and the
  * others do not notice. */
 static void test_cancel(void **state) {
@@ -453,6 +503,7 @@ int main(void) {
         cmocka_unit_test(test_stats),
         cmocka_unit_test(test_progress),
         cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_ends_of_text),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_close),
         cmocka_unit_test(test_wait),
