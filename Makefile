@@ -61,7 +61,8 @@ CUDA_ARCH ?= 80 90a
 CUDA_SRC  := $(wildcard src/device/cuda/*.cu)
 CUDA_OBJ  := $(CUDA_SRC:%.cu=$(BUILD)/%.o)
 CUDA_SO   := $(if $(CUDA),$(BUILD)/mlxcel-cuda.so)
-NVCCFLAGS := -std=c++17 -O3 -lineinfo -Isrc -Xcompiler -fPIC,-Wall \
+NVCC_OPT  ?= -O3 -lineinfo
+NVCCFLAGS := -std=c++17 $(NVCC_OPT) -Isrc -Xcompiler -fPIC,-Wall \
              $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a))
 
 .DELETE_ON_ERROR:
