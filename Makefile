@@ -73,9 +73,14 @@ all: $(LIB) $(BIN) $(BIN:%=%-server) $(CUDA_SO) tools ## build the program (buil
 
 # An instruction set is a file: it alone is compiled for it, and runs only where the CPU has it.
 # Kernels see checked sizes only, and do without the hardening that costs them time.
-# Under sanitizers clang optimizes minutes on one file of unrolled loops; and no fuzz target
-# runs a kernel, so there they are left plain.
-KERNEL_OPT := $(if $(SAN),$(if $(IS_GCC),-O1,-O0),-O3)
+# Under sanitizers clang optimizes minutes on files of unrolled loops, those of AVX-512 above all,
+# which are left plain. And no fuzz target runs a kernel.
+KERNEL_OPT := $(if $(SAN),-O1,-O3)
+KERNEL_WIDE_OPT := $(if $(SAN),$(if $(IS_GCC),-O1,-O0),-O3)
+ifneq ($(SAN),)
+$(BUILD)/src/device/cpu/linear_int8_avx2.o: HARDEN += \
+    -fno-sanitize=alignment,pointer-overflow,null,object-size
+endif
 ifneq ($(findstring fuzzer,$(SAN)),)
 $(BUILD)/src/device/cpu/%.o: HARDEN :=
 endif
@@ -85,7 +90,7 @@ endif
 ifeq ($(MACHINE),x86_64)
 $(BUILD)/%_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c -mbmi2 $(KERNEL_OPT)
 $(BUILD)/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni \
-                               -mfma -mf16c $(KERNEL_OPT)
+                               -mfma -mf16c $(KERNEL_WIDE_OPT)
 endif
 ifeq ($(MACHINE),aarch64)
 $(BUILD)/%_neon.o:   CFLAGS += $(KERNEL_OPT)
