@@ -34,6 +34,33 @@ uint32_t vocab_hash(struct str text) {
     return (uint32_t)(h ^ h >> 32);
 }
 
+/* Tokens are short: a call for each comparison takes longer than the comparison. */
+static inline bool same_bytes(const char *a, const char *b, size_t n) {
+    uint64_t x, y, all = 0;
+    uint32_t u, v;
+    if (n >= sizeof x) {
+        for (size_t i = 0; i + sizeof x < n; i += sizeof x) {
+            memcpy(&x, a + i, sizeof x);
+            memcpy(&y, b + i, sizeof y);
+            all |= x ^ y;
+        }
+        memcpy(&x, a + n - sizeof x, sizeof x);
+        memcpy(&y, b + n - sizeof y, sizeof y);
+        return !(all | (x ^ y));
+    }
+    if (n >= sizeof u) {
+        memcpy(&u, a, sizeof u);
+        memcpy(&v, b, sizeof v);
+        all = u ^ v;
+        memcpy(&u, a + n - sizeof u, sizeof u);
+        memcpy(&v, b + n - sizeof v, sizeof v);
+        return !(all | (u ^ v));
+    }
+    for (size_t i = 0; i < n; i++)
+        all |= (uint64_t)(a[i] ^ b[i]);
+    return !all;
+}
+
 struct str vocab_text(const struct vocab *v, int id) {
     /* While every text is empty the pool has no address. */
     if (id < 0 || id >= v->n || !v->pool.at)
@@ -81,6 +108,7 @@ static void slots_grow(struct vocab *v, size_t n_slots) {
 static void ids_grow(struct vocab *v, size_t cap) {
     v->entry = mem_grow(v->entry, cap, sizeof *v->entry);
     v->flags = mem_grow(v->flags, cap, sizeof *v->flags);
+    mem_filled_soon(v->entry, cap * sizeof *v->entry);
     memset(v->entry + v->cap, 0, (cap - v->cap) * sizeof *v->entry);
     memset(v->flags + v->cap, 0, cap - v->cap);
     v->cap = cap;
@@ -110,11 +138,6 @@ static int find_hashed(const struct vocab *v, struct str text, uint32_t hash) {
     return -1;
 }
 
-void vocab_ask_slot(const struct vocab *v, uint32_t hash) {
-    if (v->n_slots)
-        __builtin_prefetch(&v->slot[hash & (v->n_slots - 1)]);
-}
-
 int vocab_ask_entry(const struct vocab *v, uint32_t hash) {
     size_t mask = v->n_slots - 1;
     for (size_t i = hash & mask; v->n_slots && v->slot[i].id_plus_1; i = (i + 1) & mask)
@@ -125,16 +148,11 @@ int vocab_ask_entry(const struct vocab *v, uint32_t hash) {
     return -1;
 }
 
-void vocab_ask_text(const struct vocab *v, int likely) {
-    if (likely >= 0 && likely < v->n)
-        __builtin_prefetch(v->pool.at + v->entry[likely].at);
-}
-
 int vocab_find_likely(const struct vocab *v, struct str text, uint32_t hash, int likely) {
     if (likely < 0)
         return -1;                   /* no slot had the hash */
     struct vocab_entry e = v->entry[likely];
-    if (e.len == text.len && (!e.len || !memcmp(v->pool.at + e.at, text.at, e.len)))
+    if (e.len == text.len && same_bytes(v->pool.at + e.at, text.at, e.len))
         return likely;
     return find_hashed(v, text, hash);
 }
@@ -145,8 +163,8 @@ int vocab_find(const struct vocab *v, struct str text) {
 
 int vocab_find_joined(const struct vocab *v, struct str left, struct str right, int guess) {
     struct str s = guess >= 0 && guess < v->n ? vocab_text(v, guess) : (struct str){ 0 };
-    if (s.len && s.len == left.len + right.len && (!left.len || !memcmp(s.at, left.at, left.len))
-        && (!right.len || !memcmp(s.at + left.len, right.at, right.len)))
+    if (s.len && s.len == left.len + right.len && same_bytes(s.at, left.at, left.len)
+        && same_bytes(s.at + left.len, right.at, right.len))
         return guess;
     struct buf both = { 0 };
     buf_str(&both, left);

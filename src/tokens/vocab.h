@@ -39,9 +39,15 @@ int vocab_find(const struct vocab *, struct str text);            /* -1: none */
  * the next will read, so that several searches wait at once. */
 uint32_t vocab_hash(struct str text);
 uint64_t vocab_seed(void);           /* drawn once per process; for hash tables of what files say */
-void vocab_ask_slot(const struct vocab *, uint32_t hash);
+static inline void vocab_ask_slot(const struct vocab *v, uint32_t hash) {
+    if (v->n_slots)
+        __builtin_prefetch(&v->slot[hash & (v->n_slots - 1)]);
+}
 int vocab_ask_entry(const struct vocab *, uint32_t hash);            /* the likely id; -1: none */
-void vocab_ask_text(const struct vocab *, int likely);
+static inline void vocab_ask_text(const struct vocab *v, int likely) {
+    if (likely >= 0 && likely < v->n)
+        __builtin_prefetch(v->pool.at + v->entry[likely].at);
+}
 int vocab_find_likely(const struct vocab *, struct str text, uint32_t hash, int likely);
 /* Both one after the other. Tries `guess` first: cheaper where ids are likely to follow. */
 int vocab_find_joined(const struct vocab *, struct str left, struct str right, int guess);
