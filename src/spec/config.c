@@ -25,7 +25,7 @@ struct config {
     /* of the root only */
     const char *name;
     struct err err;
-    struct map read;                 /* dotted paths */
+    struct map read;                 /* dotted paths: enum seen */
     struct arena arena;
 };
 
@@ -168,11 +168,14 @@ struct found {
     char path[PATH_MAX_LEN];         /* dotted, from the root */
 };
 
+/* An object that was read may have members that were not; one that repeats another has none. */
+enum seen { SEEN = 1, SEEN_WHOLE };
+
 /* Paths are kept in the arena: callers build them on the stack. */
-static void mark_read(struct config *root, const char *path) {
+static void mark_read(struct config *root, const char *path, enum seen how) {
     struct str key = str_of(path);
     if (!map_get(&root->read, key, NULL))
-        map_put(&root->read, (struct str){ arena_str(&root->arena, key), key.len }, 1);
+        map_put(&root->read, (struct str){ arena_str(&root->arena, key), key.len }, how);
 }
 
 /* prefix.rest, cut to PATH_MAX_LEN: paths in code are short, so only a hostile file is cut. */
@@ -214,7 +217,9 @@ static struct found find(struct config *c, const char *path) {
         struct json_object *value = descend(c->value, one);
         char full[PATH_MAX_LEN];
         join(full, c->prefix, one);
-        if (value) mark_read(c->root, full);
+        bool again = f.value && json_object_is_type(value, json_type_object)
+            && json_object_equal(value, f.value);
+        if (value) mark_read(c->root, full, again ? SEEN_WHOLE : SEEN);
         if (value && !f.value) {
             f.value = value;
             memcpy(f.path, full, sizeof full);
@@ -320,7 +325,7 @@ static float to_float(struct config *c, const char *path, struct json_object *va
     if (!number && !isnan(v)) {
         char spelt[PATH_MAX_LEN];
         join(spelt, path, S("__float__"));
-        mark_read(c->root, spelt);
+        mark_read(c->root, spelt, SEEN);
     }
     if (isfinite(out) || (inf && isinf(v))) return out;
     fail_kind(c, path, value, inf ? "a number" : "a finite number");
@@ -442,7 +447,7 @@ void cfg_each(struct config *c, const char *path,
     json_object_object_foreach(f.value, key, value) {
         char full[PATH_MAX_LEN];
         join(full, f.path, str_of(key));
-        mark_read(c->root, full);
+        mark_read(c->root, full, SEEN);
         found(to, str_of(key), sub_of(c, value, full));
     }
 }
@@ -498,11 +503,14 @@ void cfg_unread(struct config *c, void (*found)(void *to, struct str path), void
         path.len = now->len;
         if (now->len) buf_char(&path, '.');
         buf_str(&path, key);
+        uint32_t seen = 0;
+        bool known = map_get(&c->read, buf_view(&path), &seen);
+        if (seen == SEEN_WHOLE) continue;
         bool deeper = json_object_is_type(value, json_type_object);
         if (deeper && json_object_object_length(value) && depth <= PULL_DEPTH_MAX)
             level[depth++] = (struct walk){ json_object_iter_begin(value),
                                             json_object_iter_end(value), path.len };
-        else if (!map_get(&c->read, buf_view(&path), NULL))
+        else if (!known)
             found(to, buf_view(&path));
     }
     buf_free(&path);

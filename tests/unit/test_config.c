@@ -236,14 +236,16 @@ static void lists_unread_keys(void **state) {
         "{\"architectures\": [\"X\"], \"hidden_dropout\": 0.1, \"use_cache\": true, \"read\": 1, "
         "\"odd\": 2, \"nil\": null, \"sub\": {\"read\": 1, \"odd\": 2, \"torch_dtype\": \"f\"}, "
         "\"alt\": 3, \"other\": 4, \"list\": [1], \"inf\": {\"__float__\": \"Infinity\"}, "
-        "\"empty\": {}}");
+        "\"empty\": {}, \"new\": {\"a\": {\"b\": 1}}, \"old\": {\"a\": {\"b\": 1}}, "
+        "\"older\": {\"a\": {\"b\": 2}}}");
     cfg_int(c, "read", 0);
     cfg_int(c, "alt|other", 0);
+    cfg_int(cfg_sub(c, "new|old|older"), "a.b", 0);      /* old repeats new, older does not */
     cfg_int(cfg_sub(c, "sub"), "read", 0);
     cfg_inf(c, "inf", 0);
     struct buf names = { 0 };
     cfg_unread(cfg_sub(c, "sub"), note, &names);
-    assert_string_equal(buf_c(&names), "odd sub.odd list empty ");
+    assert_string_equal(buf_c(&names), "odd sub.odd list empty older.a.b ");
     buf_free(&names);
     assert_fine(c);
 }
