@@ -41,6 +41,16 @@ int a(struct x *x);                  /* says what it does */
 END
 clean
 
+git -C "$root" init -q
+for f in crash-12 notes.txt tests/fuzz/crash-0 a.log; do
+    mkdir -p "$root/tests/fuzz"
+    echo x >"$root/$f"
+    git -C "$root" add -f "$f"
+    wants "$f:1: left behind"
+    git -C "$root" rm -q --cached "$f"
+done
+rm -rf "$root/.git"
+
 lines 50 'x' | awk '{ printf "int abcdefgh;" } END { print "" }' | put src/base/a.c
 wants 'a.c:2: longer than 100 columns'
 printf 'int\ta;\n' | put src/base/a.c;    wants 'a.c:2: a tab'
