@@ -1,23 +1,9 @@
 /* test_bind.c - from tensor names to slots: layouts, fixes, packing, and the sentence for
  * each thing that does not fit. */
-#include "../maker.h"
+#include "bound.h"
 #include "base/pull.h"
-#include "weights/bind.h"
 #include "weights/quant.h"
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <cmocka.h>
-
-struct fixture {
-    char *dir;
-    struct maker m;
-    struct weights *w;
-    struct config *c;
-    struct arena arena;
-    struct binder *b;
-    struct err err;
-};
 
 /* Element i of every made tensor is seed + i, exact in BF16 below 256. */
 static void add(struct fixture *f, const char *name, const char *dtype, const char *shape, int n,
@@ -74,40 +60,12 @@ static void begin(struct fixture *f, bool mlx) {
     add(f, "model.embed_tokens.weight", "BF16", "[2,4]", 8, 0);
 }
 
-/* Opens what was added, at layer 0 of 2, and takes the embedding. */
 static bool open_config(struct fixture *f, const struct name_rule *rules, const char *config) {
-    maker_write(&f->m, f->dir, "model.safetensors");
-    f->w = weights_open(f->dir, &f->err);
-    f->c = cfg_parse(str_of(config), "config.json", &f->err);
-    if (!f->w || !f->c) fail_msg("%s", f->err.text);
-    f->b = binder_open(f->w, f->c, NULL, &f->arena, rules, 2, &f->err);
-    if (!f->b) return false;
-    struct tensor embed;
-    bind_table(f->b, &embed, W_EMBED, 2, 4);
-    binder_layer(f->b, 0);
-    return true;
+    return open_bound(f, rules, config, 2);
 }
 
 static void open(struct fixture *f, const struct name_rule *rules) {
     if (!open_config(f, rules, "{}")) fail_msg("%s", f->err.text);
-}
-
-static void end(struct fixture *f) {
-    cfg_close(f->c);
-    weights_close(f->w);
-    arena_free(&f->arena);
-    temp_free(f->dir);
-}
-
-static void finish_fine(struct fixture *f) {
-    if (!binder_finish(f->b, &f->err)) fail_msg("%s", f->err.text);
-    end(f);
-}
-
-static void finish_failed(struct fixture *f, const char *part) {
-    assert_false(binder_finish(f->b, &f->err));
-    if (!strstr(f->err.text, part)) fail_msg("got \"%s\", wanted \"%s\"", f->err.text, part);
-    end(f);
 }
 
 /* The value at these indices of a tensor of any dtype and rank. */

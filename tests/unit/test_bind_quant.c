@@ -1,26 +1,13 @@
 /* test_bind_quant.c - quantized matrices as they are published: FP8 with its kinds of scales, MLX's
  * modes without biases, GPT-OSS's blocks; and the sentence for each that is broken. */
-#include "../maker.h"
+#include "bound.h"
 #include "device/small_float.h"
-#include "weights/bind.h"
 #include "weights/quant.h"
-#include <setjmp.h>
-#include <stdarg.h>
-#include <cmocka.h>
 
 #define Q "model.layers.0.self_attn.q_proj"
 #define X "model.layers.0.mlp.experts."
 
 struct part { const char *name, *dtype, *shape; size_t bytes; };      /* name NULL: the end */
-
-struct fixture {
-    char *dir;
-    struct weights *w;
-    struct config *c;
-    struct arena arena;
-    struct binder *b;
-    struct err err;
-};
 
 /* Byte i of a tensor: codes that are numbers in every format; floats are 1, 2, 3 ... */
 static unsigned char code_of(size_t i) {
@@ -45,38 +32,10 @@ static void add(struct maker *m, const struct part *p) {
 static bool open(struct fixture *f, const struct part *p, const char *config,
                  const struct name_rule *rules) {
     static const struct part embed = { "model.embed_tokens.weight", "BF16", "[2,4]", 16 };
-    struct maker m = { 0 };
-    struct tensor table;
     *f = (struct fixture){ .dir = temp_dir() };
-    add(&m, &embed);
-    for (; p->name; p++) add(&m, p);
-    maker_write(&m, f->dir, "model.safetensors");
-    f->w = weights_open(f->dir, &f->err);
-    f->c = cfg_parse(str_of(config), "config.json", &f->err);
-    if (!f->w || !f->c) fail_msg("%s", f->err.text);
-    f->b = binder_open(f->w, f->c, NULL, &f->arena, rules, 1, &f->err);
-    if (!f->b) return false;
-    bind_table(f->b, &table, W_EMBED, 2, 4);
-    binder_layer(f->b, 0);
-    return true;
-}
-
-static void end(struct fixture *f) {
-    cfg_close(f->c);
-    weights_close(f->w);
-    arena_free(&f->arena);
-    temp_free(f->dir);
-}
-
-static void finish_fine(struct fixture *f) {
-    if (!binder_finish(f->b, &f->err)) fail_msg("%s", f->err.text);
-    end(f);
-}
-
-static void finish_failed(struct fixture *f, const char *part) {
-    assert_false(binder_finish(f->b, &f->err));
-    if (!strstr(f->err.text, part)) fail_msg("got \"%s\", wanted \"%s\"", f->err.text, part);
-    end(f);
+    add(&f->m, &embed);
+    for (; p->name; p++) add(&f->m, p);
+    return open_bound(f, rules, config, 1);
 }
 
 /* ---- FP8 ---- */
