@@ -29,8 +29,10 @@ static void open_seats(struct cache *c) {
 struct cache *cache_open(struct device *dev, const struct state_need *layer, int n_layers,
                          const struct cache_options *o, struct err *err) {
     struct plan plan;
-    size_t bytes = 0;
-    if (!plan_make(&plan, layer, n_layers, o, err)) return NULL;
+    struct cache_options own = *o;
+    size_t bytes = 0, all = 0;
+    if (dev->op->memory) dev->op->memory(dev, &own.device_free, &all);
+    if (!plan_make(&plan, layer, n_layers, &own, err)) return NULL;
     char *memory = dev->op->alloc(dev, plan.bytes);
     if (!memory) {
         err_code(err, ERR_MEMORY, "the device has no %zu bytes for a cache of %d sequences of up "

@@ -28,7 +28,9 @@ enum { CACHE_PAGE_TOKENS = 32, CACHE_GROUPS_MAX = 4 };
 
 struct cache_options {
     size_t bytes;                    /* 0: as much as seqs_max sequences of tokens_max need, at most
-                                        half of the free memory */
+                                        half of the free memory, or 7/8 of the device's own */
+    size_t device_free;              /* of a device with a memory of its own; 0: the host's counts.
+                                        cache_open finds it */
     int seqs_max;                    /* sequences that hold pages at a time */
     int tokens_max;                  /* longest sequence (context) */
     int rows_max;                    /* most rows one sequence adds in a step */

@@ -170,15 +170,24 @@ static int snapshots_wanted(const struct plan *p, const struct cache_options *o,
     return (int)MIN((size_t)wanted, budget / 4 / p->slot_bytes);
 }
 
+/* A device's own memory is nobody else's: what is left serves what is made at its first use. */
+static size_t budget_of(const struct cache_options *o, const char **why) {
+    size_t half = o->bytes || o->device_free ? 0 : free_bytes();
+    *why = o->bytes ? "allowed"
+           : o->device_free ? "7/8 of the device's free memory" : "half of the free memory";
+    if (o->bytes) return o->bytes;
+    if (o->device_free) return o->device_free - o->device_free / 8;
+    return half != SIZE_MAX ? half / 2 : half;
+}
+
 bool plan_make(struct plan *p, const struct state_need *layer, int n_layers,
                const struct cache_options *o, struct err *err) {
     *p = (struct plan){ .n_slots = o->seqs_max };
     if (!in_range(layer, n_layers, o))
         return err_set(err, "a cache of %d sequences of %d tokens, %d a step, is out of range",
                        o->seqs_max, o->tokens_max, o->rows_max);
-    size_t half = free_bytes();
-    if (half != SIZE_MAX) half /= 2;
-    size_t budget = o->bytes ? o->bytes : half;
+    const char *why;
+    size_t budget = budget_of(o, &why);
     p->pages_max = pages_of(o->tokens_max);
     find_groups(p, layer, n_layers, o->tokens_max);
     for (int i = 0; i < n_layers; i++)
@@ -194,7 +203,7 @@ bool plan_make(struct plan *p, const struct state_need *layer, int n_layers,
         if (!try_share(p, &s, 0, layer, n_layers, budget))
             return err_code(err, ERR_MEMORY, "a cache for %d sequences of up to %d tokens needs "
                             "at least %zu bytes, and %zu are %s", o->seqs_max, o->tokens_max,
-                            p->bytes, budget, o->bytes ? "allowed" : "half of the free memory");
+                            p->bytes, budget, why);
     }
     int low = 0, high = SHARES;
     while (low < high) {
