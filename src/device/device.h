@@ -54,6 +54,7 @@ struct products {
     const struct linear *w[PRODUCTS_MAX];
     struct tensor *y[PRODUCTS_MAX];  /* [rows, out] */
     int n;                           /* matrices */
+    const struct linear *then;       /* reads y[0], and nothing else does; NULL: others do */
     enum products_end end;
     float scale;
     struct gate_args act;

@@ -21,6 +21,7 @@ void mlp_run(struct pass *p, const struct mlp_spec *m, const struct mlp *w, stru
     struct gate_args act = { .act = m->act, .alpha = m->alpha, .limit = m->limit };
     struct tensor up = scratch_rows(p, F32, m->hidden), gate = up;
     const struct products both = { .x = x, .w = { &w->gate, &w->up }, .y = { &up }, .n = 2,
+                                   .then = m->inner_norm ? NULL : &w->down,
                                    .end = PRODUCTS_GATE, .act = act };
     if (!m->gated || !dev->op->products || !dev->op->products(dev, &both)) {
         dev->op->linear(dev, &up, &w->up, x);

@@ -216,11 +216,17 @@ static void test_products(void **state) {
         { PRODUCTS_GATE, 2, { 11008, 11008 }, 256 },
     };
     static const enum act acts[] = { ACT_SILU, ACT_GELU_TANH, ACT_SWIGLU_CLAMP };
-    static const int rows[] = { 1, 2, 8, 9, 16 };
+    static const int rows[] = { 1, 2, 8, 9, 16, 17, 32, 60, 100, 300 };
     for (size_t i = 0; i < COUNT(formats); i++)
         for (size_t k = 0; k < COUNT(cases); k++)
             for (size_t r = 0; r < COUNT(rows); r++)
                 products_of(&formats[i], &cases[k], rows[r], acts[(k + r) % COUNT(acts)]);
+    /* More outputs than are unpacked at a time. */
+    static const struct products_case large[] = {
+        { PRODUCTS_GATE, 2, { 11008, 11008 }, 3072 },
+        { PRODUCTS_STORE, 2, { 21984, 64 }, 3072 },
+    };
+    for (size_t k = 0; k < COUNT(large); k++) products_of(&formats[1], &large[k], 100, ACT_SILU);
 }
 
 /* A product of rows that the op before left, which are not rounded twice: norm, then gate, then a
@@ -256,6 +262,45 @@ static void test_rows_known(void **state) {
     free(in), free(normed);
 }
 
+/* The same of many rows, where only the rounded rows of gate and up reach the last product. */
+static void rows_passed(const struct format *f, int64_t rows) {
+    enum { COLS = 512, HIDDEN = 1024 };
+    struct device *dev = &rounding;
+    const size_t n = (size_t)rows;
+    struct matrix m[3] = { matrix_new(f, HIDDEN, COLS), matrix_new(f, HIDDEN, COLS),
+                           matrix_new(f, COLS, HIDDEN) };
+    float *in = numbers(rows * COLS), *gain = numbers(COLS), *got = numbers(rows * COLS);
+    float *want = numbers(rows * COLS), *hidden = numbers(rows * HIDDEN);
+    for (int i = 0; i < 3; i++) adopt(dev, &m[i], f);
+    assert_true(dev->op->adopt(dev, gain, COLS * 4));
+    struct tensor w = tensor_1d(gain, F32, COLS);
+    struct tensor x = tensor_2d(there(dev, in, n * COLS * 4), F32, rows, COLS);
+    struct tensor h = tensor_2d(there(dev, NULL, n * HIDDEN * 4), F32, rows, HIDDEN);
+    struct tensor y = tensor_2d(there(dev, NULL, n * COLS * 4), F32, rows, COLS);
+    struct products p = { .x = &x, .w = { &m[0].l, &m[1].l }, .y = { &h }, .n = 2,
+                          .then = &m[2].l, .end = PRODUCTS_GATE, .act = { .act = ACT_SILU } };
+    dev->op->norm(dev, &x, &w, NULL, &x, NORM_RMS, 1e-5f);
+    if (!dev->op->products(dev, &p)) by_ops(dev, &p);
+    dev->op->linear(dev, &y, &m[2].l, &h);
+    back(dev, got, y.at, rows * COLS);
+    p.then = NULL;
+    by_ops(dev, &p);
+    back(dev, hidden, h.at, rows * HIDDEN);
+    product(dev, want, &m[2], hidden, rows);
+    assert_memory_equal(got, want, n * COLS * 4);
+    dev->op->free(dev, x.at, 0);
+    free(in), free(got), free(want), free(hidden);
+}
+
+static void test_rows_passed(void **state) {
+    (void)state;
+    static const struct format formats[] = { { "bf16", BF16, F32, 0, 0 },
+                                             { "4 bits g64", MLX_AFFINE, BF16, 4, 64 } };
+    static const int64_t rows[] = { 1, 17, 40, 200 };
+    for (size_t i = 0; i < COUNT(formats); i++)
+        for (size_t r = 0; r < COUNT(rows); r++) rows_passed(&formats[i], rows[r]);
+}
+
 /* A table that is also a matrix: rows read before it was packed and after. */
 static void test_packed_table(void **state) {
     (void)state;
@@ -284,10 +329,10 @@ static void test_packed_table(void **state) {
 
 static void test_norm(void **state) {
     (void)state;
-    static const int64_t sizes[] = { 10, 128, 600, 4096, 9000 };
+    static const int64_t sizes[] = { 10, 128, 512, 600, 4096, 5120, 9000 };
     for (size_t i = 0; i < COUNT(sizes); i++)
         for (int kind = NORM_RMS; kind <= NORM_LAYER; kind++) {
-            const int64_t n = sizes[i], rows = 5;
+            const int64_t n = sizes[i], rows = 70;
             float *x = numbers(rows * n), *w = numbers(n), *b = numbers(n);
             float *want = numbers(rows * n), *got = numbers(rows * n);
             struct tensor in = tensor_2d(x, F32, rows, n), out = tensor_2d(want, F32, rows, n);
@@ -299,8 +344,13 @@ static void test_norm(void **state) {
             out.at = there(&f32, NULL, (size_t)(rows * n) * sizeof *x);
             f32.op->norm(&f32, &out, &wt, &bt, &in, (enum norm)kind, 1e-5f);
             back(&f32, got, out.at, rows * n);
-            f32.op->free(&f32, in.at, 0);
             assert_true(difference(got, want, rows * n) < 1e-5);
+            in.shape[0] = out.shape[0] = 1;
+            out.at = there(&f32, NULL, (size_t)n * sizeof *x);
+            f32.op->norm(&f32, &out, &wt, &bt, &in, (enum norm)kind, 1e-5f);
+            back(&f32, want, out.at, n);
+            assert_memory_equal(got, want, (size_t)n * sizeof *x);
+            f32.op->free(&f32, in.at, 0);
             free(x), free(want), free(got);
         }
 }
@@ -312,15 +362,21 @@ enum { PAGE = 16, SEQS = 3, PAGES_MAX = 50, PAGES = SEQS * PAGES_MAX };
 struct heads_case { int heads, kv_heads, dim, dims; bool normed, bare; enum rope pairing;
                     enum dtype dtype; };
 
-static void heads_of(const struct heads_case *k) {
-    enum { N = 5 };
-    const int pos[N] = { 0, 1, 17, 40, 3 }, seq[N] = { 0, 0, 1, 2, 2 }, first[] = { 0, 2, 3, 5 };
+/* N rows: of three sequences, where they begin. */
+static void heads_of(const struct heads_case *k, int N) {
+    const int begin[SEQS] = { 0, 17, 40 }, first[] = { 0, N / 3, 2 * (N / 3), N };
+    int *pos = mem_array((size_t)N, sizeof *pos), *seq = mem_array((size_t)N, sizeof *seq);
+    for (int i = 0; i < N; i++) {
+        seq[i] = MIN(i / (N / 3), SEQS - 1);
+        pos[i] = begin[seq[i]] + i - first[seq[i]];
+    }
+    const size_t ints = (size_t)N * sizeof *pos;
     const size_t page_bytes = (size_t)PAGE * (size_t)k->kv_heads * (size_t)k->dim * 2 *
                               (k->dtype == BF16 ? 2 : 4);
     int table[PAGES];
     for (int i = 0; i < PAGES; i++) table[i] = PAGES - 1 - i;
     struct device *dev = &f32;
-    struct rows rows = { N, SEQS, there(dev, pos, sizeof pos), there(dev, seq, sizeof seq),
+    struct rows rows = { N, SEQS, there(dev, pos, ints), there(dev, seq, ints),
                          there(dev, first, sizeof first) };
     float *freq = numbers(k->dims), *gain = numbers(k->dim);
     assert_true(dev->op->adopt(dev, freq, (size_t)k->dims * 4));
@@ -329,7 +385,7 @@ static void heads_of(const struct heads_case *k) {
     float *in[3], *q[2];
     char *pages[2];
     struct tensor w = tensor_1d(gain, F32, k->dim);
-    for (int i = 0; i < 3; i++) in[i] = numbers(N * width[i]);
+    for (int i = 0; i < 3; i++) in[i] = numbers((int64_t)N * width[i]);
     for (int fused = 0; fused < 2; fused++) {
         struct tensor t[3];
         for (int i = 0; i < 3; i++)
@@ -351,16 +407,17 @@ static void heads_of(const struct heads_case *k) {
             dev->op->rope(dev, &part, &args.rope);
         }
         if (!fused) dev->op->kv_store(dev, &a, &t[1], &t[2]);
-        q[fused] = numbers(N * width[0]);
+        q[fused] = numbers((int64_t)N * width[0]);
         pages[fused] = mem_new(page_bytes * PAGES);
         back(dev, (float *)(void *)pages[fused], a.kv.pages, (int64_t)page_bytes * PAGES / 4);
-        back(dev, q[fused], t[0].at, N * width[0]);
+        back(dev, q[fused], t[0].at, (int64_t)N * width[0]);
         dev->op->free(dev, t[1].at, 0), dev->op->free(dev, t[2].at, 0);
     }
     assert_memory_equal(q[0], q[1], (size_t)(N * width[0]) * 4);
     assert_memory_equal(pages[0], pages[1], page_bytes * PAGES);
     for (int i = 0; i < 2; i++) free(q[i]), free(pages[i]);
     for (int i = 0; i < 3; i++) free(in[i]);
+    free(pos), free(seq);
 }
 
 static void test_heads(void **state) {
@@ -371,7 +428,7 @@ static void test_heads(void **state) {
         { 6, 3, 80, 20, true, true, ROPE_PAIRS, F32 },
         { 2, 1, 256, 64, true, false, ROPE_HALVES, F32 },
     };
-    for (size_t i = 0; i < COUNT(cases); i++) heads_of(&cases[i]);
+    for (size_t i = 0; i < COUNT(cases); i++) heads_of(&cases[i], 5), heads_of(&cases[i], 70);
 }
 
 /* ---- lists of ops ---- */
@@ -505,6 +562,7 @@ static void test_feed(void **state) {
 static int run(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear), cmocka_unit_test(test_products),
+        cmocka_unit_test(test_rows_passed),
         cmocka_unit_test(test_rows_known), cmocka_unit_test(test_packed_table),
         cmocka_unit_test(test_norm), cmocka_unit_test(test_heads),
         cmocka_unit_test(test_draws), cmocka_unit_test(test_feed),

@@ -120,6 +120,26 @@ static void in_chunks(struct work *w, int step) {
     w->dev->op->free(w->dev, seq, 0);
 }
 
+/* Every row a sequence of one row: a step of decoding many. */
+static void in_one_step(struct work *w) {
+    int *table = mem_array((size_t)ROWS * PAGES_MAX, sizeof *table), own[ROWS], first[ROWS + 1];
+    for (int i = 0; i < SEQS; i++)
+        for (int r = begin_of[i]; r < begin_of[i] + length[i]; r++)
+            for (int p = 0; p < PAGES_MAX; p++)
+                table[r * PAGES_MAX + p] = SEQS * PAGES_MAX - 1 - (i * PAGES_MAX + p);
+    for (int r = 0; r <= ROWS; r++) first[r] = r;
+    for (int r = 0; r < ROWS; r++) own[r] = r;
+    int *seq = ints(w->dev, own, ROWS), *begin = ints(w->dev, first, ROWS + 1);
+    const struct rows rows = { ROWS, ROWS, w->pos, seq, begin };
+    const int *before = w->a.kv.table;
+    w->a.kv.table = ints(w->dev, table, ROWS * PAGES_MAX);
+    attend_rows(w, &rows, 0);
+    w->dev->op->free(w->dev, (void *)(uintptr_t)w->a.kv.table, 0);
+    w->dev->op->free(w->dev, seq, 0), w->dev->op->free(w->dev, begin, 0);
+    w->a.kv.table = before;
+    free(table);
+}
+
 /* The last row of the second sequence and all of the third: what a step has when one sequence
  * decodes while another is read. */
 static void among_others(struct work *w, float *to) {
@@ -216,6 +236,9 @@ static void check(struct device *dev, const struct shape *s, double bound) {
     in_chunks(&w, 37);
     answer(&w, other);
     same_bits(s, other, all, 0, ROWS, "in a chunk of 37");
+    in_one_step(&w);
+    answer(&w, other);
+    same_bits(s, other, all, 0, ROWS, "in a step with many");
     among_others(&w, other);
     same_bits(s, other, all, 143, 1 + LENGTH_MAX, "among others");
     work_free(&w);

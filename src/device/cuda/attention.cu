@@ -242,10 +242,7 @@ void cuda_attention(struct device *dev, struct tensor *y, const struct tensor *q
                     const struct attend *args) {
     struct cuda *c = cuda_of(dev);
     struct launch l = { c, *args, *q };
-    if (cuda_attention_mma(dev, y, q, args)) {
-        cuda_check(dev);
-        return;
-    }
+    if (cuda_attention_mma(dev, y, q, args)) return;
     l.a.sinks = (const float *)cuda_there(dev, l.a.sinks);
     l.splits = blocks_of((int64_t)l.a.kv.pages_max * l.a.kv.page_tokens, SPLIT);
     const int64_t room = PARTIAL_FLOATS / ((int64_t)l.a.heads * l.splits * (l.a.v_dim + 2));

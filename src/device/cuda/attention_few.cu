@@ -1,18 +1,37 @@
-/* attention_few.cu - attention of rows that stand alone, or nearly: a block of threads for a row, a
- * kv head and 128 positions, so that long contexts are read by all multiprocessors. */
+/* attention_few.cu - attention of rows that stand alone, or nearly. A few rows: a block of
+ * threads for a row, a kv head and 128 positions, so that long contexts are read by all
+ * multiprocessors, and a kernel that folds what they leave. Many: a block for all positions of a
+ * row and a kv head, which folds as it goes. The bits are the same. */
 #include "device/cuda/attention_mma.h"
 
-enum { THREADS = 128, WARPS = 4, HEADS = 16 };
+enum { THREADS = 128, WARPS = 4, HEADS = 16, RING = 3, RING_BLOCKS_MAX = 128 };
 
-/* Boxes of keys and values as page_in leaves them: of bf16 each has 64 dimensions, of 8 bits one
- * has all. */
-template <int BOXES> struct few_memory {
-    unsigned char k[BOXES][BLOCK * ROW_BYTES], v[BOXES][BLOCK * ROW_BYTES];
+/* A box of keys or values as page_in leaves it: of bf16 it has 64 dimensions, of 8 bits all. */
+typedef unsigned char box[BLOCK * ROW_BYTES];
+
+/* What threads tell each other about a block. */
+struct few_words {
     float k_scale[BLOCK], v_scale[BLOCK];        /* of 8 bits */
     __nv_bfloat16 weight[HEADS][BLOCK + 8];
     float max[WARPS][HEADS], sum[WARPS][HEADS][4];
+};
+
+template <int BOXES> struct few_memory {
+    box k[BOXES], v[BOXES];
+    struct few_words words;
     uint64_t k_full, v_full;
 };
+
+/* Keys of a block, its values, keys of the next... take the places of the ring in turn. */
+template <int BOXES> struct ring_memory {
+    box at[RING][BOXES];
+    struct few_words words;
+    float inverse[HEADS];
+    uint64_t full[RING], empty[RING];
+};
+
+/* The threads that compute. */
+__device__ static inline void meet(void) { named_sync(1, THREADS); }
 
 __device__ static inline void matrices(unsigned r[4], const void *at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -44,26 +63,27 @@ struct few_job {
     int kv_head, first_head, heads, begin, end, block, pos, seq;
 };
 
-/* Pages that hold a visible position; the rest of the memory keeps what it had. */
+/* Pages that hold a visible position; the rest of the memory keeps what it had. v NULL: keys
+ * alone; k NULL: values. */
 template <int BOXES>
-__device__ static inline void few_fetch(struct few_memory<BOXES> *m, const struct few_job &j,
-                                        const struct attend &a, const struct kv_maps &maps) {
+__device__ static inline void few_fetch(box *k, uint64_t *k_full, box *v, uint64_t *v_full,
+                                        const struct few_job &j, const struct attend &a,
+                                        const struct kv_maps &maps) {
     const int tokens = a.kv.page_tokens, first = j.begin / tokens, last = (j.end - 1) / tokens;
     const unsigned bytes = (unsigned)((last - first + 1) * tokens * ROW_BYTES * BOXES);
-    barrier_expect(&m->k_full, bytes);
-    barrier_expect(&m->v_full, bytes);
+    if (k) barrier_expect(k_full, bytes);
+    if (v) barrier_expect(v_full, bytes);
     for (int i = first; i <= last; i++) {
         const int page = page_of(a.kv, j.seq, i), at = (i * tokens - j.block * BLOCK) * ROW_BYTES;
-        for (int h = 0; h < BOXES; h++)
-            page_in(m->k[h] + at, &maps.k, 64 * h, j.kv_head * tokens, page, &m->k_full);
-        for (int h = 0; h < BOXES; h++)
-            page_in(m->v[h] + at, &maps.v, 64 * h, j.kv_head * tokens, page, &m->v_full);
+        for (int h = 0; h < BOXES && k; h++)
+            page_in(k[h] + at, &maps.k, 64 * h, j.kv_head * tokens, page, k_full);
+        for (int h = 0; h < BOXES && v; h++)
+            page_in(v[h] + at, &maps.v, 64 * h, j.kv_head * tokens, page, v_full);
     }
 }
 
 /* A thread for each position. */
-template <int BOXES>
-__device__ static inline void few_scales(struct few_memory<BOXES> *m, const struct few_job &j,
+__device__ static inline void few_scales(struct few_words *m, const struct few_job &j,
                                          const struct attend &a) {
     const int pos = j.block * BLOCK + threadIdx.x;
     float k = 0, v = 0;
@@ -100,14 +120,14 @@ __device__ static inline void query(unsigned r[4], const struct tensor &q, const
 
 /* score += 16 heads times 8 keys. */
 template <int BOXES, bool Q8>
-__device__ static inline void few_dot(float score[4], const struct few_memory<BOXES> *m,
-                                      const unsigned (*q)[4], int key) {
+__device__ static inline void few_dot(float score[4], const box *keys, const unsigned (*q)[4],
+                                      int key) {
     const int lane = threadIdx.x % 32;
     unsigned b[4];
     if constexpr (Q8) {
 #pragma unroll
         for (int s = 0; s < 8; s += 4) {
-            matrices(b, unit_at(m->k[0], key, s + lane / 8));
+            matrices(b, unit_at(keys[0], key, s + lane / 8));
 #pragma unroll
             for (int k = 0; k < 4; k++)
                 mma(score, q[s + k], two_bytes(b[k], 0, 1), two_bytes(b[k], 2, 3));
@@ -117,7 +137,7 @@ __device__ static inline void few_dot(float score[4], const struct few_memory<BO
         for (int h = 0; h < BOXES; h++)
 #pragma unroll
             for (int s = 0; s < 4; s += 2) {
-                matrices(b, unit_at(m->k[h], key, 2 * s + lane / 8));
+                matrices(b, unit_at(keys[h], key, 2 * s + lane / 8));
                 mma(score, q[4 * h + s], b[0], b[1]);
                 mma(score, q[4 * h + s + 1], b[2], b[3]);
             }
@@ -127,13 +147,13 @@ __device__ static inline void few_dot(float score[4], const struct few_memory<BO
 /* A warp's 32 positions: score[n][k], of heads lane/4 and 8 more, as exponents before the largest
  * is subtracted. */
 template <int BOXES, bool Q8>
-__device__ static inline void few_scores(float score[4][4], struct few_memory<BOXES> *m,
-                                         const unsigned (*q)[4], const struct few_job &j,
-                                         const struct attend &a) {
+__device__ static inline void few_scores(float score[4][4], const struct few_words *m,
+                                         const box *keys, const unsigned (*q)[4],
+                                         const struct few_job &j, const struct attend &a) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
     for (int n = 0; n < 4; n++) {
-        few_dot<BOXES, Q8>(score[n], m, q, warp * 32 + n * 8 + lane % 8);
+        few_dot<BOXES, Q8>(score[n], keys, q, warp * 32 + n * 8 + lane % 8);
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             const int in = warp * 32 + n * 8 + 2 * (lane % 4) + k % 2, at = j.block * BLOCK + in;
@@ -144,9 +164,8 @@ __device__ static inline void few_scores(float score[4][4], struct few_memory<BO
 }
 
 /* The largest score of each head in the block, times the factor. */
-template <int BOXES>
-__device__ static inline void few_max(float max[2], struct few_memory<BOXES> *m,
-                                      const float score[4][4], float factor) {
+__device__ static inline void few_max(float max[2], struct few_words *m, const float score[4][4],
+                                      float factor) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -158,7 +177,7 @@ __device__ static inline void few_max(float max[2], struct few_memory<BOXES> *m,
         x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
         if (lane % 4 == 0) m->max[warp][lane / 4 + 8 * r] = x;
     }
-    __syncthreads();
+    meet();
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const int i = lane / 4 + 8 * r;
@@ -168,8 +187,8 @@ __device__ static inline void few_max(float max[2], struct few_memory<BOXES> *m,
 }
 
 /* Scores become weights in shared memory, and lanes' parts of their sums. */
-template <int BOXES, bool Q8>
-__device__ static inline void few_weights(struct few_memory<BOXES> *m, const float score[4][4],
+template <bool Q8>
+__device__ static inline void few_weights(struct few_words *m, const float score[4][4],
                                           const float max[2], float factor) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
@@ -193,12 +212,50 @@ __device__ static inline void few_weights(struct few_memory<BOXES> *m, const flo
 /* Values of positions that are not visible may be anything: their weight is 0, but 0 times that
  * need not be. */
 template <int BOXES>
-__device__ static inline void few_clear(struct few_memory<BOXES> *m, const struct few_job &j) {
+__device__ static inline void few_clear(box *v, const struct few_job &j) {
     const int begin = j.begin - j.block * BLOCK, end = j.end - j.block * BLOCK;
     if (begin == 0 && end == BLOCK) return;
     for (int i = threadIdx.x; i < BLOCK * 8; i += THREADS)
         for (int h = 0; h < BOXES; h++)
-            if (i / 8 < begin || i / 8 >= end) ((uint4 *)m->v[h])[i] = make_uint4(0, 0, 0, 0);
+            if (i / 8 < begin || i / 8 >= end) ((uint4 *)v[h])[i] = make_uint4(0, 0, 0, 0);
+    writes_are_shared();             /* before copies that come here later */
+}
+
+/* Weights times eight columns of the values, n of them. */
+__device__ static inline void few_eight(float sum[4], const box *v,
+                                        const unsigned (&p)[BLOCK / 16][4], int n) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int s = 0; s < BLOCK / 16; s += 2) {
+        unsigned b[4];
+        matrices_turned(b, unit_at(v[n / 8], 16 * s + lane, n % 8));
+        mma(sum, p[s], b[0], b[1]);
+        mma(sum, p[s + 1], b[2], b[3]);
+    }
+}
+
+/* Of 8 bits: sixteen. A matrix of 16-bit pairs, turned, gives a lane two columns of two positions:
+ * even columns are one product, odd ones another. */
+__device__ static inline void few_sixteen_q8(float even[4], float odd[4], const box *v,
+                                             const unsigned (&p)[BLOCK / 16][4], int n) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int s = 0; s < BLOCK / 16; s += 2) {
+        unsigned b[4];
+        matrices_turned(b, unit_at(v[0], 16 * s + lane, n));
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            mma(even, p[s + k], two_bytes(b[2 * k], 0, 2), two_bytes(b[2 * k + 1], 0, 2));
+            mma(odd, p[s + k], two_bytes(b[2 * k], 1, 3), two_bytes(b[2 * k + 1], 1, 3));
+        }
+    }
+}
+
+__device__ static inline void few_read_weights(unsigned (&p)[BLOCK / 16][4],
+                                               const struct few_words *m) {
+#pragma unroll
+    for (int s = 0; s < BLOCK / 16; s++)
+        matrices(p[s], &m->weight[threadIdx.x % 16][16 * s + threadIdx.x % 32 / 16 * 8]);
 }
 
 __device__ static inline float *few_values_at(float *partial, const struct few_job &j,
@@ -209,21 +266,14 @@ __device__ static inline float *few_values_at(float *partial, const struct few_j
 }
 
 /* A warp has every fourth eight of the values' columns. */
-template <int BOXES>
-__device__ static inline void few_values(float *partial, const struct few_memory<BOXES> *m,
+__device__ static inline void few_values(float *partial, const box *v,
                                          const unsigned (&p)[BLOCK / 16][4],
                                          const struct few_job &j, const struct attend &a,
                                          int64_t own, int blocks) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (int n = warp; n < a.v_dim / 8; n += WARPS) {
         float sum[4] = {};
-#pragma unroll
-        for (int s = 0; s < BLOCK / 16; s += 2) {
-            unsigned b[4];
-            matrices_turned(b, unit_at(m->v[n / 8], 16 * s + lane, n % 8));
-            mma(sum, p[s], b[0], b[1]);
-            mma(sum, p[s + 1], b[2], b[3]);
-        }
+        few_eight(sum, v, p, n);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const int i = lane / 4 + 8 * r;
@@ -234,26 +284,15 @@ __device__ static inline void few_values(float *partial, const struct few_memory
     }
 }
 
-/* Of 8 bits: every fourth 16 columns. A matrix of 16-bit pairs, turned, gives a lane two columns of
- * two positions: even columns are one product, odd ones another. */
-template <int BOXES>
-__device__ static inline void few_values_q8(float *partial, const struct few_memory<BOXES> *m,
+/* Of 8 bits: every fourth 16 columns. */
+__device__ static inline void few_values_q8(float *partial, const box *v,
                                             const unsigned (&p)[BLOCK / 16][4],
                                             const struct few_job &j, const struct attend &a,
                                             int64_t own, int blocks) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (int n = warp; n < a.v_dim / 16; n += WARPS) {
         float even[4] = {}, odd[4] = {};
-#pragma unroll
-        for (int s = 0; s < BLOCK / 16; s += 2) {
-            unsigned b[4];
-            matrices_turned(b, unit_at(m->v[0], 16 * s + lane, n));
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                mma(even, p[s + k], two_bytes(b[2 * k], 0, 2), two_bytes(b[2 * k + 1], 0, 2));
-                mma(odd, p[s + k], two_bytes(b[2 * k], 1, 3), two_bytes(b[2 * k + 1], 1, 3));
-            }
-        }
+        few_sixteen_q8(even, odd, v, p, n);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const int i = lane / 4 + 8 * r;
@@ -265,20 +304,23 @@ __device__ static inline void few_values_q8(float *partial, const struct few_mem
     }
 }
 
-/* Of a row's largest score and sum: what the four warps and the four lanes have, in order. */
-template <int BOXES>
-__device__ static inline void few_sums(float *partial, const struct few_memory<BOXES> *m,
-                                       const struct few_job &j, const struct attend &a,
-                                       int64_t own, int blocks, float factor) {
-    const int i = threadIdx.x;
-    if (i >= j.heads) return;
+/* Head i's largest exponent and its sum: what the four warps and the four lanes have, in order. */
+__device__ static inline float2 few_sum(const struct few_words *m, int i, float factor) {
     float part[4], max = m->max[0][i];
     for (int w = 1; w < WARPS; w++) max = fmaxf(max, m->max[w][i]);
     for (int t = 0; t < 4; t++)
         part[t] = m->sum[0][i][t] + m->sum[1][i][t] + m->sum[2][i][t] + m->sum[3][i][t];
+    return make_float2(max * factor, (part[0] + part[1]) + (part[2] + part[3]));
+}
+
+__device__ static inline void few_sums(float *partial, const struct few_words *m,
+                                       const struct few_job &j, const struct attend &a,
+                                       int64_t own, int blocks, float factor) {
+    const int i = threadIdx.x;
+    if (i >= j.heads) return;
     float *to = partial_at(partial, a, own, head_of(a, j.kv_head, j.first_head + i), j.block,
                            blocks);
-    *(float2 *)to = make_float2(max * factor, (part[0] + part[1]) + (part[2] + part[3]));
+    *(float2 *)to = few_sum(m, i, factor);
 }
 
 /* Of the rows of a sequence that has at most `each`: number blockIdx.x % each. -1: none. */
@@ -286,6 +328,25 @@ __device__ static inline int64_t few_row(const struct rows &rows, int each, int 
     if (each == 1 && rows.n_rows == rows.n_seqs) return i;
     const int seq = i / each, first = rows.first[seq], n = rows.first[seq + 1] - first;
     return n > each || i % each >= n ? -1 : first + i % each;
+}
+
+/* part: which kv head, and which 16 of the heads that read it. */
+__device__ static inline struct few_job few_job_of(int64_t row, int part, const struct rows &rows,
+                                                   const struct attend &a) {
+    struct few_job j = { row };
+    const int group = a.heads / a.kv_heads, chunks = (group + HEADS - 1) / HEADS;
+    j.pos = rows.pos[row];
+    j.seq = rows.seq[row];
+    j.kv_head = part / chunks;
+    j.first_head = part % chunks * HEADS;
+    j.heads = MIN((int)HEADS, group - j.first_head);
+    return j;
+}
+
+__device__ static inline void few_block(struct few_job &j, int block, const struct attend &a) {
+    j.block = block;
+    j.begin = MAX(first_visible(a, j.pos), block * BLOCK);
+    j.end = MIN(j.pos + 1, (block + 1) * BLOCK);
 }
 
 template <int BOXES, bool Q8>
@@ -297,52 +358,205 @@ attend_few(float *partial, struct tensor q, struct attend a, struct rows rows, i
         (struct few_memory<BOXES> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
     let_next_begin();
     after_previous();
-    struct few_job j = { few_row(rows, each, (int)(begin + blockIdx.x)) };
-    if (j.row < 0) return;
-    const int group = a.heads / a.kv_heads, chunks = (group + HEADS - 1) / HEADS;
-    j.pos = rows.pos[j.row];
-    j.seq = rows.seq[j.row];
-    j.block = blockIdx.z;
-    j.kv_head = blockIdx.y / chunks;
-    j.first_head = blockIdx.y % chunks * HEADS;
-    j.heads = MIN((int)HEADS, group - j.first_head);
-    j.begin = MAX(first_visible(a, j.pos), j.block * BLOCK);
-    j.end = MIN(j.pos + 1, (j.block + 1) * BLOCK);
+    const int64_t row = few_row(rows, each, (int)(begin + blockIdx.x));
+    if (row < 0) return;
+    struct few_job j = few_job_of(row, blockIdx.y, rows, a);
+    few_block(j, blockIdx.z, a);
     if (j.begin >= j.end) return;
     if (threadIdx.x == 0) {
         barrier_init(&m->k_full, 1);
         barrier_init(&m->v_full, 1);
         barriers_are_set();
-        few_fetch(m, j, a, maps);
+        few_fetch<BOXES>(m->k, &m->k_full, m->v, &m->v_full, j, a, maps);
     }
     constexpr int STEPS = Q8 ? 8 : BOXES * 4;
     unsigned qs[STEPS][4], p[BLOCK / 16][4];
 #pragma unroll
     for (int s = 0; s < STEPS; s++) query<Q8>(qs[s], q, j, a, 16 * s);
-    if (Q8) few_scales(m, j, a);
+    if (Q8) few_scales(&m->words, j, a);
     float score[4][4] = {}, max[2];
     const float factor = factor_of(a);
     __syncthreads();
     barrier_wait(&m->k_full, 0);
-    few_scores<BOXES, Q8>(score, m, qs, j, a);
-    few_max<BOXES>(max, m, score, factor);
-    few_weights<BOXES, Q8>(m, score, max, factor);
+    few_scores<BOXES, Q8>(score, &m->words, m->k, qs, j, a);
+    few_max(max, &m->words, score, factor);
+    few_weights<Q8>(&m->words, score, max, factor);
     barrier_wait(&m->v_full, 0);
-    few_clear<BOXES>(m, j);
+    few_clear<BOXES>(m->v, j);
     __syncthreads();
+    few_read_weights(p, &m->words);
+    if constexpr (Q8) few_values_q8(partial, m->v, p, j, a, blockIdx.x, gridDim.z);
+    else few_values(partial, m->v, p, j, a, blockIdx.x, gridDim.z);
+    few_sums(partial, &m->words, j, a, blockIdx.x, gridDim.z, factor);
+}
+
+/* ---- all blocks of a row in turn ---- */
+
+template <int BOXES>
+__device__ static inline void ring_fetch(struct ring_memory<BOXES> *m, struct few_job j, int first,
+                                         int last, const struct attend &a,
+                                         const struct kv_maps &maps) {
+    int at = 0;
+    unsigned phase = 1;
+    writes_are_global();
+    for (int i = 0; i < 2 * (last + 1 - first); i++) {
+        few_block(j, first + i / 2, a);
+        barrier_wait(&m->empty[at], phase);
+        box *to = m->at[at];
+        few_fetch<BOXES>(i % 2 ? NULL : to, &m->full[at], i % 2 ? to : NULL, &m->full[at], j, a,
+                         maps);
+        if (++at == RING) at = 0, phase ^= 1;
+    }
+}
+
+/* A thread's columns of two heads' values, and what is folded with them; its own head's sum. */
+struct ring_sums { float value[4][4], max[2], own_max, own_sum; };
+
+template <bool Q8>
+__device__ static inline void ring_fold(struct ring_sums &sums, const struct few_words *m,
+                                        const box *v, const float max[2], const struct few_job &j,
+                                        const struct attend &a, float factor) {
+    const int warp = threadIdx.x / 32, own = threadIdx.x;
+    unsigned p[BLOCK / 16][4];
+    struct fold f[2];
+    few_read_weights(p, m);
 #pragma unroll
-    for (int s = 0; s < BLOCK / 16; s++)
-        matrices(p[s], &m->weight[threadIdx.x % 16][16 * s + threadIdx.x % 32 / 16 * 8]);
-    if constexpr (Q8) few_values_q8(partial, m, p, j, a, blockIdx.x, gridDim.z);
-    else few_values(partial, m, p, j, a, blockIdx.x, gridDim.z);
-    few_sums<BOXES>(partial, m, j, a, blockIdx.x, gridDim.z, factor);
+    for (int r = 0; r < 2; r++) {
+        f[r] = fold_of(sums.max[r], max[r]);
+        sums.max[r] = f[r].max;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i += Q8 ? 2 : 1) {
+        const int n = warp + WARPS * (Q8 ? i / 2 : i);
+        float now[2][4] = {};
+        if (n >= a.v_dim / (Q8 ? 16 : 8)) break;
+        if (Q8) few_sixteen_q8(now[0], now[1], v, p, n);
+        else few_eight(now[0], v, p, n);
+#pragma unroll
+        for (int k = 0; k < (Q8 ? 8 : 4); k++)
+            sums.value[i + k / 4][k % 4] = folded(f[k % 4 / 2], sums.value[i + k / 4][k % 4],
+                                                  now[k / 4][k % 4]);
+    }
+    if (own >= j.heads) return;
+    const float2 block = few_sum(m, own, factor);
+    const struct fold g = fold_of(sums.own_max, block.x);
+    sums.own_max = g.max;
+    sums.own_sum = folded(g, sums.own_sum, block.y);
+}
+
+/* A head's columns i and the next to the row, as numbers and rounded. */
+__device__ static inline void put_pair(const struct tensor &y, __nv_bfloat16 *next,
+                                       const struct attend &a, int64_t row, int head, int i,
+                                       float u, float v) {
+    *(float2 *)((float *)y.at + row * y.stride[0] + head * y.stride[1] + i) = make_float2(u, v);
+    if (next)
+        *(__nv_bfloat162 *)(next + (row * a.heads + head) * a.v_dim + i) =
+            __floats2bfloat162_rn(u, v);
+}
+
+template <bool Q8>
+__device__ static inline void ring_put(const struct tensor &y, __nv_bfloat16 *next,
+                                       const struct ring_sums &sums, const float *inverse,
+                                       const struct few_job &j, const struct attend &a) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int h = lane / 4 + 8 * r, head = head_of(a, j.kv_head, j.first_head + h);
+        struct fold f = { sums.max[r], 1, 0 };
+        float total = 0;
+        if (h >= j.heads) continue;
+        if (a.sinks) f = fold_sink(a, head, sums.max[r], &total);
+#pragma unroll
+        for (int i = 0; i < 4; i += Q8 ? 2 : 1) {
+            const int n = warp + WARPS * (Q8 ? i / 2 : i);
+            if (n >= a.v_dim / (Q8 ? 16 : 8)) break;
+            float v[4];
+            v[0] = __fmul_rn(sums.value[i][2 * r], f.before) * inverse[h];
+            v[1] = __fmul_rn(sums.value[i][2 * r + 1], f.before) * inverse[h];
+            if (!Q8) {
+                put_pair(y, next, a, j.row, head, 8 * n + 2 * (lane % 4), v[0], v[1]);
+                continue;
+            }
+            v[2] = __fmul_rn(sums.value[i + Q8][2 * r], f.before) * inverse[h];
+            v[3] = __fmul_rn(sums.value[i + Q8][2 * r + 1], f.before) * inverse[h];
+            put_pair(y, next, a, j.row, head, 16 * n + 4 * (lane % 4), v[0], v[2]);
+            put_pair(y, next, a, j.row, head, 16 * n + 4 * (lane % 4) + 2, v[1], v[3]);
+        }
+    }
+}
+
+template <int BOXES, bool Q8>
+__device__ static inline void ring_attend(struct ring_memory<BOXES> *m, const struct tensor &y,
+                                          __nv_bfloat16 *next, const struct tensor &q,
+                                          struct few_job j, int first, int last,
+                                          const struct attend &a) {
+    constexpr int STEPS = Q8 ? 8 : BOXES * 4;
+    const float factor = factor_of(a);
+    struct ring_sums sums = { {}, { -INFINITY, -INFINITY }, -INFINITY, 0 };
+    unsigned qs[STEPS][4], phase = 0;
+    int at = 0;
+#pragma unroll
+    for (int s = 0; s < STEPS; s++) query<Q8>(qs[s], q, j, a, 16 * s);
+    for (int b = first; b <= last; b++) {
+        float score[4][4] = {}, max[2];
+        few_block(j, b, a);
+        if (Q8) few_scales(&m->words, j, a);
+        if (Q8) meet();
+        barrier_wait(&m->full[at], phase);
+        few_scores<BOXES, Q8>(score, &m->words, m->at[at], qs, j, a);
+        few_max(max, &m->words, score, factor);
+        if (threadIdx.x == 0) barrier_arrive(&m->empty[at]);
+        if (++at == RING) at = 0, phase ^= 1;
+        few_weights<Q8>(&m->words, score, max, factor);
+        barrier_wait(&m->full[at], phase);
+        few_clear<BOXES>(m->at[at], j);
+        meet();
+        ring_fold<Q8>(sums, &m->words, m->at[at], max, j, a, factor);
+        meet();                      /* nobody reads the block any more */
+        if (threadIdx.x == 0) barrier_arrive(&m->empty[at]);
+        if (++at == RING) at = 0, phase ^= 1;
+    }
+    if (threadIdx.x < j.heads) {
+        const int head = head_of(a, j.kv_head, j.first_head + threadIdx.x);
+        if (a.sinks) fold_sink(a, head, sums.own_max, &sums.own_sum);
+        m->inverse[threadIdx.x] = 1.0f / sums.own_sum;
+    }
+    meet();
+    ring_put<Q8>(y, next, sums, m->inverse, j, a);
+}
+
+/* The last warp fetches. */
+template <int BOXES, bool Q8>
+__global__ static void __launch_bounds__(THREADS + 32)
+attend_ring(struct tensor y, __nv_bfloat16 *next, struct tensor q, struct attend a,
+            struct rows rows, int each, const __grid_constant__ struct kv_maps maps) {
+    extern __shared__ unsigned char memory[];
+    struct ring_memory<BOXES> *m =
+        (struct ring_memory<BOXES> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
+    let_next_begin();
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < RING; i++) {
+            barrier_init(&m->full[i], 1);
+            barrier_init(&m->empty[i], 1);
+        }
+        barriers_are_set();
+    }
+    __syncthreads();
+    const int64_t row = few_row(rows, each, (int)blockIdx.x);
+    if (row < 0) return;
+    const struct few_job j = few_job_of(row, blockIdx.y, rows, a);
+    const int first = first_visible(a, j.pos) / BLOCK, last = j.pos / BLOCK;
+    after_previous();
+    if (threadIdx.x < THREADS)
+        ring_attend<BOXES, Q8>(m, y, next, q, j, first, last, a);
+    else if (threadIdx.x == THREADS) ring_fetch<BOXES>(m, j, first, last, a, maps);
 }
 
 /* The blocks of a row and head, folded. A thread has a column; what they are multiplied with is
  * found for 128 blocks at a time. */
 __global__ static void __launch_bounds__(THREADS)
-fold_few(struct tensor y, float *partial, struct attend a, struct rows rows, int each,
-         int64_t begin, int blocks) {
+fold_few(struct tensor y, __nv_bfloat16 *next, float *partial, struct attend a, struct rows rows,
+         int each, int64_t begin, int blocks) {
     __shared__ struct fold fold[THREADS];
     __shared__ float top[THREADS], sums[THREADS];
     let_next_begin();
@@ -378,8 +592,12 @@ fold_few(struct tensor y, float *partial, struct attend a, struct rows rows, int
     if (a.sinks) f = fold_sink(a, head, max, &sum);
     float *out = (float *)y.at + row * y.stride[0] + head * y.stride[1];
     for (int c = 0; c < 2; c++)
-        if (i + c * THREADS < a.v_dim)
-            out[i + c * THREADS] = __fmul_rn(value[c], f.before) * (1.0f / sum);
+        if (i + c * THREADS < a.v_dim) {
+            const float v = __fmul_rn(value[c], f.before) * (1.0f / sum);
+            out[i + c * THREADS] = v;
+            if (next)
+                next[(row * a.heads + head) * a.v_dim + i + c * THREADS] = __float2bfloat16_rn(v);
+        }
 }
 
 template <int BOXES, bool Q8>
@@ -393,17 +611,39 @@ static void start_few(struct cuda *c, const struct attention_job &j, int64_t beg
                c->partial, j.q, j.a, *j.a.rows, j.each, begin, j.maps);
 }
 
+template <int BOXES, bool Q8>
+static void start_ring(struct cuda *c, const struct attention_job &j, unsigned rows) {
+    const int chunks = (int)blocks_of(j.a.heads / j.a.kv_heads, HEADS);
+    const size_t bytes = sizeof(struct ring_memory<BOXES>) + 1024;
+    cudaFuncSetAttribute(attend_ring<BOXES, Q8>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         (int)bytes);
+    cuda_start(c, attend_ring<BOXES, Q8>, dim3(rows, (unsigned)(j.a.kv_heads * chunks)),
+               THREADS + 32, bytes, j.y, j.next, j.q, j.a, *j.a.rows, j.each, j.maps);
+}
+
+/* One long row among short ones would be alone at the end: not where contexts may be that long. */
+static bool takes_ring(const struct cuda *c, const struct attention_job &j, int64_t rows) {
+    return 2 * rows * j.a.kv_heads >= 3 * c->processors && j.blocks <= RING_BLOCKS_MAX;
+}
+
 /* As many rows at a time as their partial results have room. */
 void cuda_attention_few(struct cuda *c, const struct attention_job &j) {
     const int64_t rows = (int64_t)j.a.rows->n_seqs * j.each;
+    const bool small = j.a.k_dim <= 64 && j.a.v_dim <= 64;
+    if (takes_ring(c, j, rows)) {
+        if (j.a.kv.dtype == I8) start_ring<1, true>(c, j, (unsigned)rows);
+        else if (small) start_ring<1, false>(c, j, (unsigned)rows);
+        else start_ring<2, false>(c, j, (unsigned)rows);
+        return;
+    }
     const int64_t room = PARTIAL_FLOATS / ((int64_t)j.a.heads * j.blocks * (j.a.v_dim + 2));
     if (room < 1 && c->error == cudaSuccess) c->error = cudaErrorMemoryAllocation;
     for (int64_t i = 0; room > 0 && i < rows; i += room) {
         const unsigned n = (unsigned)MIN(room, rows - i);
         if (j.a.kv.dtype == I8) start_few<1, true>(c, j, i, n);
-        else if (j.a.k_dim <= 64 && j.a.v_dim <= 64) start_few<1, false>(c, j, i, n);
+        else if (small) start_few<1, false>(c, j, i, n);
         else start_few<2, false>(c, j, i, n);
-        cuda_start(c, fold_few, dim3(n, (unsigned)j.a.heads), THREADS, 0, j.y, c->partial, j.a,
-                   *j.a.rows, j.each, i, j.blocks);
+        cuda_start(c, fold_few, dim3(n, (unsigned)j.a.heads), THREADS, 0, j.y, j.next,
+                   c->partial, j.a, *j.a.rows, j.each, i, j.blocks);
     }
 }

@@ -2,6 +2,7 @@
  * heads that read one kv head), keys and values brought by the copy engine, products by wgmma. Two
  * warpgroups have 64 queries each: while one weighs, the other multiplies. */
 #include "device/cuda/attention_mma.h"
+#include "device/cuda/linear.h"
 
 enum { THREADS = 384, STAGES = 2, PRODUCER = 0, QUERIES = 64, RAW = 3 };
 
@@ -293,10 +294,10 @@ __device__ static inline struct query query_of(const struct many_tile &t, const 
 }
 
 template <int HALVES>
-__device__ static inline void put_values(struct tensor &y, const struct many_tile &t,
-                                         const struct attend &a, int skip,
-                                         const float (&value)[HALVES * 32], const float (&max)[2],
-                                         const float (&sum)[2]) {
+__device__ static inline void put_values(struct tensor &y, __nv_bfloat16 *next,
+                                         const struct many_tile &t, const struct attend &a,
+                                         int skip, const float (&value)[HALVES * 32],
+                                         const float (&max)[2], const float (&sum)[2]) {
     const int group = a.heads / a.kv_heads, lane = threadIdx.x % 32;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -309,12 +310,16 @@ __device__ static inline void put_values(struct tensor &y, const struct many_til
         const float inverse = 1.0f / total;
         float *to = (float *)y.at + (int64_t)(t.row + row) * y.stride[0] + head * y.stride[1] +
                     2 * (lane % 4);
+        __nv_bfloat16 *rounded = next + ((int64_t)(t.row + row) * a.heads + head) * a.v_dim +
+                                 2 * (lane % 4);
 #pragma unroll
-        for (int n = 0; n < HALVES * 8; n++)
-            if (8 * n < a.v_dim)
-                *(float2 *)(to + 8 * n) =
-                    make_float2(__fmul_rn(value[4 * n + 2 * r], f.before) * inverse,
-                                __fmul_rn(value[4 * n + 2 * r + 1], f.before) * inverse);
+        for (int n = 0; n < HALVES * 8; n++) {
+            if (8 * n >= a.v_dim) continue;
+            const float u = __fmul_rn(value[4 * n + 2 * r], f.before) * inverse;
+            const float v = __fmul_rn(value[4 * n + 2 * r + 1], f.before) * inverse;
+            *(float2 *)(to + 8 * n) = make_float2(u, v);
+            if (next) *(__nv_bfloat162 *)(rounded + 8 * n) = __floats2bfloat162_rn(u, v);
+        }
     }
 }
 
@@ -368,7 +373,8 @@ __device__ static inline void one_block(struct many_memory<HALVES> *m, const str
 template <int HALVES, bool Q8>
 __device__ static inline void many_attend(struct many_memory<HALVES> *m,
                                           const struct many_raw *raw, struct tensor &y,
-                                          const int *above, const struct rows &rows,
+                                          __nv_bfloat16 *next_rows, const int *above,
+                                          const struct rows &rows,
                                           const struct attend &a, const struct tensor &q,
                                           int positions) {
     const int tiles = above[rows.n_seqs] * a.kv_heads, group = threadIdx.x / 128 - 1;
@@ -385,7 +391,7 @@ __device__ static inline void many_attend(struct many_memory<HALVES> *m,
         const struct query own = query_of(t, a, skip);
         for (int b = t.first; b <= t.last; b++, next(p))
             one_block<HALVES, Q8>(m, raw, p, group, value, max, sum, own, b, t.end, a, factor);
-        put_values<HALVES>(y, t, a, skip, value, max, sum);
+        put_values<HALVES>(y, next_rows, t, a, skip, value, max, sum);
     }
 }
 
@@ -403,8 +409,9 @@ __device__ static inline void many_barriers(struct many_memory<HALVES> *m, struc
 
 template <int HALVES, bool Q8>
 __global__ static void __launch_bounds__(THREADS, 1)
-attend_many(struct tensor y, struct tensor q, struct attend a, struct rows rows, int each,
-            int positions, const __grid_constant__ struct kv_maps maps) {
+attend_many(struct tensor y, __nv_bfloat16 *next_rows, struct tensor q, struct attend a,
+            struct rows rows, int each, int positions,
+            const __grid_constant__ struct kv_maps maps) {
     extern __shared__ unsigned char memory[];
     struct many_memory<HALVES> *m =
         (struct many_memory<HALVES> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
@@ -419,7 +426,7 @@ attend_many(struct tensor y, struct tensor q, struct attend a, struct rows rows,
         else if (threadIdx.x == 0) many_fetch<HALVES>(m, above, rows, a, maps, positions);
     } else {
         registers_more<232>();
-        many_attend<HALVES, Q8>(m, raw, y, above, rows, a, q, positions);
+        many_attend<HALVES, Q8>(m, raw, y, next_rows, above, rows, a, q, positions);
     }
 }
 
@@ -432,7 +439,7 @@ static void start_many(struct cuda *c, const struct attention_job &j) {
                          (int)bytes);
     const int tiles = (j.a.rows->n_rows / positions + j.a.rows->n_seqs) * j.a.kv_heads;
     attend_many<HALVES, Q8><<<(unsigned)MIN(tiles, c->processors), THREADS, bytes, c->stream>>>(
-        j.y, j.q, j.a, *j.a.rows, j.each, positions, j.maps);
+        j.y, j.next, j.q, j.a, *j.a.rows, j.each, positions, j.maps);
 }
 
 void cuda_attention_many(struct cuda *c, const struct attention_job &j) {
@@ -460,7 +467,8 @@ static bool takes(const struct cuda *c, const struct tensor *y, const struct ten
 bool cuda_attention_mma(struct device *dev, struct tensor *y, const struct tensor *q,
                         const struct attend *args) {
     struct cuda *c = cuda_of(dev);
-    struct attention_job j = { *y, *q, *args };
+    struct attention_job j = { *y, *q };
+    j.a = *args;
     const int rows = args->kv_heads * args->kv.page_tokens;
     const size_t width = args->kv.dtype == I8 ? 1 : 2;
     const char *values = (const char *)args->kv.pages + values_at(*args, width);
@@ -473,8 +481,14 @@ bool cuda_attention_mma(struct device *dev, struct tensor *y, const struct tenso
     j.a.sinks = (const float *)cuda_there(dev, args->sinks);
     j.blocks = (int)blocks_of((int64_t)args->kv.pages_max * args->kv.page_tokens, BLOCK);
     j.each = args->rows->n_rows == args->rows->n_seqs ? 1 : EACH;
+    const int64_t cols = (int64_t)args->heads * args->v_dim;
+    if (y->stride[0] == cols && y->stride[1] == args->v_dim)
+        j.next = cuda_many_next(c, args->rows->n_rows, cols);
     if (args->rows->n_seqs > 1 || args->rows->n_rows <= EACH) cuda_attention_few(c, j);
     if (args->rows->n_rows > args->rows->n_seqs && args->rows->n_rows > EACH)
         cuda_attention_many(c, j);
+    cuda_check(dev);
+    if (j.next)
+        cuda_many_done(c, { (const float *)y->at, cols, args->rows->n_rows, (int)cols });
     return true;
 }

@@ -9,6 +9,7 @@ struct kv_maps { CUtensorMap k, v; };    /* [pages, kv_heads * page_tokens, dims
 
 struct attention_job {
     struct tensor y, q;
+    __nv_bfloat16 *next;                 /* [rows, heads, v_dim] y for the next product; NULL */
     struct attend a;                     /* sinks with the device's address */
     struct kv_maps maps;
     int blocks;                          /* that the table's width has */

@@ -20,12 +20,21 @@ bool cuda_fail(struct err *err, enum err_code code, const char *format, ...) {
     return false;
 }
 
-/* Room for rows in bf16. */
+/* Room for rows in bf16, and for weights. */
 static cudaError_t open_rounded(struct cuda *c) {
     const size_t few = (size_t)FEW_ROWS * CUDA_FEW_COLS * sizeof *c->rounded + 128;
-    cudaError_t e = cudaMalloc((void **)&c->rounded, CUDA_ROUNDED * sizeof *c->rounded);
+    const size_t many = CUDA_ROUNDED * sizeof *c->rounded;
+    cudaError_t e = cudaMalloc((void **)&c->rounded, many);
     for (int i = 0; i < 2 && e == cudaSuccess; i++) e = cudaMalloc((void **)&c->few[i], few);
+    for (int i = 0; i < 2 && e == cudaSuccess && c->hopper; i++)
+        e = cudaMalloc((void **)&c->many[i], many);
+    if (e == cudaSuccess && c->hopper)
+        e = cudaMalloc((void **)&c->unpacked, CUDA_UNPACKED * sizeof *c->unpacked);
     return e;
+}
+
+static void forget_rows(struct cuda *c) {
+    c->few_is.x = c->many_is.x = NULL;
 }
 
 static bool fail(struct err *err, enum err_code code, const char *what, cudaError_t e) {
@@ -61,6 +70,7 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
         return fail(err, ERR_DEVICE, "the GPU does not open", e);
     if (!build_knows_chip(is, err)) return false;
     struct cuda *c = new struct cuda();
+    c->hopper = is.major == 9 && is.minor == 0;
     if ((e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)) != cudaSuccess ||
         (e = cudaMalloc((void **)&c->partial, PARTIAL_FLOATS * sizeof(float))) != cudaSuccess ||
         (o->rounded && (e = open_rounded(c)) != cudaSuccess)) {
@@ -68,7 +78,6 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
         return fail(err, ERR_DEVICE, "the GPU gives no stream and no memory", e);
     }
     c->overlaps = is.major >= 9;
-    c->hopper = is.major == 9 && is.minor == 0;
     c->processors = is.multiProcessorCount;
     snprintf(c->name, sizeof c->name, "cuda, %.80s, %zu GiB", is.name, is.totalGlobalMem >> 30);
     c->copies = new std::map<const char *, struct cuda_copy>();
@@ -94,7 +103,9 @@ static void free_all(struct cuda *c) {
     for (int i = 0; i < 2; i++) {
         if (c->mark[i]) cudaEventDestroy(c->mark[i]);
         cudaFree(c->few[i]);
+        cudaFree(c->many[i]);
     }
+    cudaFree(c->unpacked);
     cudaFree(c->partial);
     cudaFree(c->rounded);
     if (c->lists) forget_lists(c);
@@ -129,7 +140,7 @@ static void describe(const struct device *dev, char *text, size_t size) {
 void cuda_check(struct device *dev, bool rows_stay) {
     struct cuda *c = cuda_of(dev);
     cudaError_t e = cudaGetLastError();
-    if (!rows_stay) c->few_is.x = NULL;
+    if (!rows_stay) forget_rows(c);
     if (c->error == cudaSuccess) c->error = e;
 }
 
@@ -153,7 +164,7 @@ static void *alloc(struct device *dev, size_t bytes) {
 static bool replay(struct device *dev, const void *key, size_t bytes) {
     struct cuda *c = cuda_of(dev);
     const std::string name((const char *)key, bytes);
-    c->few_is.x = NULL;
+    forget_rows(c);
     auto found = c->lists->find(name);
     if (found == c->lists->end()) {
         if (c->lists->size() >= LISTS_MAX) forget_lists(c);
@@ -184,13 +195,13 @@ static void record_end(struct device *dev) {
 
 static void release(struct device *dev, void *p, size_t bytes) {
     (void)bytes;
-    cuda_of(dev)->few_is.x = NULL;
+    forget_rows(cuda_of(dev));
     forget_lists(cuda_of(dev));
     if (p) cuda_note(dev, cudaFree(p));
 }
 
 static void copy_in(struct device *dev, void *to, const void *from, size_t bytes) {
-    cuda_of(dev)->few_is.x = NULL;
+    forget_rows(cuda_of(dev));
     if (bytes) cuda_note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice,
                                          cuda_of(dev)->stream));
 }
@@ -201,7 +212,7 @@ static void copy_out(struct device *dev, void *to, const void *from, size_t byte
 }
 
 static void move(struct device *dev, void *to, const void *from, size_t bytes) {
-    cuda_of(dev)->few_is.x = NULL;
+    forget_rows(cuda_of(dev));
     if (bytes) cuda_note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice,
                                          cuda_of(dev)->stream));
 }

@@ -37,6 +37,11 @@ struct cuda {
     char *few[2];                            /* rounded rows as fragments, see few_place */
     int few_turn;                            /* the one that few_is speaks of */
     struct cuda_few few_is;                  /* x NULL: of nothing */
+    __nv_bfloat16 *many[2];                  /* [CUDA_ROUNDED] the same of more rows, as rows;
+                                                NULL: not on this chip */
+    int many_turn;
+    struct cuda_few many_is;
+    __nv_bfloat16 *unpacked;                 /* [CUDA_UNPACKED] weights, for one product */
     std::map<const char *, struct cuda_packed> *packed;      /* in linear_format.h's order */
     std::set<const void *> *divided;         /* kernels that cuda_start has seen */
     std::vector<const char *> *adopted;      /* begins of copies that are not made yet */
@@ -51,7 +56,8 @@ struct cuda_list { cudaGraphExec_t graph; };     /* NULL: the key was seen once 
 
 struct cuda_copy { size_t bytes; char *there; };         /* NULL: not made yet */
 struct cuda_table { struct linear *at; int reading; bool mma; };   /* see experts.cu */
-enum { PARTIAL_FLOATS = 80 << 20, CUDA_ROUNDED = 32 << 20, CUDA_FEW_COLS = 1 << 16 };
+enum { PARTIAL_FLOATS = 80 << 20, CUDA_ROUNDED = 32 << 20, CUDA_UNPACKED = 64 << 20,
+       CUDA_FEW_COLS = 1 << 16 };
 
 static inline struct cuda *cuda_of(const struct device *dev) {
     return (struct cuda *)dev->impl;
@@ -196,7 +202,8 @@ __device__ static inline void few_put(char *few, int64_t row, int c, int64_t col
     *(__nv_bfloat16 *)(few + few_place(row, c, cols)) = __float2bfloat16_rn(v);
 }
 
-__device__ static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+/* By the quick division, 2 units in the last place: it is the end of most products. */
+__device__ static inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 __device__ static inline float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
 __device__ static inline float act_of(enum act act, float x) {

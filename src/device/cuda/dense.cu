@@ -96,11 +96,14 @@ __device__ static inline struct kept gain_of(const float *gain, int n, enum norm
     return g;
 }
 
-/* One row of n columns, by a block. g: of its first columns. few: the row as a product's fragments
- * as well, `row` of those; NULL: not wanted. */
+/* Where a row goes as a product wants it as well: `row` of fragments, or of rounded rows. */
+struct for_product { char *few; __nv_bfloat16 *many; };
+
+/* One row of n columns, by a block. g: of its first columns. */
 __device__ static inline void norm_row(float *to, const float *from, const float *gain,
                                        const struct kept &g, const float *b, int n,
-                                       enum norm kind, float eps, char *few, int64_t row) {
+                                       enum norm kind, float eps,
+                                       const struct for_product &then, int64_t row) {
     const int step = (int)blockDim.x;
     struct kept x;
 #pragma unroll
@@ -118,16 +121,19 @@ __device__ static inline void norm_row(float *to, const float *from, const float
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
         const double d = (int)threadIdx.x + k * step < n ? (double)x.v[k] - mean : 0;
-        square += d * d;
+        square = fma(d, d, square);
     }
-    for (int i = threadIdx.x + KEPT * step; i < n; i += step)
-        square += ((double)from[i] - mean) * ((double)from[i] - mean);
+    for (int i = threadIdx.x + KEPT * step; i < n; i += step) {
+        const double d = (double)from[i] - mean;
+        square = fma(d, d, square);
+    }
     square = block_sum(square);
     const float m = (float)mean, inverse = (float)rsqrt(square / (double)n + (double)eps);
     const auto put = [&](int i, float v) {
-        if (b) v += b[i];
+        if (b) v = __fadd_rn(v, b[i]);
         to[i] = v;
-        if (few) few_put(few, row, i, n, v);
+        if (then.few) few_put(then.few, row, i, n, v);
+        if (then.many) then.many[row * n + i] = __float2bfloat16_rn(v);
     };
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
@@ -141,7 +147,7 @@ __device__ static inline void norm_row(float *to, const float *from, const float
 }
 
 __global__ static void norm(struct tensor y, struct tensor x, struct tensor w, const float *b,
-                            enum norm kind, float eps, char *few) {
+                            enum norm kind, float eps, struct for_product then) {
     let_next_begin();
     const int n = (int)x.shape[2];
     const float *gain = (const float *)w.at;
@@ -149,12 +155,116 @@ __global__ static void norm(struct tensor y, struct tensor x, struct tensor w, c
     const struct kept g = gain_of(gain, n, kind);
     after_previous();
     norm_row(head_at(y, blockIdx.x, blockIdx.y), head_at(x, blockIdx.x, blockIdx.y), gain, g, b,
-             n, kind, eps, few, blockIdx.x);
+             n, kind, eps, then, blockIdx.x);
 }
 
 /* Four columns a thread: their number alone says how many threads add. */
 static unsigned norm_threads(int64_t cols) {
     return (unsigned)MIN((cols + 127) / 128 * 32, (int64_t)NORM_THREADS_MAX);
+}
+
+/* ---- norm of many rows: a thread does what four neighbours do in norm_row, so that it moves
+ * vectors. Sums are added in the same order. ---- */
+
+enum { QUADS = 8, QUAD_ROWS = 64 };  /* fours of columns that a thread keeps; rows */
+
+__device__ static inline double quad_sum(double (&s)[4]) {
+    __shared__ double part[NORM_THREADS_MAX / 32];
+    for (int k = 4; k > 0; k /= 2)
+#pragma unroll
+        for (int i = 0; i < 4; i++) s[i] += __shfl_xor_sync(~0u, s[i], k);
+    const double own = (s[0] + s[2]) + (s[1] + s[3]);
+    const int warps = blockDim.x / 8, lane = threadIdx.x % 32;
+    __syncthreads();
+    if (threadIdx.x % 8 == 0) part[threadIdx.x / 8] = own;
+    __syncthreads();
+    double x = lane < warps ? part[lane] : 0;
+    for (int k = 16; k > 0; k /= 2) x += __shfl_xor_sync(~0u, x, k);
+    return x;
+}
+
+__device__ static inline void rounded_quad(__nv_bfloat16 *to, float4 v) {
+    const __nv_bfloat162 both[2] = { __floats2bfloat162_rn(v.x, v.y),
+                                     __floats2bfloat162_rn(v.z, v.w) };
+    *(uint2 *)to = *(const uint2 *)both;
+}
+
+template <int KIND>
+__global__ static void norm_quads(struct tensor y, struct tensor x, const float *gain,
+                                  const float *b, float eps, __nv_bfloat16 *many) {
+    let_next_begin();
+    const int n = (int)x.shape[2] / 4, step = (int)blockDim.x;
+    const float4 *from = (const float4 *)head_at(x, blockIdx.x, 0);
+    float4 *to = (float4 *)head_at(y, blockIdx.x, 0), v[QUADS];
+    double mean = 0, sum[4] = {};
+    after_previous();
+#pragma unroll
+    for (int k = 0; k < QUADS; k++) {
+        const int i = threadIdx.x + k * step;
+        v[k] = i < n ? from[i] : make_float4(0, 0, 0, 0);
+    }
+    if (KIND == NORM_LAYER) {
+#pragma unroll
+        for (int k = 0; k < QUADS; k++) {
+            sum[0] += (double)v[k].x, sum[1] += (double)v[k].y;
+            sum[2] += (double)v[k].z, sum[3] += (double)v[k].w;
+        }
+        mean = quad_sum(sum) / (double)(4 * n);
+        for (int i = 0; i < 4; i++) sum[i] = 0;
+    }
+#pragma unroll
+    for (int k = 0; k < QUADS; k++) {
+        const bool in = (int)threadIdx.x + k * step < n;
+        const double of = in ? mean : 0; /* what there is not is 0 */
+        const double d[4] = { (double)v[k].x - of, (double)v[k].y - of, (double)v[k].z - of,
+                              (double)v[k].w - of };
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[i] = fma(d[i], d[i], sum[i]);
+    }
+    const double square = quad_sum(sum);
+    const float m = (float)mean, inverse = (float)rsqrt(square / (double)(4 * n) + (double)eps);
+    const auto put = [&](float u, float g, float add) {
+        g = KIND == NORM_RMS_PLUS1 && gain ? 1.0f + g : g;
+        const float w = (u - m) * inverse * g;
+        return b ? __fadd_rn(w, add) : w;
+    };
+#pragma unroll
+    for (int k = 0; k < QUADS; k++) {
+        const int i = threadIdx.x + k * step;
+        if (i >= n) break;
+        const float4 one = make_float4(1, 1, 1, 1);
+        const float4 g = gain ? ((const float4 *)gain)[i] : one;
+        const float4 a = b ? ((const float4 *)b)[i] : one;
+        const float4 w = make_float4(put(v[k].x, g.x, a.x), put(v[k].y, g.y, a.y),
+                                     put(v[k].z, g.z, a.z), put(v[k].w, g.w, a.w));
+        to[i] = w;
+        if (many) rounded_quad(many + ((int64_t)blockIdx.x * n + i) * 4, w);
+    }
+}
+
+static bool in_vectors(const struct tensor &t) {
+    return (uintptr_t)t.at % 16 == 0 && t.stride[0] % 4 == 0 && t.stride[1] % 4 == 0 &&
+           t.shape[2] % 4 == 0;
+}
+
+/* Whole warps that stand for whole warps of norm_row, and all columns in registers. */
+static bool takes_quads(const struct tensor &y, const struct tensor &x, const float *gain,
+                        const float *b) {
+    const int64_t cols = x.shape[2];
+    return x.shape[0] > QUAD_ROWS && x.shape[1] == 1 && cols % 512 == 0 &&
+           cols <= (int64_t)QUADS * NORM_THREADS_MAX && in_vectors(x) && in_vectors(y) &&
+           (uintptr_t)gain % 16 == 0 && (uintptr_t)b % 16 == 0;
+}
+
+static void start_quads(struct cuda *c, const struct tensor &y, const struct tensor &x,
+                        const float *gain, const float *b, enum norm kind, float eps,
+                        __nv_bfloat16 *many) {
+    const unsigned rows = (unsigned)x.shape[0], threads = norm_threads(x.shape[2]) / 4;
+    if (kind == NORM_RMS)
+        cuda_start(c, norm_quads<NORM_RMS>, rows, threads, 0, y, x, gain, b, eps, many);
+    else if (kind == NORM_LAYER)
+        cuda_start(c, norm_quads<NORM_LAYER>, rows, threads, 0, y, x, gain, b, eps, many);
+    else cuda_start(c, norm_quads<NORM_RMS_PLUS1>, rows, threads, 0, y, x, gain, b, eps, many);
 }
 
 void cuda_norm(struct device *dev, struct tensor *y, const struct tensor *w, const struct tensor *b,
@@ -164,12 +274,20 @@ void cuda_norm(struct device *dev, struct tensor *y, const struct tensor *w, con
     const float *bias = b ? (const float *)cuda_there(dev, b->at) : NULL;
     struct cuda *c = cuda_of(dev);
     const int n = (int)y->shape[0], cols = (int)xt.shape[2];
-    const bool to_few = c->hopper && c->rounded && y->rank == 2 && n <= FEW_ROWS &&
-                        cols % 64 == 0 && cols <= CUDA_FEW_COLS;
-    cuda_start(c, norm, grid_of(xt), norm_threads(cols), 0, yt, xt, gain, bias, kind, eps,
-               to_few ? cuda_few_next(c) : NULL);
+    const bool to_product = c->hopper && c->rounded && y->rank == 2 && cols % 64 == 0 &&
+                            cols <= CUDA_FEW_COLS;
+    struct for_product then = {};
+    if (to_product && n <= FEW_ROWS) then.few = cuda_few_next(c);
+    else if (to_product) then.many = cuda_many_next(c, n, cols);
+    if (takes_quads(yt, xt, (const float *)gain.at, bias))
+        start_quads(c, yt, xt, (const float *)gain.at, bias, kind, eps, then.many);
+    else
+        cuda_start(c, norm, grid_of(xt), norm_threads(cols), 0, yt, xt, gain, bias, kind, eps,
+                   then);
     cuda_check(dev);
-    if (to_few) cuda_few_done(c, { (const float *)yt.at, yt.stride[0], n, cols });
+    const struct cuda_few is = { (const float *)yt.at, yt.stride[0], n, cols };
+    if (then.few) cuda_few_done(c, is);
+    if (then.many) cuda_many_done(c, is);
 }
 
 /* The turns of a thread's pairs, i of them, blockDim.x apart; positions are there before any kernel
@@ -283,7 +401,7 @@ __global__ static void heads(struct heads h) {
     float *from = head_at(x, r, head);
     after_previous();
     if (!is_v && h.normed) {
-        norm_row(from, from, gain, g, NULL, (int)x.shape[2], h.kind, h.eps, NULL, 0);
+        norm_row(from, from, gain, g, NULL, (int)x.shape[2], h.kind, h.eps, {}, 0);
         __syncthreads();
     }
     if (!is_v) rope_row(from, h.dims, t, h.rope, h.rows, r);
@@ -292,6 +410,75 @@ __global__ static void heads(struct heads h) {
     for (int c = threadIdx.x; c < x.shape[2]; c += blockDim.x) {
         if (h.a.kv.dtype == BF16) ((__nv_bfloat16 *)to)[c] = __float2bfloat16_rn(from[c]);
         else ((float *)to)[c] = from[c];
+    }
+}
+
+/* The same for many rows, and heads of at most as many columns as a warp keeps: a block for a row,
+ * whose turns are found once; a warp for a head at a time. The norm's sums are those of a block of
+ * one warp. */
+enum { HEADS_WARPS = 8, HEADS_ROWS = 64, HEADS_COLS = KEPT * 32 };
+
+__device__ static inline void warp_norm(float (&v)[KEPT], const float *gain, int n, enum norm kind,
+                                        float eps) {
+    const int lane = threadIdx.x % 32;
+    double mean = 0, square = 0;
+    if (kind == NORM_LAYER) {
+#pragma unroll
+        for (int k = 0; k < KEPT; k++) mean += (double)v[k];
+        for (int k = 16; k > 0; k /= 2) mean += __shfl_xor_sync(~0u, mean, k);
+        mean = mean / (double)n;
+    }
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        const double d = lane + 32 * k < n ? (double)v[k] - mean : 0;
+        square = fma(d, d, square);
+    }
+    for (int k = 16; k > 0; k /= 2) square += __shfl_xor_sync(~0u, square, k);
+    const float m = (float)mean, inverse = (float)rsqrt(square / (double)n + (double)eps);
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        const int i = lane + 32 * k;
+        const float w = gain && i < n ? gain[i] : 1.0f;
+        v[k] = (v[k] - m) * inverse * (gain && kind == NORM_RMS_PLUS1 ? 1.0f + w : w);
+    }
+}
+
+__global__ static void __launch_bounds__(HEADS_WARPS * 32) heads_of_row(struct heads h) {
+    __shared__ float cosine[HEADS_COLS / 2], sine[HEADS_COLS / 2], kept[HEADS_WARPS][HEADS_COLS];
+    const int64_t r = blockIdx.x, half = h.dims / 2;
+    const int nq = (int)h.q.shape[1], nk = h.a.kv_heads, all = nq + 2 * nk;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const bool pairs = h.rope.pairing == ROPE_PAIRS;
+    let_next_begin();
+    for (int64_t i = threadIdx.x; i < half; i += blockDim.x)
+        turn_of(&cosine[i], &sine[i], h.rope, freq_of(h.rope, h.rows, half, r), h.rows.pos[r], i);
+    after_previous();
+    __syncthreads();
+    for (int y = warp; y < all; y += HEADS_WARPS) {
+        const bool is_v = y >= nq + nk, is_q = y < nq;
+        const int head = is_q ? y : is_v ? y - nq - nk : y - nq;
+        const struct tensor &x = is_q ? h.q : is_v ? h.v : h.k;
+        const struct tensor &w = is_q ? h.q_gain : h.k_gain;
+        const float *gain = (const float *)w.at;
+        if (gain && w.rank == 2) gain += head * w.stride[0];
+        float *from = head_at(x, r, head), *own = kept[warp], v[KEPT];
+        const int n = (int)x.shape[2];
+#pragma unroll
+        for (int k = 0; k < KEPT; k++) v[k] = lane + 32 * k < n ? from[lane + 32 * k] : 0;
+        if (!is_v && h.normed) warp_norm(v, gain, n, h.kind, h.eps);
+        __syncwarp();
+#pragma unroll
+        for (int k = 0; k < KEPT; k++) own[lane + 32 * k] = v[k];
+        __syncwarp();
+        for (int i = lane; !is_v && i < half; i += 32)
+            turn_pair(own, i, half, pairs, cosine[i], sine[i]);
+        __syncwarp();
+        char *to = is_q ? NULL : cached_at(h, r, head, !is_v);
+        for (int i = lane; i < n; i += 32) {
+            if (is_q) from[i] = own[i];
+            else if (h.a.kv.dtype == BF16) ((__nv_bfloat16 *)to)[i] = __float2bfloat16_rn(own[i]);
+            else ((float *)to)[i] = own[i];
+        }
     }
 }
 
@@ -305,7 +492,10 @@ bool cuda_heads_ready(struct device *dev, const struct heads_args *a) {
     h.rope.freq = (const float *)cuda_there(dev, a->rope.freq);
     const dim3 grid((unsigned)a->q->shape[0],
                     (unsigned)(a->q->shape[1] + 2 * a->attend->kv_heads));
-    cuda_start(c, heads, grid, norm_threads(a->q->shape[2]), 0, h);
+    const int64_t widest = MAX(a->q->shape[2], a->v->shape[2]);
+    if (a->q->shape[0] > HEADS_ROWS && widest <= HEADS_COLS)
+        cuda_start(c, heads_of_row, grid.x, HEADS_WARPS * 32, 0, h);
+    else cuda_start(c, heads, grid, norm_threads(a->q->shape[2]), 0, h);
     cuda_check(dev);
     return true;
 }
@@ -341,9 +531,23 @@ __global__ static void add(struct tensor y, struct tensor x, float scale) {
         yr[i] = fmaf(scale, xr[i], yr[i]);
 }
 
+/* The same of rows that lie in whole vectors. */
+__global__ static void add_vectors(struct tensor y, struct tensor x, float scale) {
+    let_next_begin();
+    after_previous();
+    float4 *yr = (float4 *)head_at(y, blockIdx.x, blockIdx.y);
+    const float4 *xr = (const float4 *)head_at(x, blockIdx.x, blockIdx.y);
+    for (int64_t i = column(); i < y.shape[2] / 4; i += gridDim.z * THREADS) {
+        const float4 u = xr[i], v = yr[i];
+        yr[i] = make_float4(fmaf(scale, u.x, v.x), fmaf(scale, u.y, v.y), fmaf(scale, u.z, v.z),
+                            fmaf(scale, u.w, v.w));
+    }
+}
+
 void cuda_add(struct device *dev, struct tensor *y, const struct tensor *x, float scale) {
-    struct tensor t = cuda_heads(dev, y);
-    cuda_start(cuda_of(dev), add, grid_of_columns(t), THREADS, 0, t, cuda_heads(dev, x), scale);
+    const struct tensor to = cuda_heads(dev, y), from = cuda_heads(dev, x);
+    cuda_start(cuda_of(dev), in_vectors(to) && in_vectors(from) ? add_vectors : add,
+               grid_of_columns(to), THREADS, 0, to, from, scale);
     cuda_check(dev);
 }
 

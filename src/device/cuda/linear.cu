@@ -57,16 +57,33 @@ static void launch(const struct job &j, cudaStream_t stream) {
     else start<HOW, ROWS, 4>(j, stream);
 }
 
-/* Few rows at a time, however many there are: it reads the weights again for each FEW_ROWS, but
- * packed ones are small, and bits are the same as those of linear_wgmma.cu. */
+/* As few rows at a time as linear_ring.cu takes, or all at once: bits are the same. False: nothing
+ * was done. */
+static bool stream(struct cuda *c, const struct cuda_products &all) {
+    struct cuda_products a = all;
+    if (cuda_goes_many(a.w[0], a.n_rows)) return cuda_products_many(c, a);
+    bool done = true;
+    for (int row = 0; row < all.n_rows && done; row += FEW_ROWS) {
+        a.n_rows = MIN((int)FEW_ROWS, all.n_rows - row);
+        a.x = all.x + row * all.x_row;
+        for (int i = 0; i < a.n; i++) a.y[i] = all.y[i] ? all.y[i] + row * all.y_row[i] : NULL;
+        done = cuda_linear_few(c, a);
+    }
+    return done;
+}
+
+/* Any number of rows, of which linear_wgmma.cu may not like how they lie. */
 static void stream_rows(struct cuda *c, const struct tensor &w, const struct cuda_rows &r) {
     struct cuda_products a = {};
-    if (r.n > FEW_ROWS && w.dtype == BF16 && cuda_linear_many(c, w, r)) return;
     a.n = 1;
     a.w[0] = w;
     a.bias[0] = r.bias;
+    a.x = r.x;
+    a.y[0] = r.y;
     a.x_row = r.x_row;
     a.y_row[0] = r.y_row;
+    a.n_rows = (int)r.n;
+    if (stream(c, a)) return;
     for (int64_t row = 0; row < r.n; row += FEW_ROWS) {
         a.n_rows = (int)MIN((int64_t)FEW_ROWS, r.n - row);
         a.x = r.x + row * r.x_row;
@@ -87,7 +104,6 @@ bool cuda_products(struct device *dev, const struct products *p) {
     struct cuda_products a = {};
     a.n = p->n;
     a.n_rows = (int)p->x->shape[0];
-    if (p->x->shape[0] > FEW_ROWS) return false;
     for (int i = 0; i < p->n; i++) {
         a.w[i] = cuda_view_any(dev, &p->w[i]->w);
         a.bias[i] = (const float *)cuda_there(dev, p->w[i]->bias.at);
@@ -100,7 +116,11 @@ bool cuda_products(struct device *dev, const struct products *p) {
     a.end = p->end;
     a.act = p->act;
     a.scale = p->scale;
-    const bool done = cuda_linear_few(c, a);
+    if (p->then) {
+        const struct tensor then = cuda_view_any(dev, &p->then->w);
+        a.passes = cuda_streams(c, then) && cuda_goes_many(then, a.n_rows);
+    }
+    const bool done = stream(c, a);
     cuda_check(dev, true);
     return done;
 }

@@ -7,7 +7,8 @@
  *                    next two do not take. Its order of sums is its own.
  *   linear_ring.cu   the same on Hopper, up to FEW_ROWS rows: weights stream through the bulk copy
  *                    engine. Packed formats are packed anew at their first product.
- *   linear_wgmma.cu  the same on Hopper, more rows.
+ *   linear_wgmma.cu  the same on Hopper, more rows. Packed formats are unpacked for it, some
+ *                    outputs at a time, so that is done from PACKED_ROWS rows on.
  *
  * The order of the last two. A weight is one bf16 number: as it lies, or fma(q, scale, bias)
  * rounded once. An mma takes 16 consecutive columns; the steps of a slice are one chain of sums,
@@ -40,25 +41,37 @@ static inline int64_t cuda_slice(const struct tensor &w) {
 bool cuda_streams(const struct cuda *, const struct tensor &w);
 
 /* Several products of the same rows, see device.h; all matrices of one format and width, and such
- * that cuda_streams says so. At most FEW_ROWS rows. False: the device broke. */
+ * that cuda_streams says so. */
 struct cuda_products {
     int n, n_rows;
     struct tensor w[3];              /* with addresses of the device */
-    const float *bias[3], *x;
+    const float *bias[3], *x;        /* NULL: none */
     float *y[3];
     int64_t x_row, y_row[3];
     enum products_end end;
     struct gate_args act;
     float scale;
+    bool passes;                     /* y[0] is read by cuda_products_many alone, rounded */
 };
+/* At most FEW_ROWS rows. False: the device broke. */
 bool cuda_linear_few(struct cuda *, const struct cuda_products &);
+/* Any number of rows. False, and nothing done: addresses or rows that are no multiples of 16
+ * bytes, or more rows than PRODUCTS_ADD is for. */
+bool cuda_products_many(struct cuda *, const struct cuda_products &);
+/* The next rows of many, as few's are (cuda.h); NULL: there is no room for so many. */
+__nv_bfloat16 *cuda_many_next(struct cuda *, int64_t rows, int64_t cols);
+void cuda_many_done(struct cuda *, struct cuda_few);
+/* Whether a matrix that streams is multiplied with so many rows by cuda_products_many. */
+bool cuda_goes_many(const struct tensor &w, int64_t rows);
 
 /* The next rows of few: where to write them, and that they will be there. */
 char *cuda_few_next(struct cuda *);
 void cuda_few_done(struct cuda *, struct cuda_few);
 
-/* A packed matrix in bf16, [out, in], as a product's fragments have it. False: it is plain. */
-bool cuda_plain_weights(struct cuda *, const struct tensor &w, __nv_bfloat16 *to);
+/* Rows from `first` on, n of them, of a packed matrix, multiples of 16, in bf16 as a product's
+ * fragments have them: [n, in]. False: it is plain. */
+bool cuda_plain_weights(struct cuda *, const struct tensor &w, int64_t first, int64_t n,
+                        __nv_bfloat16 *to);
 
 /* y[r] = w x[r] + bias, w [out, in] with addresses of the device. False, and nothing done: not
  * bf16 nor affine of 4 bits, or a shape that fills no step of 64 columns. */
@@ -72,27 +85,3 @@ bool cuda_linear_tiles(struct cuda *, const struct tensor &w, const struct cuda_
  * begins at bit 4 of a bf16 is q 2^-129. These two take it away again. */
 #define SCALED_BACK 0x1p-64f
 #define SCALED_BACK_2 0x1p-65f
-
-/* What becomes of a product v: y = v; or y = act(v of part 0) * (v of part 1). */
-enum cuda_ending { CUDA_STORE, CUDA_GATED };
-enum { CUDA_PARTS = 3 };
-
-struct cuda_product {
-    struct tensor w[CUDA_PARTS];     /* [out, in] bf16, with addresses of the device */
-    const float *bias[CUDA_PARTS];   /* NULL: none */
-    float *y[CUDA_PARTS];            /* of CUDA_GATED, y[0] alone */
-    int64_t y_row[CUDA_PARTS];       /* numbers from row to row */
-    int n_parts;
-    const float *from;               /* [n_rows, in] */
-    int64_t from_row, n_rows;
-    const __nv_bfloat16 *x;          /* the same in bf16: linear_wgmma.cu makes it */
-    int64_t x_row;
-    enum cuda_ending ending;
-    struct gate_args gate;
-};
-
-/* Several matrices times the same rows, on a Hopper chip. False, and nothing done: there is none,
- * or addresses or rows that are no multiples of 16 bytes. */
-bool cuda_products_many(struct cuda *, const struct cuda_product &);
-/* y[r] = w x[r] + bias by the same. */
-bool cuda_linear_many(struct cuda *, const struct tensor &w, const struct cuda_rows &);

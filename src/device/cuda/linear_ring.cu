@@ -567,33 +567,54 @@ bool cuda_linear_few(struct cuda *c, const struct cuda_products &a) {
 
 /* ---- plain weights, for products of many rows ---- */
 
-/* A warp for 64 columns of a tile. */
+enum { PLAIN_WARPS = 4, PLAIN_ROW = 64 + 8 };    /* numbers of a row, beside which banks differ */
+
+/* A warp for 64 columns of a tile at a time. Rows leave by way of shared memory, so that whole
+ * lines are written. */
 template <class F>
-__global__ static void plain(__nv_bfloat16 *to, struct ring_part p, struct ring_shape s) {
+__global__ static void __launch_bounds__(PLAIN_WARPS * 32)
+plain(__nv_bfloat16 *to, struct ring_part p, struct ring_shape s, int first, int tiles) {
+    __shared__ __align__(16) char stage[PLAIN_WARPS][F::BYTES];
+    __shared__ __align__(16) __nv_bfloat16 rows[PLAIN_WARPS][TILE][PLAIN_ROW];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, blocks = s.cols / 64;
+    let_next_begin();
     after_previous();
-    __shared__ __align__(16) char stage[F::BYTES];
-    const int lane = threadIdx.x, tile = blockIdx.y, col = blockIdx.x * 64;
-    F::gather(stage, p, s, tile, col);
-    __syncwarp();
-    unsigned a[STEPS][4];
-    F::steps(a, stage, 0, s);
+    for (int64_t i = (int64_t)blockIdx.x * PLAIN_WARPS + warp; i < (int64_t)tiles * blocks;
+         i += (int64_t)gridDim.x * PLAIN_WARPS) {
+        const int tile = (int)(i / blocks), col = (int)(i % blocks) * 64;
+        unsigned a[STEPS][4];
+        __syncwarp();
+        F::gather(stage[warp], p, s, first + tile, col);
+        __syncwarp();
+        F::steps(a, stage[warp], 0, s);
 #pragma unroll
-    for (int i = 0; i < STEPS; i++)
+        for (int n = 0; n < STEPS; n++)
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const int64_t row = tile * TILE + lane / 4 + k % 2 * 8;
-            *(unsigned *)(to + row * s.cols + col + 16 * i + k / 2 * 8 + lane % 4 * 2) = a[i][k];
+            for (int k = 0; k < 4; k++)
+                *(unsigned *)&rows[warp][lane / 4 + k % 2 * 8][16 * n + k / 2 * 8 +
+                                                               lane % 4 * 2] = a[n][k];
+        __syncwarp();
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            const int row = 4 * n + lane / 8, at = lane % 8 * 8;
+            *(uint4 *)(to + (int64_t)(tile * TILE + row) * s.cols + col + at) =
+                *(const uint4 *)&rows[warp][row][at];
         }
+    }
 }
 
-bool cuda_plain_weights(struct cuda *c, const struct tensor &w, __nv_bfloat16 *to) {
+bool cuda_plain_weights(struct cuda *c, const struct tensor &w, int64_t first, int64_t n,
+                        __nv_bfloat16 *to) {
     struct job j = {};
     struct cuda_products a = {};
     a.n = 1;
     a.w[0] = w;
     if (w.dtype == BF16 || !describe(c, &j, a)) return false;
-    const dim3 grid(blocks_of(w.shape[1], 64), (unsigned)j.units);
+    const int tiles = (int)(n / TILE);
+    const int64_t warps = tiles * (w.shape[1] / 64);
+    const unsigned grid = MIN(blocks_of(warps, PLAIN_WARPS), 16u * (unsigned)c->processors);
     BY_FORMAT(w, is_scaled(c, w),
-              cuda_start(c, plain<F>, grid, 32, 0, to, j.part[0], j.shape));
+              cuda_start(c, plain<F>, grid, PLAIN_WARPS * 32, 0, to, j.part[0], j.shape,
+                         (int)(first / TILE), tiles));
     return true;
 }

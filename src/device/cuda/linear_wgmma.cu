@@ -8,11 +8,11 @@
 #include "device/cuda/hopper.h"
 #include "device/cuda/linear.h"
 
-enum { STEP = 64, PARTS = CUDA_PARTS, RING = 192 << 10 };
+enum { STEP = 64, PARTS = 3, RING = 192 << 10, ADD_ROWS = 256, PACKED_ROWS = 48 };
 
 struct out {                         /* where a part's results go */
     const float *bias;               /* NULL: none */
-    float *y;
+    float *y;                        /* NULL: nowhere, `next` has them */
     int64_t y_row;
     int outs, tiles, slice;
 };
@@ -21,7 +21,11 @@ struct job {
     CUtensorMap w[PARTS], x;
     struct out part[PARTS];
     struct gate_args gate;
+    __nv_bfloat16 *next;             /* of gated rows, for the next product; NULL: not wanted */
+    int64_t next_row;
+    float scale;                     /* of PRODUCTS_ADD */
     int cols, n_rows, row_tiles, out_tiles;
+    bool fresh;                      /* the kernel before wrote the weights */
 };
 
 /* ---- tiles ---- */
@@ -56,11 +60,13 @@ __device__ static inline float finished(const struct out &o, int i, float v) {
     return o.bias ? v + o.bias[i] : v;
 }
 
+template <enum products_end E>
 __device__ static inline void put(const struct job &j, const struct out &o, int row, int i,
                                   float v) {
     if (row >= j.n_rows || i >= o.outs) return;
     float *y = o.y + row * o.y_row + i;
-    *y = finished(o, i, v);
+    v = finished(o, i, v);
+    *y = E == PRODUCTS_ADD ? fmaf(j.scale, v, *y) : v;
 }
 
 /* Two neighbours of a row, eight times, 8 columns further each time. */
@@ -102,21 +108,21 @@ __device__ __host__ static inline constexpr int wide_stages(void) {
 }
 
 /* Of a gated pair a tile has half as many outputs, of both. */
-template <int OUTS, enum cuda_ending E>
+template <int OUTS, enum products_end E>
 __device__ static inline struct tile wide_tile(const struct job &j, int i) {
-    return tile_at(j, i, E == CUDA_GATED ? OUTS / 2 : OUTS, W_ROWS);
+    return tile_at(j, i, E == PRODUCTS_GATE ? OUTS / 2 : OUTS, W_ROWS);
 }
 
 /* Each block of a pair copies one half of the weights, to both. */
-template <int OUTS, enum cuda_ending E>
+template <int OUTS, enum products_end E>
 __device__ static inline void wide_fetch(struct wide_stage<OUTS> *ring, uint64_t *full,
                                          uint64_t *empty, const struct job &j) {
     const int tiles = j.row_tiles * j.out_tiles, half = (int)cluster_rank();
     struct place p = { 0, 1 };
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
         const struct tile t = wide_tile<OUTS, E>(j, i);
-        const CUtensorMap *w = &j.w[E == CUDA_GATED ? half : t.part];
-        const int out = E == CUDA_GATED ? t.out : t.out + half * (OUTS / 2);
+        const CUtensorMap *w = &j.w[E == PRODUCTS_GATE ? half : t.part];
+        const int out = E == PRODUCTS_GATE ? t.out : t.out + half * (OUTS / 2);
         for (int c = 0; c < j.cols; c += STEP, next<wide_stages<OUTS>()>(p)) {
             struct wide_stage<OUTS> *s = &ring[p.at];
             barrier_wait(&empty[p.at], p.phase);
@@ -127,13 +133,13 @@ __device__ static inline void wide_fetch(struct wide_stage<OUTS> *ring, uint64_t
     }
 }
 
-template <int OUTS, enum cuda_ending E>
+template <int OUTS, enum products_end E>
 __device__ static inline void wide_put(const struct job &j, const struct tile &t, int group,
                                        const float (&sum)[OUTS / 2]) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const int row = t.row + group * 64 + warp * 16 + lane / 4;
     const struct out &o = j.part[t.part];
-    if constexpr (E == CUDA_GATED) {
+    if constexpr (E == PRODUCTS_GATE) {
         const bool silu = j.gate.act == ACT_SILU;
 #pragma unroll
         for (int n = 0; n < OUTS / 16; n++)
@@ -146,6 +152,11 @@ __device__ static inline void wide_put(const struct job &j, const struct tile &t
                                      : any_gate_of(&j, i, sum[k], sum[up + k]);
                 const float v = silu ? silu_of(j, i + 1, sum[k + 1], sum[up + k + 1])
                                      : any_gate_of(&j, i + 1, sum[k + 1], sum[up + k + 1]);
+                if (j.next) {            /* as many outputs as fill pairs */
+                    const __nv_bfloat162 both = __floats2bfloat162_rn(u, v);
+                    *(__nv_bfloat162 *)(j.next + r * j.next_row + i) = both;
+                }
+                if (!o.y) continue;
                 float *y = o.y + r * o.y_row + i;
                 y[0] = u;
                 if (i + 1 < o.outs) y[1] = v;
@@ -162,7 +173,7 @@ __device__ static inline void wide_put(const struct job &j, const struct tile &t
             }
 #pragma unroll
             for (int k = 0; k < 32; k++)
-                put(j, o, row + k % 4 / 2 * 8, i + k / 4 * 8 + k % 2, sum[4 * n + k]);
+                put<E>(j, o, row + k % 4 / 2 * 8, i + k / 4 * 8 + k % 2, sum[4 * n + k]);
         }
     }
 }
@@ -172,7 +183,7 @@ __device__ static inline void wide_free(uint64_t *empty) {
     if (threadIdx.x % 128 < 2) barrier_arrive_at(empty, threadIdx.x % 128);
 }
 
-template <int OUTS, bool SLICED, enum cuda_ending E>
+template <int OUTS, bool SLICED, enum products_end E>
 __device__ static inline void wide_sum(struct wide_stage<OUTS> *ring, uint64_t *full,
                                        uint64_t *empty, const struct job &j) {
     const int tiles = j.row_tiles * j.out_tiles, group = threadIdx.x / 128 - 1;
@@ -208,7 +219,7 @@ __device__ static inline void wide_sum(struct wide_stage<OUTS> *ring, uint64_t *
 }
 
 /* To be started in clusters of two. */
-template <int OUTS, bool SLICED, enum cuda_ending E>
+template <int OUTS, bool SLICED, enum products_end E>
 __global__ static void __launch_bounds__(W_THREADS, 1) wide(const __grid_constant__ struct job j) {
     constexpr int STAGES = wide_stages<OUTS>();
     extern __shared__ unsigned char memory[];
@@ -245,29 +256,32 @@ __device__ __host__ static inline constexpr int tall_stages(void) {
     return RING / (int)sizeof(struct tall_stage<GROUPS, N>);
 }
 
-template <int GROUPS, enum cuda_ending E>
-__device__ static inline int tall_outs(void) { return E == CUDA_GATED ? 64 : 64 * GROUPS; }
+template <int GROUPS, enum products_end E>
+__device__ static inline int tall_outs(void) { return E == PRODUCTS_GATE ? 64 : 64 * GROUPS; }
 
-template <int GROUPS, int N, enum cuda_ending E>
+template <int GROUPS, int N, enum products_end E>
 __device__ static inline void tall_weights(struct tall_stage<GROUPS, N> *s, uint64_t *full,
                                            const struct job &j, const struct tile &t, int c) {
     barrier_expect(full, sizeof *s);
     for (int g = 0; g < GROUPS; g++)
-        box_in(s->w[g], &j.w[E == CUDA_GATED ? g : t.part], c,
-               E == CUDA_GATED ? t.out : t.out + 64 * g, full);
+        box_in(s->w[g], &j.w[E == PRODUCTS_GATE ? g : t.part], c,
+               E == PRODUCTS_GATE ? t.out : t.out + 64 * g, full);
 }
 
-/* Weights of the first steps are asked for before the rows are there. */
-template <int GROUPS, int N, enum cuda_ending E>
+/* Weights of the first steps are asked for before the rows are there, if nobody writes them. */
+template <int GROUPS, int N, enum products_end E>
 __device__ static inline void tall_fetch(struct tall_stage<GROUPS, N> *ring, uint64_t *full,
                                          uint64_t *empty, const struct job &j) {
     constexpr int STAGES = tall_stages<GROUPS, N>();
     const int tiles = j.row_tiles * j.out_tiles;
     const struct tile own = tile_at(j, blockIdx.x, tall_outs<GROUPS, E>(), N);
     const int early = MIN((int)STAGES, (j.cols + STEP - 1) / STEP);
+    if (j.fresh) after_previous();
+    if (j.fresh) writes_are_global();
     for (int i = 0; i < early; i++)
         tall_weights<GROUPS, N, E>(&ring[i], &full[i], j, own, i * STEP);
     after_previous();
+    writes_are_global();
     for (int i = 0; i < early; i++) box_in(ring[i].x, &j.x, i * STEP, own.row, &full[i]);
     struct place p = { early % STAGES, early == STAGES ? 0u : 1u };
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
@@ -295,13 +309,14 @@ __device__ static inline void tall_put_gated(const struct job &j, const struct t
         const int i = t.out + warp * 16 + lane / 4 + k % 4 / 2 * 8;
         const int row = t.row + k / 4 * 8 + 2 * (lane % 4) + k % 2;
         if (row >= j.n_rows || i >= o.outs) continue;
-        o.y[row * o.y_row + i] = j.gate.act == ACT_SILU
-                                     ? silu_of(j, i, sum[k], up[k * 128 + own])
-                                     : any_gate_of(&j, i, sum[k], up[k * 128 + own]);
+        const float h = j.gate.act == ACT_SILU ? silu_of(j, i, sum[k], up[k * 128 + own])
+                                               : any_gate_of(&j, i, sum[k], up[k * 128 + own]);
+        if (j.next) j.next[row * j.next_row + i] = __float2bfloat16_rn(h);
+        if (o.y) o.y[row * o.y_row + i] = h;
     }
 }
 
-template <int GROUPS, int N, enum cuda_ending E>
+template <int GROUPS, int N, enum products_end E>
 __device__ static inline void tall_sum(struct tall_stage<GROUPS, N> *ring, uint64_t *full,
                                        uint64_t *empty, float *up, const struct job &j) {
     constexpr int STAGES = tall_stages<GROUPS, N>();
@@ -332,18 +347,18 @@ __device__ static inline void tall_sum(struct tall_stage<GROUPS, N> *ring, uint6
 #pragma unroll
             for (int k = 0; k < N / 2; k++) total[k] += sum[k];
         }
-        if constexpr (E == CUDA_GATED) {
+        if constexpr (E == PRODUCTS_GATE) {
             tall_put_gated<N>(j, t, group, total, up);
         } else {
 #pragma unroll
             for (int k = 0; k < N / 2; k++)
-                put(j, j.part[t.part], t.row + k / 4 * 8 + 2 * (lane % 4) + k % 2,
+                put<E>(j, j.part[t.part], t.row + k / 4 * 8 + 2 * (lane % 4) + k % 2,
                        t.out + group * 64 + warp * 16 + lane / 4 + k % 4 / 2 * 8, total[k]);
         }
     }
 }
 
-template <int GROUPS, int N, enum cuda_ending E>
+template <int GROUPS, int N, enum products_end E>
 __global__ static void __launch_bounds__(GROUPS * 128 + 32, 1)
 tall(const __grid_constant__ struct job j) {
     constexpr int STAGES = tall_stages<GROUPS, N>();
@@ -368,7 +383,7 @@ tall(const __grid_constant__ struct job j) {
 
 /* ---- which of them ---- */
 
-template <int OUTS, bool SLICED, enum cuda_ending E>
+template <int OUTS, bool SLICED, enum products_end E>
 static void start_wide(struct cuda *c, struct job &j) {
     const size_t bytes = sizeof(struct wide_stage<OUTS>) * wide_stages<OUTS>() + 1024;
     cudaLaunchConfig_t config = {};
@@ -387,41 +402,49 @@ static void start_wide(struct cuda *c, struct job &j) {
     cudaLaunchKernelEx(&config, wide<OUTS, SLICED, E>, j);
 }
 
-template <int GROUPS, int N, enum cuda_ending E>
+template <int GROUPS, int N, enum products_end E>
 static void start_tall(struct cuda *c, struct job &j) {
     const size_t bytes = sizeof(struct tall_stage<GROUPS, N>) * tall_stages<GROUPS, N>() + 1024 +
-                         (E == CUDA_GATED ? N / 2 * 128 * sizeof(float) : 0);
+                         (E == PRODUCTS_GATE ? N / 2 * 128 * sizeof(float) : 0);
     cudaFuncSetAttribute(tall<GROUPS, N, E>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          (int)bytes);
     cuda_start(c, tall<GROUPS, N, E>, dim3((unsigned)MIN(j.row_tiles * j.out_tiles, c->processors)),
                GROUPS * 128 + 32, bytes, j);
 }
 
-template <int GROUPS, enum cuda_ending E>
+template <int GROUPS, enum products_end E>
 static void start_tall_of(struct cuda *c, struct job &j, int n) {
     if (n == 32) start_tall<GROUPS, 32, E>(c, j);
     else if (n == 64) start_tall<GROUPS, 64, E>(c, j);
     else start_tall<GROUPS, 128, E>(c, j);
 }
 
-static void count_tiles(struct job &j, const struct cuda_product &p, int rows, int outs) {
-    j.row_tiles = (int)blocks_of(p.n_rows, rows);
+/* What is to be multiplied: plain weights, rounded rows. */
+struct plain {
+    struct tensor w[PARTS];
+    const __nv_bfloat16 *x;
+    int n;
+};
+
+static void count_tiles(struct job &j, const struct plain &p, bool gates, int rows, int outs) {
+    j.row_tiles = (int)blocks_of(j.n_rows, rows);
     j.out_tiles = 0;
-    for (int i = 0; i < (p.ending == CUDA_GATED ? 1 : p.n_parts); i++)
+    for (int i = 0; i < (gates ? 1 : p.n); i++)
         j.out_tiles += j.part[i].tiles = (int)blocks_of(j.part[i].outs, outs);
 }
 
-static bool map_all(struct job &j, const struct cuda_product &p, int w_rows, int x_rows) {
-    bool fits = cuda_tensor_map(&j.x, p.x, p.n_rows, j.cols, 2 * p.x_row, x_rows);
-    for (int i = 0; fits && i < p.n_parts; i++)
+static bool map_all(struct job &j, const struct plain &p, int w_rows, int x_rows) {
+    bool fits = cuda_tensor_map(&j.x, p.x, j.n_rows, j.cols, 2 * (int64_t)j.cols, x_rows);
+    for (int i = 0; fits && i < p.n; i++)
         fits = cuda_tensor_map(&j.w[i], p.w[i].at, p.w[i].shape[0], j.cols, 2 * p.w[i].stride[0],
                                w_rows);
     return fits;
 }
 
-template <int OUTS, bool SLICED, enum cuda_ending E>
-static bool run_wide(struct cuda *c, struct job &j, const struct cuda_product &p) {
-    count_tiles(j, p, W_ROWS, E == CUDA_GATED ? OUTS / 2 : OUTS);
+template <int OUTS, bool SLICED, enum products_end E>
+static bool run_wide(struct cuda *c, struct job &j, const struct plain &p) {
+    const bool gates = E == PRODUCTS_GATE;
+    count_tiles(j, p, gates, W_ROWS, gates ? OUTS / 2 : OUTS);
     if (!map_all(j, p, OUTS / 2, W_ROWS)) return false;
     j.row_tiles = (j.row_tiles + 1) / 2 * 2;
     start_wide<OUTS, SLICED, E>(c, j);
@@ -429,41 +452,47 @@ static bool run_wide(struct cuda *c, struct job &j, const struct cuda_product &p
 }
 
 /* Tiles of 64 outputs where those of 128 would leave multiprocessors idle. */
-template <enum cuda_ending E>
-static bool run_tall(struct cuda *c, struct job &j, const struct cuda_product &p) {
-    const int n = p.n_rows <= 32 ? 32 : p.n_rows <= 64 ? 64 : 128;
+template <enum products_end E>
+static bool run_tall(struct cuda *c, struct job &j, const struct plain &p) {
+    const bool gates = E == PRODUCTS_GATE;
+    const int n = j.n_rows <= 32 ? 32 : j.n_rows <= 64 ? 64 : 128;
     if (!map_all(j, p, 64, n)) return false;
-    count_tiles(j, p, n, E == CUDA_GATED ? 64 : 128);
-    if (E == CUDA_GATED || j.row_tiles * j.out_tiles >= 2 * c->processors) {
+    count_tiles(j, p, gates, n, gates ? 64 : 128);
+    if (gates || j.row_tiles * j.out_tiles >= 2 * c->processors) {
         start_tall_of<2, E>(c, j, n);
         return true;
     }
-    count_tiles(j, p, n, 64);
-    start_tall_of<1, E == CUDA_GATED ? CUDA_STORE : E>(c, j, n);
+    count_tiles(j, p, gates, n, 64);
+    start_tall_of<1, gates ? PRODUCTS_STORE : E>(c, j, n);
     return true;
 }
 
 /* Rows enough that tiles of many rows fill the device are taken wide. */
-template <enum cuda_ending E>
-static bool run(struct cuda *c, struct job &j, const struct cuda_product &p) {
+static bool is_wide(const struct cuda *c, const struct job &j, const struct plain &p) {
+    struct job count = j;
     bool sliced = false;
-    for (int i = 0; i < p.n_parts; i++) sliced = sliced || j.part[i].slice < j.cols;
-    count_tiles(j, p, W_ROWS, sliced ? 128 : 256);
-    if (p.n_rows <= W_ROWS || j.row_tiles * j.out_tiles < c->processors * 3 / 4)
-        return run_tall<E>(c, j, p);
+    for (int i = 0; i < p.n; i++) sliced = sliced || j.part[i].slice < j.cols;
+    count_tiles(count, p, false, W_ROWS, sliced ? 128 : 256);
+    return j.n_rows > W_ROWS && count.row_tiles * count.out_tiles >= c->processors * 3 / 4;
+}
+
+template <enum products_end E>
+static bool run(struct cuda *c, struct job &j, const struct plain &p) {
+    bool sliced = false;
+    for (int i = 0; i < p.n; i++) sliced = sliced || j.part[i].slice < j.cols;
+    if (!is_wide(c, j, p)) return run_tall<E>(c, j, p);
     return sliced ? run_wide<128, true, E>(c, j, p) : run_wide<256, false, E>(c, j, p);
 }
 
-static bool multiply(struct cuda *c, const struct cuda_product &p) {
-    struct job j = {};
-    j.cols = (int)p.w[0].shape[1];
-    j.n_rows = (int)p.n_rows;
-    j.gate = p.gate;
-    for (int i = 0; i < p.n_parts; i++)
-        j.part[i] = (struct out){ p.bias[i], p.y[i], p.y_row[i], (int)p.w[i].shape[0], 0,
-                                  (int)cuda_slice(p.w[i]) };
-    return p.ending == CUDA_GATED ? run<CUDA_GATED>(c, j, p) : run<CUDA_STORE>(c, j, p);
+static bool multiply(struct cuda *c, struct job &j, const struct plain &p, enum products_end end) {
+    const bool done = end == PRODUCTS_GATE  ? run<PRODUCTS_GATE>(c, j, p)
+                      : end == PRODUCTS_ADD ? run_tall<PRODUCTS_ADD>(c, j, p)
+                                            : run<PRODUCTS_STORE>(c, j, p);
+    if (!done && c->error == cudaSuccess) c->error = cudaErrorUnknown;
+    return done;
 }
+
+/* ---- rows ---- */
 
 __global__ static void round_rows(__nv_bfloat16 *to, const float *x, int64_t x_row, int64_t cols) {
     let_next_begin();
@@ -477,38 +506,139 @@ __global__ static void round_rows(__nv_bfloat16 *to, const float *x, int64_t x_r
     *(uint4 *)(to + blockIdx.y * cols + i) = *(const uint4 *)w;
 }
 
-bool cuda_products_many(struct cuda *c, const struct cuda_product &p) {
-    const int64_t cols = p.w[0].shape[1], room = c->rounded ? CUDA_ROUNDED / cols : 0;
-    if (!c->hopper || cols % 8 || room < 1 || (uintptr_t)p.from % 16 || p.from_row % 4)
-        return false;
-    for (int i = 0; i < p.n_parts; i++) {
-        const struct tensor &w = p.w[i];
-        if (w.dtype != BF16 || w.rank != 2 || w.shape[1] != cols || (uintptr_t)w.at % 16 ||
-            w.stride[0] % 8)
-            return false;
+__nv_bfloat16 *cuda_many_next(struct cuda *c, int64_t rows, int64_t cols) {
+    const bool fits = c->many[0] && rows > FEW_ROWS && cols % 8 == 0 && rows * cols <= CUDA_ROUNDED;
+    return fits ? c->many[c->many_turn ^ 1] : NULL;
+}
+
+void cuda_many_done(struct cuda *c, struct cuda_few is) {
+    c->many_turn ^= 1;
+    c->many_is = is;
+}
+
+/* Those of before, where the same rows were rounded last. */
+static const __nv_bfloat16 *rows_of(struct cuda *c, const struct cuda_products &a, int cols) {
+    const struct cuda_few *is = &c->many_is;
+    if (is->x == a.x && is->x_row == a.x_row && is->n_rows >= a.n_rows && is->cols == cols)
+        return c->many[c->many_turn];
+    __nv_bfloat16 *to = c->many[c->many_turn ^ 1];
+    cuda_start(c, round_rows, dim3(blocks_of(cols, 8 * 128), (unsigned)a.n_rows), 128, 0, to, a.x,
+               a.x_row, cols);
+    cuda_many_done(c, { a.x, a.x_row, a.n_rows, cols });
+    return to;
+}
+
+/* ---- packed weights: unpacked as many outputs at a time as there is room ---- */
+
+static int64_t outs_of(const struct cuda_products &a) {
+    int64_t outs = 0;
+    for (int i = 0; i < a.n; i++) outs += a.w[i].shape[0];
+    return outs;
+}
+
+/* Outputs from `first` on and n more of every part. */
+static bool multiply_unpacked(struct cuda *c, const struct job &whole, const struct plain &p,
+                              const struct cuda_products &a, int64_t first, int64_t most) {
+    struct job j = whole;
+    struct plain own = p;
+    __nv_bfloat16 *to = c->unpacked;
+    for (int i = 0; i < a.n; i++) {
+        const int64_t n = MIN(most, a.w[i].shape[0] - first);
+        if (!cuda_plain_weights(c, a.w[i], first, n, to)) return false;
+        own.w[i].at = to;
+        own.w[i].shape[0] = n;
+        own.w[i].stride[0] = j.cols;
+        to += n * j.cols;
+        j.part[i].outs = (int)n;
+        if (j.part[i].bias) j.part[i].bias += first;
+        if (j.part[i].y) j.part[i].y += first;
     }
-    for (int64_t row = 0; row < p.n_rows; row += room) {
-        struct cuda_product part = p;
-        part.n_rows = MIN(room, p.n_rows - row);
-        part.x = c->rounded;
-        part.x_row = cols;
-        for (int i = 0; i < p.n_parts && p.y[i]; i++) part.y[i] = p.y[i] + row * p.y_row[i];
-        cuda_start(c, round_rows, dim3(blocks_of(cols, 8 * 128), (unsigned)part.n_rows), 128, 0,
-                   c->rounded, p.from + row * p.from_row, p.from_row, cols);
-        if (!multiply(c, part) && c->error == cudaSuccess) c->error = cudaErrorUnknown;
+    if (j.next) j.next += first;
+    return multiply(c, j, own, a.end);
+}
+
+/* Matrices of other sizes than each other go all at once or one by one. */
+static bool multiply_packed(struct cuda *c, struct job &j, const struct plain &p,
+                            const struct cuda_products &a) {
+    const int64_t room = CUDA_UNPACKED / j.cols, unit = 256;
+    j.fresh = true;
+    if (outs_of(a) <= room) return multiply_unpacked(c, j, p, a, 0, outs_of(a));
+    if (a.end != PRODUCTS_GATE && a.n > 1) {
+        bool done = true;
+        for (int i = 0; i < a.n && done; i++) {
+            struct cuda_products one = a;
+            struct plain own = p;
+            struct job of = j;
+            one.n = own.n = 1;
+            one.w[0] = a.w[i];
+            own.w[0] = p.w[i];
+            of.part[0] = j.part[i];
+            done = multiply_packed(c, of, own, one);
+        }
+        return done;
+    }
+    const int64_t outs = a.w[0].shape[0], most = room / a.n / unit * unit;
+    for (int64_t first = 0; first < outs; first += most)
+        if (!multiply_unpacked(c, j, p, a, first, most)) return false;
+    return true;
+}
+
+/* ---- */
+
+bool cuda_goes_many(const struct tensor &w, int64_t rows) {
+    return rows > FEW_ROWS && (w.dtype == BF16 || rows > PACKED_ROWS);
+}
+
+static bool takes(const struct cuda *c, const struct cuda_products &a) {
+    const int64_t cols = a.w[0].shape[1];
+    if (!c->many[0] || cols % 8 || 256 * 3 * cols > CUDA_UNPACKED || (uintptr_t)a.x % 16 ||
+        a.x_row % 4 || (a.end == PRODUCTS_ADD && a.n_rows > ADD_ROWS))
+        return false;
+    for (int i = 0; i < a.n; i++) {
+        const struct tensor &w = a.w[i];
+        if (w.dtype == BF16 && ((uintptr_t)w.at % 16 || w.stride[0] % 8)) return false;
     }
     return true;
 }
 
-bool cuda_linear_many(struct cuda *c, const struct tensor &w, const struct cuda_rows &r) {
-    struct cuda_product p = {};
-    p.w[0] = w;
-    p.bias[0] = r.bias;
-    p.y[0] = r.y;
-    p.y_row[0] = r.y_row;
-    p.n_parts = 1;
-    p.from = r.x;
-    p.from_row = r.x_row;
-    p.n_rows = r.n;
-    return cuda_products_many(c, p);
+/* Rows that fit where they are rounded. */
+static bool multiply_rows(struct cuda *c, const struct cuda_products &a) {
+    struct job j = {};
+    struct plain p = {};
+    const bool packed = a.w[0].dtype != BF16;
+    j.cols = (int)a.w[0].shape[1];
+    j.n_rows = a.n_rows;
+    j.gate = a.act;
+    j.scale = a.scale;
+    p.n = a.n;
+    for (int i = 0; i < a.n; i++) {
+        p.w[i] = a.w[i];
+        j.part[i] = (struct out){ a.bias[i], a.y[i], a.y_row[i], (int)a.w[i].shape[0], 0,
+                                  (int)cuda_slice(a.w[i]) };
+    }
+    p.x = rows_of(c, a, j.cols);
+    if (a.end == PRODUCTS_GATE) {
+        j.next_row = a.w[0].shape[0];
+        j.next = cuda_many_next(c, a.n_rows, j.next_row);
+        if (a.passes && j.next) j.part[0].y = NULL;
+    }
+    const bool done = packed ? multiply_packed(c, j, p, a) : multiply(c, j, p, a.end);
+    if (j.next) cuda_many_done(c, { a.y[0], a.y_row[0], a.n_rows, (int)j.next_row });
+    return done;
+}
+
+bool cuda_products_many(struct cuda *c, const struct cuda_products &a) {
+    if (!takes(c, a)) return false;
+    const int room = (int)(CUDA_ROUNDED / a.w[0].shape[1]);
+    if (a.n_rows <= room) return multiply_rows(c, a);
+    struct cuda_products part = a;
+    part.passes = false;
+    bool done = true;
+    for (int row = 0; row < a.n_rows && done; row += room) {
+        part.n_rows = MIN(room, a.n_rows - row);
+        part.x = a.x + row * a.x_row;
+        for (int i = 0; i < a.n; i++) part.y[i] = a.y[i] ? a.y[i] + row * a.y_row[i] : NULL;
+        done = multiply_rows(c, part);
+    }
+    return done;
 }
