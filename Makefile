@@ -84,7 +84,8 @@ endif
 # A vector that is loaded is a call for the thread sanitizer: three quarters of its time. These files
 # share nothing between threads; what divides work among them, and the generic kernels, stay watched.
 ifeq ($(SAN),thread)
-$(BUILD)/%_avx2.o $(BUILD)/%_avx512.o $(BUILD)/%_neon.o: HARDEN += -fno-sanitize=thread
+$(BUILD)/%_avx2.o $(BUILD)/%_avx512.o $(BUILD)/%_neon.o $(BUILD)/%_dotprod.o $(BUILD)/%_i8mm.o: \
+    HARDEN += -fno-sanitize=thread
 endif
 ifneq ($(findstring fuzzer,$(SAN)),)
 $(BUILD)/src/device/cpu/%.o: HARDEN :=
@@ -98,7 +99,11 @@ $(BUILD)/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx5
                                -mfma -mf16c $(KERNEL_WIDE_OPT)
 endif
 ifeq ($(MACHINE),aarch64)
-$(BUILD)/%_neon.o:   CFLAGS += $(KERNEL_OPT)
+$(BUILD)/%_neon.o:    CFLAGS += $(KERNEL_OPT)
+$(BUILD)/%_dotprod.o: CFLAGS += $(KERNEL_OPT) -march=armv8.2-a+dotprod
+$(BUILD)/%_i8mm.o:    CFLAGS += $(KERNEL_OPT) -march=armv8.2-a+dotprod+i8mm
+# gcc would load so much so early that the sums lose their registers.
+$(BUILD)/src/device/cpu/linear_int8_%.o: CFLAGS += $(if $(IS_GCC),-fno-schedule-insns)
 endif
 
 # The flags are a file that changes only with them, so other flags mean other objects. Objects may

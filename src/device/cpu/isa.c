@@ -36,8 +36,20 @@ static const struct isa isas[] = {
     { &cpu_kernels_generic, always },
 };
 #elif defined __aarch64__
+#include <sys/auxv.h>
+
+static bool has_dotprod(void) {
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+}
+
+static bool has_i8mm(void) {
+    return has_dotprod() && getauxval(AT_HWCAP2) & HWCAP2_I8MM;
+}
+
 /* NEON is part of the architecture. */
 static const struct isa isas[] = {
+    { &cpu_kernels_i8mm, has_i8mm },
+    { &cpu_kernels_dotprod, has_dotprod },
     { &cpu_kernels_neon, always },
     { &cpu_kernels_generic, always },
 };

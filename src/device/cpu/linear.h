@@ -56,7 +56,7 @@ struct cpu_kernels {
 };
 
 extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avx512,
-    cpu_kernels_neon;
+    cpu_kernels_neon, cpu_kernels_dotprod, cpu_kernels_i8mm;
 
 /* `gate` of the sets. */
 bool cpu_gate_avx2(float *y, const float *g, const float *up, int64_t n, enum act);

@@ -69,8 +69,9 @@ struct cpu_int8_kernels {
                      bool more);
 };
 
-/* The reference, and what AVX2 and AVX-512 with VNNI run. */
-extern const struct cpu_int8_kernels cpu_int8_generic, cpu_int8_avx2, cpu_int8_avx512;
+/* The reference, and what AVX2, AVX-512 with VNNI, and ARM without and with sdot and usmmla run. */
+extern const struct cpu_int8_kernels cpu_int8_generic, cpu_int8_avx2, cpu_int8_avx512,
+    cpu_int8_neon, cpu_int8_dotprod, cpu_int8_i8mm;
 /* `weave` of the latter two. */
 void cpu_int8_weave_avx2(unsigned char *to, const struct cpu_matrix *, int64_t row, int rows,
                          int64_t begin, int64_t n);

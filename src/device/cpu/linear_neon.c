@@ -339,15 +339,20 @@ static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_
     return true;
 }
 
-const struct cpu_kernels cpu_kernels_neon = {
-    .name = "neon",
-    .unpack = unpack,
-    .tile = tile,
-    .sum = sum,
-    .few = few,
-    .int8 = &cpu_int8_generic,
-    .attention = &cpu_attention_neon,
-    .recurrent = &cpu_recurrent_neon,
-    .gate = cpu_gate_neon,
-};
+/* The sets of ARM differ in the products of bytes alone. */
+#define KERNELS(set)                                                                               \
+    const struct cpu_kernels cpu_kernels_##set = {                                                 \
+        .name = #set,                                                                              \
+        .unpack = unpack,                                                                          \
+        .tile = tile,                                                                              \
+        .sum = sum,                                                                                \
+        .few = few,                                                                                \
+        .int8 = &cpu_int8_##set,                                                                   \
+        .attention = &cpu_attention_neon,                                                          \
+        .recurrent = &cpu_recurrent_neon,                                                          \
+        .gate = cpu_gate_neon,                                                                     \
+    }
+KERNELS(neon);
+KERNELS(dotprod);
+KERNELS(i8mm);
 #endif
