@@ -84,7 +84,8 @@ endif
 # A vector that is loaded is a call for the thread sanitizer: three quarters of its time. These files
 # share nothing between threads; what divides work among them, and the generic kernels, stay watched.
 ifeq ($(SAN),thread)
-$(BUILD)/%_avx2.o $(BUILD)/%_avx512.o $(BUILD)/%_neon.o $(BUILD)/%_dotprod.o $(BUILD)/%_i8mm.o: \
+$(BUILD)/%_avx2.o $(BUILD)/%_avx512.o $(BUILD)/%_avx512bf16.o $(BUILD)/%_amx.o \
+$(BUILD)/%_neon.o $(BUILD)/%_dotprod.o $(BUILD)/%_i8mm.o: \
     HARDEN += -fno-sanitize=thread
 endif
 ifneq ($(findstring fuzzer,$(SAN)),)
@@ -95,8 +96,9 @@ $(BUILD)/src/device/cpu/%.o: HARDEN := -fstack-protector-strong -fno-strict-alia
 endif
 ifeq ($(MACHINE),x86_64)
 $(BUILD)/%_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c -mbmi2 $(KERNEL_OPT)
-$(BUILD)/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni \
-                               -mfma -mf16c $(KERNEL_WIDE_OPT)
+AVX512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni -mfma -mf16c
+$(BUILD)/%_avx512.o: CFLAGS += $(AVX512) $(KERNEL_WIDE_OPT)
+$(BUILD)/%_avx512bf16.o $(BUILD)/%_amx.o: CFLAGS += $(AVX512) -mavx512bf16 $(KERNEL_WIDE_OPT)
 endif
 ifeq ($(MACHINE),aarch64)
 $(BUILD)/%_neon.o:    CFLAGS += $(KERNEL_OPT)

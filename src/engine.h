@@ -10,7 +10,7 @@ struct tensor;
 struct engine_options {              /* zeroed: defaults */
     const char *dir;                 /* of the checkpoint */
     const char *device;              /* NULL or "auto", "cpu", ... */
-    const char *isa;                 /* NULL: the best; "generic", "avx2", "avx512" */
+    const char *isa;                 /* NULL: the best; "generic", "avx2", ...: --isa has all */
     const char *chat_template;       /* text or a name, as chat_open; NULL: the checkpoint's */
     int threads;                     /* 0: as many as this process may use */
     int context;                     /* of the longest sequence; 0: the model's, if it fits */

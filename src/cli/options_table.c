@@ -37,8 +37,8 @@ const struct option options[] = {
         "folder of a checkpoint, or owner/name in the Hugging Face cache; without it the "
         "built-in model")
     ROW("--device -dev", "NAME", V_TEXT, "Model", OPENS, device, ENV("DEVICE"), "cpu, cuda or auto")
-    PICK("--isa", "Model", OPENS, isa, "generic|avx2|avx512|neon|dotprod|i8mm", NULL,
-         "CPU instruction set; without it the best one there is")
+    PICK("--isa", "Model", OPENS, isa, "generic|avx2|avx512|avx512_bf16|amx|neon|dotprod|i8mm",
+         NULL, "CPU instruction set; without it the best one there is")
     PICK("--compute", "Model", OPENS, compute, "auto|f32", NULL,
          "f32 keeps activations, arithmetic and KV cache in f32 (parity mode)")
     PICK("--kv", "Model", OPENS | CMD_INSPECT, kv, "auto|f32|bf16|q8", NULL,

@@ -1,5 +1,7 @@
 /* test_demo.c - the built-in model: against an independent forward pass over its
  * dequantized weights, and the default mode against F32 over held-out text. */
+#include "../maker.h"
+#include "device/cpu/linear.h"
 #include "engine.h"
 
 #include <json-c/json.h>
@@ -25,12 +27,16 @@
 
 enum { IDS_MAX = 1024, POSITIONS_MIN = 2000, ENOUGH = SANITIZED ? POSITIONS_MIN : 1 << 30 };
 
-static struct engine *open_demo(bool f32, const char *kv) {
+static struct engine *open_dir(const char *dir, bool f32, const char *kv) {
     struct err err = { 0 };
-    struct engine_options o = { .dir = "models/demo", .f32 = f32, .kv = kv, .no_reuse = true };
+    struct engine_options o = { .dir = dir, .f32 = f32, .kv = kv, .no_reuse = true };
     struct engine *e = engine_open(&o, &err);
     if (!e) fail_msg("%s", err.text);
     return e;
+}
+
+static struct engine *open_demo(bool f32, const char *kv) {
+    return open_dir("models/demo", f32, kv);
 }
 
 static int read_ids(struct json_object *list, int *ids) {
@@ -122,10 +128,10 @@ static void test_template(void **state) {
 }
 
 /* One text through one mode: its logits at every position. */
-struct rows { float *at; int vocab; };
+struct logits { float *at; int vocab; };
 
 static void keep(void *to, const struct engine_event *ev) {
-    struct rows *r = to;
+    struct logits *r = to;
     if (ev->kind == EVENT_LOGITS)
         memcpy(r->at + (int64_t)ev->position * r->vocab, ev->logits,
                (size_t)r->vocab * sizeof(float));
@@ -152,23 +158,131 @@ static double divergence(const float *p, const float *q, int n) {
     return kl;
 }
 
+static struct buf read_demo(const char *name) {
+    struct buf path = { 0 }, bytes = { 0 };
+    buf_format(&path, "models/demo/%s", name);
+    FILE *f = fopen(buf_c(&path), "rb");
+    if (!f) fail_msg("%s", buf_c(&path));
+    for (int c; (c = fgetc(f)) != EOF;) buf_char(&bytes, (char)c);
+    fclose(f);
+    buf_free(&path);
+    return bytes;
+}
+
+/* A tensor of the file, by its name and what is added to it; at NULL: there is none. */
+static struct tensor find(struct json_object *header, char *data, const char *name,
+                          const char *suffix) {
+    struct buf full = { 0 };
+    struct json_object *entry, *shape, *at;
+    struct tensor t = { .at = NULL };
+    buf_format(&full, "%s%s", name, suffix);
+    if (json_object_object_get_ex(header, buf_c(&full), &entry)) {
+        shape = json_object_object_get(entry, "shape");
+        at = json_object_array_get_idx(json_object_object_get(entry, "data_offsets"), 0);
+        t = tensor_2d(data + json_object_get_int(at), BF16,
+                      json_object_get_int(json_object_array_get_idx(shape, 0)),
+                      json_object_get_int(json_object_array_get_idx(shape, 1)));
+    }
+    buf_free(&full);
+    return t;
+}
+
+/* Adds the matrix whose packed values t is, in bf16. */
+static void add_bf16(struct maker *m, struct json_object *header, char *data, struct tensor t,
+                     const char *name) {
+    const struct tensor scales = find(header, data, name, ".scales");
+    struct buf full = { 0 }, shape = { 0 };
+    const int64_t rows = t.shape[0], cols = scales.shape[1] * 64;
+    struct tensor w = tensor_2d(t.at, MLX_AFFINE, rows, cols);
+    w.quant = (struct quant){ .scales = scales.at, .scale_dtype = BF16, .group = 64,
+                              .biases = find(header, data, name, ".biases").at,
+                              .bits = (uint8_t)(t.shape[1] * 32 / cols) };
+    float *row = mem_array((size_t)cols, sizeof *row);
+    uint16_t *all = mem_array((size_t)(rows * cols), sizeof *all);
+    for (int64_t r = 0; r < rows; r++) {
+        cpu_dequantize_row(&w, r, row);
+        for (int64_t c = 0; c < cols; c++) {
+            uint32_t bits;
+            memcpy(&bits, &row[c], sizeof bits);
+            all[r * cols + c] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+        }
+    }
+    buf_format(&full, "%s.weight", name);
+    buf_format(&shape, "[%lld,%lld]", (long long)rows, (long long)cols);
+    maker_add(m, buf_c(&full), "BF16", buf_c(&shape), all, (size_t)(rows * cols) * sizeof *all);
+    buf_free(&full);
+    buf_free(&shape);
+    free(row);
+    free(all);
+}
+
+/* The built-in model with weights of bf16, in a folder of its own. */
+static char *bf16_demo(void) {
+    static const char *const others[] = { "generation_config.json", "tokenizer.json",
+                                          "tokenizer_config.json", "special_tokens_map.json" };
+    char *dir = temp_dir();
+    for (size_t i = 0; i < COUNT(others); i++) {
+        struct buf bytes = read_demo(others[i]);
+        temp_write(dir, others[i], buf_view(&bytes));
+        buf_free(&bytes);
+    }
+    struct json_object *config = json_object_from_file("models/demo/config.json");
+    json_object_object_del(config, "quantization");
+    json_object_object_del(config, "quantization_config");
+    temp_write(dir, "config.json", str_of(json_object_to_json_string(config)));
+    json_object_put(config);
+
+    struct buf file = read_demo("model.safetensors");
+    uint64_t length;
+    memcpy(&length, file.at, sizeof length);
+    char *data = file.at + sizeof length + length;
+    struct maker m = { 0 };
+    struct json_tokener *reader = json_tokener_new();
+    struct json_object *header = json_tokener_parse_ex(reader, file.at + sizeof length,
+                                                       (int)length);
+    json_object_object_foreach(header, name, entry) {
+        const size_t n = strlen(name), tail = strlen(".weight");
+        if (n < tail || strcmp(name + n - tail, ".weight") != 0)
+            continue;
+        struct buf base = { 0 };
+        buf_put(&base, name, n - tail);
+        struct json_object *shape = json_object_object_get(entry, "shape");
+        struct json_object *at = json_object_object_get(entry, "data_offsets");
+        const int begin = json_object_get_int(json_object_array_get_idx(at, 0));
+        const int end = json_object_get_int(json_object_array_get_idx(at, 1));
+        if (find(header, data, buf_c(&base), ".scales").at)
+            add_bf16(&m, header, data, find(header, data, name, ""), buf_c(&base));
+        else
+            maker_add(&m, name, "BF16", json_object_to_json_string(shape), data + begin,
+                      (size_t)(end - begin));
+        buf_free(&base);
+    }
+    maker_write(&m, dir, "model.safetensors");
+    json_object_put(header);
+    json_tokener_free(reader);
+    buf_free(&file);
+    return dir;
+}
+
 /* What a mode promises against F32 throughout, over a held-out text. */
-struct promise { const char *name; bool f32; const char *kv; double kl, agree; };
+struct promise { const char *name; bool f32, bf16; const char *kv; double kl, agree; };
 static const struct promise promises[] = {
-    { "default", false, NULL, 1e-3, 0.995 },
-    { "8-bit keys and values", true, "q8", 1e-3, 0.99 },
-    { "default with 8-bit keys and values", false, "q8", 1e-3, 0.99 },
+    { "default", false, false, NULL, 1e-3, 0.995 },
+    { "default with weights of bf16", false, true, NULL, 1e-3, 0.995 },
+    { "8-bit keys and values", true, false, "q8", 1e-3, 0.99 },
+    { "default with 8-bit keys and values", false, false, "q8", 1e-3, 0.99 },
 };
 
 static void test_promise(void **state) {
     const struct promise *mode = *state;
-    struct engine *exact = open_demo(true, NULL), *fast = open_demo(mode->f32, mode->kv);
+    char *dir = mode->bf16 ? bf16_demo() : mem_str(S("models/demo"));
+    struct engine *exact = open_dir(dir, true, NULL), *fast = open_dir(dir, mode->f32, mode->kv);
     struct json_object *root = json_object_from_file("tests/demo/text.json");
     struct json_object *texts = json_object_object_get(root, "ids");
     int vocab = engine_info(exact).vocab, positions = 0, agree = 0;
     size_t size = (size_t)IDS_MAX * (size_t)vocab;
-    struct rows a = { mem_array(size, sizeof(float)), vocab }, b = { mem_array(size, sizeof(float)),
-                                                                     vocab };
+    struct logits a = { mem_array(size, sizeof(float)), vocab };
+    struct logits b = { mem_array(size, sizeof(float)), vocab };
     double kl = 0;
     for (size_t t = 0; positions < ENOUGH && t < json_object_array_length(texts); t++) {
         int ids[IDS_MAX], n = read_ids(json_object_array_get_idx(texts, t), ids);
@@ -191,6 +305,10 @@ static void test_promise(void **state) {
     json_object_put(root);
     engine_close(exact);
     engine_close(fast);
+    if (mode->bf16)
+        temp_free(dir);
+    else
+        free(dir);
 }
 
 static void line(void *to, const char *name, bool ok, const char *detail) {

@@ -563,6 +563,105 @@ static void largest_sums(void **state) {
     free(x);
 }
 
+/* The orders of sums that linear_bf16.h has, of numbers that are bf16 already. */
+static float pairs(const double *w, const float *x, int64_t cols) {
+    float lane[CPU_LANES] = { 0 };
+    for (int64_t c = 0; c < cols; c += 2) {
+        float *sum = &lane[c / 2 % CPU_LANES];
+        if (c + 1 < cols)
+            *sum = fmaf((float)w[c + 1], x[c + 1], *sum);
+        *sum = fmaf((float)w[c], x[c], *sum);
+    }
+    for (int half = CPU_LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++)
+            lane[l] += lane[l + half];
+    return lane[0];
+}
+
+static float chains(const double *w, const float *x, int64_t cols) {
+    float sum = 0;
+    for (int64_t begin = 0; begin < cols; begin += BF16_STEP) {
+        float chain[2] = { 0 };
+        for (int64_t c = begin; c < MIN(cols, begin + BF16_STEP); c++)
+            chain[c % 2] = fmaf((float)w[c], x[c], chain[c % 2]);
+        sum += chain[0] + chain[1];
+    }
+    return sum;
+}
+
+static void check_order(const struct cpu_kernels *k, const struct matrix *m, bool bias,
+                        const float *y, const float *x, int64_t rows) {
+    const int64_t outs = m->t.shape[0], cols = m->t.shape[1];
+    for (int64_t r = 0; r < rows; r += MAX(1, rows - 2))
+        for (int64_t o = 0; o < outs; o++) {
+            const double *w = m->value + o * cols;
+            float want = strstr(k->name, "amx") ? chains(w, x + r * cols, cols)
+                                                : pairs(w, x + r * cols, cols);
+            if (bias)
+                want += m->bias[o];
+            if (memcmp(&want, &y[r * outs + o], sizeof want) != 0)
+                fail_msg("%s: row %lld out %lld of %lldx%lld: %.9g, in its order %.9g", k->name,
+                         (long long)r, (long long)o, (long long)outs, (long long)cols,
+                         (double)y[r * outs + o], (double)want);
+        }
+}
+
+/* bf16 weights and rows that are rounded to bf16: near a product in double precision of the rounded
+ * rows, in the order that is promised, and the same bits however many rows there are. */
+static void check_bf16(const struct cpu_kernels *k, struct pool *pool, int64_t rows, int64_t outs,
+                       int64_t cols, int chunks) {
+    struct matrix m = matrix_new((struct format){ .dtype = BF16 }, 0, outs, cols);
+    struct linear l = linear_of(&m, outs % 2);
+    struct cpu_scratch scratch = { .bytes = (size_t)(chunks * k->bf16->rows
+                                                     * ((cols + 31) / 32 * 32) * 2) };
+    scratch.at = aligned_alloc(64, scratch.bytes);
+    float *x = randoms(rows * cols), *rounded = randoms(rows * cols), *y = randoms(rows * outs);
+    for (int64_t i = 0; i < rows * cols; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+        memcpy(&rounded[i], &bits, sizeof bits);
+    }
+    struct tensor xs = tensor_2d(x, F32, rows, cols), ys = tensor_2d(y, F32, rows, outs);
+    cpu_linear(pool, k, &scratch, &ys, &l, &xs);
+    struct exact e = exact_of(&m, outs % 2, rounded);
+    check_near(&e, y, outs);
+    free(e.want);
+    free(e.size);
+    check_order(k, &m, outs % 2, y, rounded, rows);
+    if (rows >= ROWS)
+        check_same(pool, k, &scratch, &l, &xs, y);
+    free(scratch.at);
+    free(rounded);
+    free(x);
+    free(y);
+    matrix_free(&m);
+}
+
+static void bf16_rows(void **state) {
+    (void)state;
+    static const int64_t shapes[][2] = { { 1, 1 }, { 3, 7 }, { 16, 32 }, { 37, 17 }, { 5, 24 },
+                                         { 18, 31 }, { 33, 513 }, { 70, 1030 }, { 33, 2049 } };
+    struct pool *pool = pool_open(2);
+    const struct cpu_kernels *k;
+    bool any = false;
+    for (int i = 0; (k = cpu_isa(i)); i++) {
+        if (!k->bf16)
+            continue;
+        for (size_t j = 0; j < COUNT(shapes); j++)
+            check_bf16(k, pool, ROWS, shapes[j][0], shapes[j][1], 1 + (int)(j % 3));
+        /* More rows than a chunk or two. */
+        check_bf16(k, pool, 2 * BF16_ROWS + 37, 20, 70, 1);
+        check_bf16(k, pool, BF16_ROWS + 1, 35, 65, 3);
+        any = true;
+    }
+    if (!any)
+        print_message("no set here multiplies bf16 with bf16\n");
+    pool_close(pool);
+    if (!any)
+        skip();
+}
+
 /* Matrices of one input together: as many as fit, others between them, packed or not. */
 static void many_matrices(void **state) {
     (void)state;
@@ -579,7 +678,7 @@ static void many_matrices(void **state) {
     const struct linear *w[N];
     float *x = randoms(ROWS * COLS), *got[N], *want = randoms(ROWS * MOST);
     struct tensor ys[N], *y[N], xs = tensor_2d(x, F32, ROWS, COLS);
-    struct cpu_scratch scratch = { aligned_alloc(64, 1 << 16), 1 << 16 };
+    struct cpu_scratch scratch = { aligned_alloc(64, 1 << 18), 1 << 18 };
     struct pool *pool = pool_open(2);
     const struct cpu_kernels *k;
     void *panels = NULL;
@@ -778,6 +877,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(every_code_is_read),
         cmocka_unit_test(rounded_rows),
         cmocka_unit_test(largest_sums),
+        cmocka_unit_test(bf16_rows),
         cmocka_unit_test(many_matrices),
         cmocka_unit_test(rounded_rows_keep_nan),
         cmocka_unit_test(matrices_of_heads),

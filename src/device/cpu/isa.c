@@ -14,7 +14,10 @@ static bool always(void) {
 }
 
 #if defined __x86_64__
+#include <asm/prctl.h>
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* F16C by hand: not every compiler knows its name. */
 static bool has_avx2(void) {
@@ -30,7 +33,22 @@ static bool has_avx512(void) {
         && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
 }
 
+static bool has_avx512_bf16(void) {
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
+
+/* Tiles, and their products of bf16 and of 8 bits; a process has to ask the system for them. */
+static bool has_amx(void) {
+    enum { BF16_BIT = 22, TILE_BIT = 24, INT8_BIT = 25, TILE_DATA = 18 };
+    const unsigned all = 1u << BF16_BIT | 1u << TILE_BIT | 1u << INT8_BIT;
+    unsigned a, b, c, d;
+    return has_avx512_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & all) == all
+        && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+}
+
 static const struct isa isas[] = {
+    { &cpu_kernels_amx, has_amx },
+    { &cpu_kernels_avx512_bf16, has_avx512_bf16 },
     { &cpu_kernels_avx512, has_avx512 },
     { &cpu_kernels_avx2, has_avx2 },
     { &cpu_kernels_generic, always },

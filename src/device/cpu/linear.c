@@ -160,6 +160,10 @@ static void run_job(struct pool *pool, struct cpu_job *j) {
         cpu_int8_run(pool, j, 1);
         return;
     }
+    if (cpu_bf16_applies(j)) {
+        cpu_bf16_run(pool, j);
+        return;
+    }
     j->blocks = (j->end - j->begin + CPU_TILE_OUTS - 1) / CPU_TILE_OUTS;
     int64_t block_bytes = MAX(1, j->w.row_bytes * CPU_TILE_OUTS * MIN(j->rows.n, 64));
     if (pool)

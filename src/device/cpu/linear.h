@@ -1,8 +1,9 @@
 /* linear.h - matrix times rows on the CPU, and the kernels it is made of.
  *
- * Affine weights may be multiplied with rows rounded to 8 bits: linear_int8.h says how. Else
- * there is one arithmetic for every format and row count: weights become floats, q * scale +
- * bias (or q * scale) where they are packed; a product has 16 lanes, lane l summing the columns
+ * Affine weights may be multiplied with rows rounded to 8 bits: linear_int8.h says how, and bf16
+ * weights with rows rounded to bf16: linear_bf16.h. Else there is one arithmetic for every format
+ * and row count: weights become floats, q * scale + bias (or q * scale) where they are packed; a
+ * product has 16 lanes, lane l summing the columns
  * k = l mod 16 in ascending order, one multiply-add each; the lanes are added in
  * a fixed tree (fold in half four times). So the bits of y[r][o] depend on row o
  * of w, row r of x and the instruction set, and on nothing else. All sets but generic
@@ -10,6 +11,7 @@
 #pragma once
 #include "base/threads.h"
 #include "device/cpu/attention_kernels.h"
+#include "device/cpu/linear_bf16.h"
 #include "device/cpu/linear_int8.h"
 #include "device/cpu/recurrent_kernels.h"
 #include "device/device.h"
@@ -49,6 +51,7 @@ struct cpu_kernels {
     bool (*few)(float *const *y, const struct cpu_matrix *, int64_t row, int64_t outs,
                 const float *const *x, int rows, int64_t cols);
     const struct cpu_int8_kernels *int8;
+    const struct cpu_bf16_kernels *bf16;         /* NULL: rows are not rounded to bf16 */
     const struct cpu_attention_kernels *attention;
     const struct cpu_recurrent_kernels *recurrent;
     /* n values, y = act(g) * up, or act(g) where up is NULL. False: not offered. NULL: for none. */
@@ -56,7 +59,8 @@ struct cpu_kernels {
 };
 
 extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avx512,
-    cpu_kernels_neon, cpu_kernels_dotprod, cpu_kernels_i8mm;
+    cpu_kernels_avx512_bf16, cpu_kernels_amx, cpu_kernels_neon, cpu_kernels_dotprod,
+    cpu_kernels_i8mm;
 
 /* `gate` of the sets. */
 bool cpu_gate_avx2(float *y, const float *g, const float *up, int64_t n, enum act);
@@ -72,11 +76,12 @@ struct cpu_rows {
     int64_t n;
 };
 
-/* Where rows are rounded to 8 bits, by one product at a time; a line is 64 bytes. */
+/* Where rows are rounded, by one product at a time; a line is 64 bytes. */
 struct cpu_scratch { void *at; size_t bytes; };
 
 /* y[r] = w x[r] + bias, the `linear` of device.h. y and x are F32 and do not overlap. With a
- * scratch, rows that meet an affine matrix are rounded to 8 bits; NULL: all is computed in F32.
+ * scratch, rows that meet an affine matrix are rounded to 8 bits, and those that meet a bf16 one
+ * to bf16 where the set has kernels for it; NULL: all is computed in F32.
  * A matrix for each head is computed in F32 always. */
 void cpu_linear(struct pool *, const struct cpu_kernels *, const struct cpu_scratch *,
                 struct tensor *y, const struct linear *, const struct tensor *x);

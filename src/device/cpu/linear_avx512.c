@@ -6,13 +6,12 @@
  * group's q * scale + bias for every q; wider ones are converted and computed. */
 #if defined __x86_64__
 #include "device/cpu/linear.h"
+#include "device/cpu/sum_avx512.h"
 #include "device/small_float.h"
 
-#include <immintrin.h>
 #include <string.h>
 
 #define UNSET __attribute__((uninitialized))
-#define INLINE static inline __attribute__((always_inline))
 
 enum { OUTS = 4, ROWS = 6, FEW = 4, SCALES = 16 };
 
@@ -262,19 +261,6 @@ static void tile(float *acc, const float *w, const float *const *x, int rows, in
     }
 }
 
-/* Lanes 16 to 4, as the first two steps of the tree. */
-INLINE __m128 fold(__m512 a) {
-    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
-
-/* Four sums at once: transposed, the last two steps are two additions. */
-INLINE __m128 sum_4(__m512 a0, __m512 a1, __m512 a2, __m512 a3) {
-    __m128 t0 = fold(a0), t1 = fold(a1), t2 = fold(a2), t3 = fold(a3);
-    _MM_TRANSPOSE4_PS(t0, t1, t2, t3);
-    return _mm_add_ps(_mm_add_ps(t0, t2), _mm_add_ps(t1, t3));
-}
-
 static void sum(float *y, const float *acc, int n) {
     for (int i = 0; i < n; i += 4, acc += 4 * CPU_LANES)
         _mm_storeu_ps(y + i, sum_4(_mm512_loadu_ps(acc), _mm512_loadu_ps(acc + CPU_LANES),
@@ -459,15 +445,18 @@ static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_
     return true;
 }
 
+/* The sets above AVX-512 differ from it in what rounded rows meet. */
+#define KERNELS                                                                                    \
+    .unpack = unpack, .tile = tile, .sum = sum, .few = few, .attention = &cpu_attention_avx512,    \
+    .recurrent = &cpu_recurrent_avx512, .gate = cpu_gate_avx512
+
 const struct cpu_kernels cpu_kernels_avx512 = {
-    .name = "avx512",
-    .unpack = unpack,
-    .tile = tile,
-    .sum = sum,
-    .few = few,
-    .int8 = &cpu_int8_avx512,
-    .attention = &cpu_attention_avx512,
-    .recurrent = &cpu_recurrent_avx512,
-    .gate = cpu_gate_avx512,
+    .name = "avx512", .int8 = &cpu_int8_avx512, KERNELS
+};
+const struct cpu_kernels cpu_kernels_avx512_bf16 = {
+    .name = "avx512_bf16", .int8 = &cpu_int8_avx512, .bf16 = &cpu_bf16_avx512, KERNELS
+};
+const struct cpu_kernels cpu_kernels_amx = {
+    .name = "amx", .int8 = &cpu_int8_amx, .bf16 = &cpu_bf16_amx, KERNELS
 };
 #endif

@@ -18,7 +18,8 @@ enum {
     AHEAD_BYTES = 4096,              /* what a lone tile asks for lies so far ahead */
     AHEAD_TILES = 8,                 /* with more tiles than these the memory has time enough */
     /* Groups of INT8_COLS columns of 8 bits and F32 scales, of the smallest group. */
-    WOVEN_BYTES = INT8_COLS * QUANT_PANEL + INT8_COLS / 32 * 8 * QUANT_PANEL
+    WOVEN_BYTES = INT8_COLS * QUANT_PANEL + INT8_COLS / 32 * 8 * QUANT_PANEL,
+    NARROW_BYTES = WOVEN_BYTES - INT8_COLS * QUANT_PANEL / 2        /* the same of 4 bits */
 };
 
 struct int8_job {
@@ -105,39 +106,75 @@ static void run_tiles(const struct int8_job *o, const struct cpu_job *j, struct 
     }
 }
 
+/* Whether the tiles of this run want panels of bytes. They are all alike: more than one tile means
+ * that each is large. */
+static bool wants_bytes(const struct int8_job *o) {
+    return o->kernels->widen
+        && o->n_rows / o->tiles * (o->wide ? 2 : 1) > o->kernels->narrow_rows;
+}
+
+/* n columns from `begin` of the packed panels from row `out`. */
+static struct cpu_panels packed_panels(const struct cpu_matrix *m, int64_t out, int outs,
+                                       int64_t begin, int64_t n) {
+    const int64_t panel = QUANT_PANEL * (m->row_bytes + 2 * m->scale_row_bytes);
+    return (struct cpu_panels){
+        .at = !m->packed ? NULL : m->packed + out / QUANT_PANEL * panel
+            + begin / m->group * cpu_pack_group_bytes(m->bits, m->group, m->scale_dtype),
+        .stride = panel, .bits = m->bits, .group = m->group, .scales = m->scale_dtype,
+        .groups = (int)(n / m->group), .outs = outs,
+    };
+}
+
 /* Packed: the panels are read where they lie. Few rows take all columns at once, so that memory
  * is read in one stream. */
 static void run_packed(const struct int8_job *o, const struct cpu_job *j, int64_t out, int outs) {
     const struct cpu_matrix *m = &j->w;
-    const int64_t panel = QUANT_PANEL * (m->row_bytes + 2 * m->scale_row_bytes);
     const int64_t step = o->tiles > 1 ? INT8_COLS : j->cols;
-    const int64_t group_bytes = cpu_pack_group_bytes(m->bits, m->group, m->scale_dtype);
     for (int64_t begin = 0; begin < j->cols; begin += step) {
-        const int64_t n = MIN(step, j->cols - begin);
-        struct cpu_panels w = {
-            .at = m->packed + out / QUANT_PANEL * panel + begin / m->group * group_bytes,
-            .stride = panel, .bits = m->bits, .group = m->group, .scales = m->scale_dtype,
-            .groups = (int)(n / m->group), .outs = outs,
-        };
-        const int64_t bytes = w.groups * group_bytes * ((outs + QUANT_PANEL - 1) / QUANT_PANEL);
-        const int64_t ahead = o->tiles > 1 ? o->kernels->panels * panel : AHEAD_BYTES;
+        struct cpu_panels w = packed_panels(m, out, outs, begin, MIN(step, j->cols - begin));
+        const int64_t bytes = w.groups * cpu_pack_group_bytes(w.bits, w.group, w.scales)
+            * ((outs + QUANT_PANEL - 1) / QUANT_PANEL);
+        const int64_t ahead = o->tiles > 1 ? o->kernels->panels * w.stride : AHEAD_BYTES;
         run_tiles(o, j, &w, out, begin, (uintptr_t)w.at + (uintptr_t)ahead, bytes);
     }
 }
 
-/* Not packed. The rows that are woven next are asked for by the weaver. */
+/* n columns of at most 16 rows of w in `to`, as this run wants them. */
+static void weave_panel(const struct int8_job *o, const struct cpu_matrix *m, unsigned char *to,
+                        int64_t row, int rows, int64_t begin, int64_t n) {
+    _Alignas(LINE) UNSET unsigned char narrow[NARROW_BYTES];
+    const bool bytes = wants_bytes(o), packed = m->packed && row % QUANT_PANEL == 0;
+    if (!bytes || (!packed && m->bits != 4)) {
+        o->kernels->weave(to, m, row, rows, begin, n);
+        return;
+    }
+    struct cpu_panels from = packed_panels(m, row, rows, begin, n);
+    if (packed) {                    /* the same panel's next columns, or the next block's panel */
+        const bool last = begin + n == o->jobs->cols;
+        const int64_t next = last ? row + o->kernels->panels * QUANT_PANEL : row;
+        from.ahead = (uintptr_t)packed_panels(m, next, rows, last ? 0 : begin + n, n).at;
+    } else {
+        o->kernels->weave(narrow, m, row, rows, begin, n);
+        from.at = narrow;
+        from.ahead = (uintptr_t)narrow;
+    }
+    o->kernels->widen(to, &from);
+}
+
+/* Not packed, or not as tiles want it. Rows that are woven next are asked for by the weaver. */
 static void run_woven(const struct int8_job *o, const struct cpu_job *j, unsigned char *woven,
                       int64_t out, int outs) {
     const struct cpu_matrix *m = &j->w;
+    const int bits = m->bits == 4 && !wants_bytes(o) ? 4 : 8;
     for (int64_t begin = 0; begin < j->cols; begin += INT8_COLS) {
         const int64_t n = MIN(INT8_COLS, j->cols - begin);
         struct cpu_panels w = {
-            .at = woven, .stride = WOVEN_BYTES, .bits = m->bits == 4 ? 4 : 8, .group = m->group,
+            .at = woven, .stride = WOVEN_BYTES, .bits = bits, .group = m->group,
             .scales = m->scale_dtype, .groups = (int)(n / m->group), .outs = outs,
         };
         for (int p = 0; p * QUANT_PANEL < outs; p++)
-            o->kernels->weave(woven + p * WOVEN_BYTES, m, out + p * QUANT_PANEL,
-                              MIN(QUANT_PANEL, outs - p * QUANT_PANEL), begin, n);
+            weave_panel(o, m, woven + p * WOVEN_BYTES, out + p * QUANT_PANEL,
+                        MIN(QUANT_PANEL, outs - p * QUANT_PANEL), begin, n);
         run_tiles(o, j, &w, out, begin, 0, 0);
     }
 }
@@ -149,7 +186,7 @@ static void run_block(const struct int8_job *o, const struct cpu_job *j, unsigne
     const int most = o->kernels->panels * QUANT_PANEL;
     const int64_t out = j->begin + block * most;
     const int outs = (int)MIN(most, j->end - out);
-    if (j->w.packed && j->begin % QUANT_PANEL == 0)
+    if (j->w.packed && j->begin % QUANT_PANEL == 0 && !wants_bytes(o))
         run_packed(o, j, out, outs);
     else
         run_woven(o, j, woven, out, outs);

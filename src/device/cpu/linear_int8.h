@@ -57,6 +57,9 @@ struct cpu_int8_tile {
 struct cpu_int8_kernels {
     int rows, rows_wide;             /* in a tile at most */
     int panels;                      /* that it likes to multiply together */
+    /* Where there is widen, tiles of more rows than these (wide ones count twice) are multiplied
+     * with panels of 8 bits alone. */
+    int narrow_rows;
     /* Row r of a tile from cols floats. A group that holds an infinity or NaN has a scale of
      * NaN; one whose magnitudes are all below 1e-30 counts as zeros. */
     void (*quantize)(const struct cpu_int8_tile *, int r, const float *x, int64_t cols, int group);
@@ -64,14 +67,18 @@ struct cpu_int8_kernels {
      * last may be anything. */
     void (*weave)(unsigned char *to, const struct cpu_matrix *, int64_t row, int rows,
                   int64_t begin, int64_t n);
+    /* Optional: the first panel of some, its values a byte each. Memory is asked for as much that
+     * lies `ahead`. */
+    void (*widen)(unsigned char *to, const struct cpu_panels *);
     /* y[r][0..outs) = the products; with more they go on from what y holds. */
     void (*multiply)(float *const *y, const struct cpu_panels *, const struct cpu_int8_tile *,
                      bool more);
 };
 
-/* The reference, and what AVX2, AVX-512 with VNNI, and ARM without and with sdot and usmmla run. */
+/* The reference, and what AVX2, AVX-512 with VNNI, AMX, and ARM without and with sdot and usmmla
+ * run. */
 extern const struct cpu_int8_kernels cpu_int8_generic, cpu_int8_avx2, cpu_int8_avx512,
-    cpu_int8_neon, cpu_int8_dotprod, cpu_int8_i8mm;
-/* `weave` of the latter two. */
+    cpu_int8_amx, cpu_int8_neon, cpu_int8_dotprod, cpu_int8_i8mm;
+/* `weave` of the three of x86. */
 void cpu_int8_weave_avx2(unsigned char *to, const struct cpu_matrix *, int64_t row, int rows,
                          int64_t begin, int64_t n);

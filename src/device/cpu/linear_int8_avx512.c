@@ -4,93 +4,23 @@
  * Functions marked INLINE are templates, as in linear_avx512.c. A tile is [columns / 4][rows][4];
  * wide, [columns / 4][rows][2][4], the high parts before the low ones: two rows in one. */
 #if defined __x86_64__
-#include "device/cpu/linear.h"
+#include "device/cpu/int8_avx512.h"
 
-#include <immintrin.h>
-#include <string.h>
+enum { LINE = 64, PANELS = INT8_PANELS, ROWS = INT8_ROWS_AVX512, QUADS = 8, UNIT = CPU_PACK_COLS };
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
-enum { LINE = 64, PANELS = INT8_PANELS, ROWS = 6, QUADS = 8, UNIT = CPU_PACK_COLS };
-
-typedef unsigned char byte;
-typedef uint16_t words __attribute__((vector_size(64)));
-
-/* 16 values from column i, as 4 quads of bytes. */
-INLINE void store_16(const struct cpu_int8_tile *t, int r, int64_t i, int part, __m512i q) {
-    const __m128i quads = _mm_shuffle_epi8(
-        _mm512_cvtepi32_epi8(q),
-        _mm_set_epi8(15, 13, 11, 9, 14, 12, 10, 8, 7, 5, 3, 1, 6, 4, 2, 0));
+static void store_16(const struct cpu_int8_tile *t, int r, int64_t i, int part, __m128i quads) {
     int32_t four[4];
     _mm_storeu_si128((__m128i *)(void *)four, quads);
     UNROLL for (int j = 0; j < 4; j++)
         memcpy(t->q + ((i / 4 + j) * t->rows + r) * 8 + 4 * part, &four[j], sizeof four[j]);
 }
 
-/* Magnitudes are compared as whole numbers, where a NaN is larger than all. */
-static void quantize_wide(const struct cpu_int8_tile *t, int r, const float *x, int64_t cols,
-                          int group) {
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    for (int64_t begin = 0; begin < cols; begin += group) {
-        __m512i largest = _mm512_setzero_si512(), sum = largest;
-        for (int i = 0; i < group; i += 16)
-            largest = _mm512_max_epu32(
-                largest, _mm512_and_si512(_mm512_loadu_si512(x + begin + i), magnitude));
-        const uint32_t bits = _mm512_reduce_max_epu32(largest);
-        float top;
-        memcpy(&top, &bits, sizeof top);
-        const bool finite = bits < 0x7f800000, usable = finite && top >= 1e-30f;
-        const float scale = usable ? top / INT8_TOP_WIDE : finite ? 0.0f : __builtin_nanf("");
-        const __m512 inverse = _mm512_set1_ps(usable ? INT8_TOP_WIDE / top : 0.0f);
-        for (int i = 0; i < group; i += 16) {
-            const __m512 v = _mm512_maskz_loadu_ps(usable ? 0xffff : 0, x + begin + i);
-            const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(v, inverse));
-            const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
-            sum = _mm512_add_epi32(sum, q);
-            store_16(t, r, begin + i, 0, high);
-            store_16(t, r, begin + i, 1, _mm512_sub_epi32(q, _mm512_slli_epi32(high, 8)));
-        }
-        t->scale[begin / group * t->rows + r] = scale;
-        t->sum[begin / group * t->rows + r] = scale * (float)_mm512_reduce_add_epi32(sum);
-    }
-}
-
 static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64_t cols,
                      int group) {
     if (t->wide)
-        quantize_wide(t, r, x, cols, group);
+        quantize_16(true, store_16, t, r, x, cols, group);
     else
         cpu_int8_avx2.quantize(t, r, x, cols, group);
-}
-
-/* Some bits of every byte, moved from bit `from` to bit `to`. */
-INLINE __m512i field(__m512i v, int from, int to, int width) {
-    if (from > to)
-        v = (__m512i)((words)v >> (from - to));
-    else if (from < to)
-        v = (__m512i)((words)v << (to - from));
-    return _mm512_and_si512(v, _mm512_set1_epi8((char)(((1 << width) - 1) << to)));
-}
-
-/* Quad k of the lines of 32 columns: pack.h says where its planes lie. */
-INLINE __m512i quad(int bits, const byte *lines, int k) {
-    if (bits == 8)
-        return _mm512_loadu_si512(lines + k * LINE);
-    const __m512i low =
-        bits & 4 ? field(_mm512_loadu_si512(lines + k / 2 * LINE), k % 2 * 4, 0, 4)
-                 : field(_mm512_loadu_si512(lines + k / 4 * LINE), k % 4 * 2, 0, 2);
-    switch (bits) {
-    case 3:
-        return _mm512_or_si512(low, field(_mm512_loadu_si512(lines + 2 * LINE), k, 2, 1));
-    case 5:
-        return _mm512_or_si512(low, field(_mm512_loadu_si512(lines + 4 * LINE), k, 4, 1));
-    case 6:
-        return _mm512_or_si512(low, field(_mm512_loadu_si512(lines + (4 + k / 4) * LINE),
-                                          k % 4 * 2, 4, 2));
-    default:
-        return low;
-    }
 }
 
 INLINE __m512i four_of(const int8_t *at) {
@@ -138,16 +68,6 @@ INLINE void group_sums(int bits, int n_panels, int rows, int chains,
             sum[p][r] = chains > 1 ? _mm512_add_epi32(a[0][p][r], a[1][p][r]) : a[0][p][r];
         }
     }
-}
-
-/* 16 scales. */
-INLINE __m512 scales_16(enum dtype dtype, const byte *at) {
-    if (dtype == F32)
-        return _mm512_loadu_ps(at);
-    const __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)at);
-    if (dtype == F16)
-        return _mm512_cvtph_ps(half);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
 /* y is [rows][panels][16]. */

@@ -4,7 +4,7 @@
 
 struct cpu_job {
     const struct cpu_kernels *kernels;
-    const struct cpu_scratch *scratch;           /* NULL: not rounded to 8 bits */
+    const struct cpu_scratch *scratch;           /* NULL: not rounded */
     struct cpu_matrix w;             /* of head 0 */
     const float *bias;               /* NULL: none */
     bool fine;
@@ -42,3 +42,7 @@ struct cpu_matrix cpu_matrix_of(const struct tensor *, int64_t row_stride);
 bool cpu_int8_applies(const struct cpu_job *);
 bool cpu_int8_together(const struct cpu_job *, const struct cpu_job *);
 void cpu_int8_run(struct pool *, const struct cpu_job *, int n);
+
+/* The way over bf16, one product at a time. */
+bool cpu_bf16_applies(const struct cpu_job *);
+void cpu_bf16_run(struct pool *, const struct cpu_job *);
