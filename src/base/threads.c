@@ -142,8 +142,15 @@ static uint64_t await_run(struct pool *p, uint64_t seen) {
     return atomic_load(&p->stop) ? 0 : atomic_load(&p->number);
 }
 
+static _Thread_local int thread_index;
+
+int pool_index(void) {
+    return thread_index;
+}
+
 static void *helper(void *arg) {
     const struct helper *h = arg;
+    thread_index = h->index;
     for (uint64_t seen = 0; (seen = await_run(h->pool, seen)) != 0;)
         work(h->pool, seen, h->index);
     return NULL;

@@ -15,6 +15,9 @@ struct pool *pool_open(int n_threads);                    /* n - 1 helpers; the 
 void pool_close(struct pool *);
 int pool_threads(const struct pool *);
 
+/* Which of its pool's threads this one is, 0 for a caller: finds what threads do not share. */
+int pool_index(void);
+
 /* run(to, begin, end) over [0, n) in pieces of `grain` (the last may be smaller),
  * on all threads, returning when all are done; a piece never crosses a multiple of
  * `grain`. Which thread runs a piece is not fixed, so a result must not depend on

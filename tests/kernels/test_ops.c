@@ -584,6 +584,77 @@ static void test_memory_and_table(void **state) {
 
 static const char *isa;              /* the set whose turn it is */
 
+/* Experts of whole panels of 4 bits: a row is the same whoever computes it, alone or not. */
+enum { BIG = 6, BIG_ACTIVE = 2, BIG_ROWS = 21, BIG_DIM = 192, BIG_HIDDEN = 320 };
+
+static struct linear packed_matrix(int64_t outs, int64_t cols) {
+    const size_t bytes = (size_t)(outs * cols / 2), groups = (size_t)(outs * cols / 64);
+    unsigned char *q = malloc(bytes);
+    float *scales = numbers((int)groups), *biases = numbers((int)groups);
+    for (size_t i = 0; i < bytes; i++) q[i] = (unsigned char)(i * 37 + i / 7);
+    struct linear l = { .w = tensor_2d(q, MLX_AFFINE, outs, cols) };
+    l.w.quant = (struct quant){ .scales = (void *)scales, .biases = (void *)biases,
+                                .scale_dtype = F32, .group = 64, .bits = 4 };
+    return l;
+}
+
+static void packed_free(struct linear *l) {
+    free(l->w.at);
+    free((void *)(uintptr_t)l->w.quant.scales);
+    free((void *)(uintptr_t)l->w.quant.biases);
+}
+
+static void run_big(struct linear (*w)[BIG], float *y, float *x, int32_t *ids, float *share,
+                    int n) {
+    float *hidden = numbers(n * BIG_ACTIVE * (2 * BIG_HIDDEN + BIG_DIM));
+    int order[2 * BIG_ROWS * BIG_ACTIVE + BIG + 1];
+    struct tensor xt = tensor_2d(x, F32, n, BIG_DIM), yt = tensor_2d(y, F32, n, BIG_DIM);
+    struct tensor it = tensor_2d(ids, I32, n, BIG_ACTIVE);
+    struct tensor st = tensor_2d(share, F32, n, BIG_ACTIVE);
+    dev.op->experts(&dev, &yt, &xt, &(struct expert_args){ .gate = w[0], .up = w[1], .down = w[2],
+        .experts = BIG, .ids = &it, .share = &st, .hidden = hidden, .order = order,
+        .act = { .act = ACT_SILU } });
+    free(hidden);
+}
+
+static void test_experts_over_threads(void **state) {
+    (void)state;
+    struct linear w[3][BIG];
+    struct device before = dev;
+    float *x = numbers(BIG_ROWS * BIG_DIM), share[BIG_ROWS * BIG_ACTIVE];
+    float *want = numbers(BIG_ROWS * BIG_DIM), *y = numbers(BIG_ROWS * BIG_DIM);
+    int32_t ids[BIG_ROWS * BIG_ACTIVE];
+    for (int e = 0; e < BIG; e++) {
+        w[0][e] = packed_matrix(BIG_HIDDEN, BIG_DIM);
+        w[1][e] = packed_matrix(BIG_HIDDEN, BIG_DIM);
+        w[2][e] = packed_matrix(BIG_DIM, BIG_HIDDEN);
+    }
+    for (int i = 0; i < BIG_ROWS * BIG_ACTIVE; i++) {     /* expert 2 has half of all, 5 none */
+        ids[i] = i % 2 ? 2 : i / 2 % 5 == 2 ? 4 : i / 2 % 5;
+        share[i] = uniform();
+    }
+    static const int threads[] = { 1, 2, 3, 8 };
+    for (int rounded = 0; rounded < 2; rounded++)
+        for (size_t i = 0; i < COUNT(threads); i++) {
+            dev = (struct device){ .op = &device_cpu };
+            struct device_options o = { .threads = threads[i], .isa = isa, .rounded = rounded };
+            assert_true(dev.op->open(&dev, &o, NULL));
+            run_big(w, i ? y : want, x, ids, share, BIG_ROWS);
+            if (i)
+                assert_memory_equal(y, want, BIG_ROWS * BIG_DIM * sizeof *y);
+            for (int r = 0; r < BIG_ROWS; r += 5) {
+                run_big(w, y, x + r * BIG_DIM, ids + r * BIG_ACTIVE, share + r * BIG_ACTIVE, 1);
+                assert_memory_equal(y, want + r * BIG_DIM, BIG_DIM * sizeof *y);
+            }
+            dev.op->close(&dev);
+        }
+    dev = before;
+    for (int i = 0; i < 3 * BIG; i++) packed_free(&w[i / BIG][i % BIG]);
+    free(x);
+    free(y);
+    free(want);
+}
+
 static int open_threads(int n) {
     dev = (struct device){ .op = &device_cpu };
     return dev.op->open(&dev, &(struct device_options){ .threads = n, .isa = isa }, NULL) ? 0 : 1;
@@ -599,6 +670,7 @@ int main(void) {
         cmocka_unit_test(test_temperature), cmocka_unit_test(test_attention_and_kv_store),
         cmocka_unit_test(test_conv), cmocka_unit_test(test_ssm), cmocka_unit_test(test_delta),
         cmocka_unit_test(test_route), cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_experts_over_threads),
         cmocka_unit_test(test_memory_and_table),
     };
     const struct cpu_kernels *set;

@@ -35,16 +35,18 @@ static bool open_cpu(struct device *dev, const struct device_options *o, struct 
     if (!kernels) return false;
     struct cpu *cpu = mem_new(sizeof *cpu);
     cpu->kernels = kernels;
+    cpu->pool = pool_open(o->threads ? o->threads : threads_available());
+    const size_t threads = (size_t)pool_threads(cpu->pool);
     if (o->rounded) {
-        cpu->scratch = (struct cpu_scratch){ map(SCRATCH_BYTES), SCRATCH_BYTES };
+        cpu->scratch = (struct cpu_scratch){ map(threads * SCRATCH_BYTES), SCRATCH_BYTES };
         if (!cpu->scratch.at) {
+            pool_close(cpu->pool);
             free(cpu);
             return err_code(err, ERR_MEMORY, "no memory left for the rows of a product");
         }
     }
     cpu->partial = (struct cpu_scratch){ map(PARTIAL_BYTES), PARTIAL_BYTES };
     if (!cpu->partial.at) cpu->partial.bytes = 0;
-    cpu->pool = pool_open(o->threads ? o->threads : threads_available());
     dev->impl = cpu;
     tell(o, kernels);
     return true;
@@ -53,9 +55,10 @@ static bool open_cpu(struct device *dev, const struct device_options *o, struct 
 static void close_cpu(struct device *dev) {
     struct cpu *cpu = cpu_of(dev);
     if (!cpu) return;
+    const int threads = pool_threads(cpu->pool);
     pool_close(cpu->pool);
     if (cpu->scratch.at)
-        munmap(cpu->scratch.at, cpu->scratch.bytes);
+        munmap(cpu->scratch.at, (size_t)threads * cpu->scratch.bytes);
     if (cpu->partial.at)
         munmap(cpu->partial.at, cpu->partial.bytes);
     for (struct packed *p = cpu->packed, *next; p; p = next) {
@@ -106,13 +109,29 @@ static void linear(struct device *dev, struct tensor *y, const struct linear *w,
     cpu_linear(cpu->pool, cpu->kernels, cpu_scratch(cpu), y, w, x);
 }
 
+/* Products of the same rows are one run. Gates lie where attention has its parts of rows. */
+static bool products(struct device *dev, const struct products *p) {
+    const struct cpu *cpu = cpu_of(dev);
+    struct tensor gate = *p->y[0], *y[PRODUCTS_MAX] = { &gate, p->y[0] };
+    const size_t bytes = (size_t)tensor_count(&gate) * sizeof(float);
+    if (p->end == PRODUCTS_ADD || (p->end == PRODUCTS_GATE && bytes > cpu->partial.bytes))
+        return false;
+    gate = tensor_2d(cpu->partial.at, F32, gate.shape[0], gate.shape[1]);
+    cpu_linear_many(cpu->pool, cpu->kernels, cpu_scratch(cpu),
+                    p->end == PRODUCTS_GATE ? y : p->y, p->w, p->n, p->x);
+    if (p->end == PRODUCTS_GATE)
+        cpu_gate(dev, p->y[0], &gate, p->y[0], &p->act);
+    return true;
+}
+
 const struct device_ops device_cpu = {
     .name = "cpu", .host_memory = true, .kv_i8 = true,
     .open = open_cpu, .close = close_cpu, .describe = describe,
     .alloc = alloc, .free = release, .adopt = adopt, .pack = cpu_pack_weights,
     .copy_in = copy, .copy_out = copy,
     .move = copy, .sync = sync,
-    .embed = cpu_embed, .linear = linear, .norm = cpu_norm, .rope = cpu_rope, .gate = cpu_gate,
+    .embed = cpu_embed, .linear = linear, .products = products, .norm = cpu_norm,
+    .rope = cpu_rope, .gate = cpu_gate,
     .add = cpu_add, .copy = cpu_copy, .scale = cpu_scale, .temperature = cpu_temperature,
     .kv_store = cpu_kv_store, .attention = cpu_attention, .conv = cpu_conv, .ssm = cpu_ssm,
     .delta = cpu_delta, .route = cpu_route, .experts = cpu_experts,

@@ -14,7 +14,8 @@
 struct cpu {
     struct pool *pool;
     const struct cpu_kernels *kernels;
-    struct cpu_scratch scratch;      /* at NULL: F32 throughout */
+    /* at NULL: F32 throughout. One for each thread lies behind another, the pool's is the first. */
+    struct cpu_scratch scratch;
     struct cpu_scratch partial;      /* of attention: parts of rows that threads share */
     struct packed *packed;           /* a payload for each model that was loaded; packed.h */
 };

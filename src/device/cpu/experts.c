@@ -1,5 +1,5 @@
 /* experts.c - choosing experts for each row, and running rows through the experts they
- * chose, an expert's rows together. */
+ * chose, an expert's rows together, all experts at once. */
 #include "device/cpu/cpu.h"
 
 #include <assert.h>
@@ -113,44 +113,115 @@ static struct order sort_pairs(const struct expert_args *a, int64_t rows, int64_
     return s;
 }
 
-static void run_linear(struct cpu *cpu, const struct linear *w, const struct cpu_rows *rows,
-                       int64_t begin, int64_t end) {
-    cpu_linear_rows(cpu->pool, cpu->kernels, cpu_scratch(cpu), w, rows, begin, end);
+/* All experts' products, in two runs of the pool: gates and ups, and then downs. */
+struct experts {
+    struct cpu *cpu;
+    const struct expert_args *a;
+    const struct tensor *x, *y;
+    const struct order *order;
+    int64_t hidden, width;           /* of what a pair has in a->hidden: gate, up, output */
+    int64_t outs;                    /* of the matrices of this run */
+    int first[EXPERTS_MAX + 1];      /* slices of the experts before each */
+};
+
+/* An expert's matrices are cut into slices, more where it has more of the rows, so that threads
+ * have equal shares; but not into small ones, for each rounds its rows anew. Where they are cut
+ * changes no result. */
+static void cut(struct experts *o, int64_t outs) {
+    enum { SLICES = 4, SMALLEST = 64 };
+    const struct order *s = o->order;
+    const int64_t pairs = s->first[o->a->experts];
+    const int64_t wanted = SLICES * pool_threads(o->cpu->pool), most = MAX(1, outs / SMALLEST);
+    o->outs = outs;
+    o->first[0] = 0;
+    for (int e = 0; e < o->a->experts; e++) {
+        const int64_t n = s->first[e + 1] - s->first[e];
+        const int64_t slices = n ? MIN(most, (wanted * n + pairs - 1) / pairs) : 0;
+        o->first[e + 1] = o->first[e] + (int)slices;
+    }
 }
 
-/* hidden row of a pair: gate (and act(gate) up), up, output. */
-static void run_expert(struct cpu *cpu, const struct expert_args *a, const struct order *s, int e,
-                       const struct tensor *x, int64_t hidden, int64_t width) {
-    int begin = s->first[e], n = s->first[e + 1] - begin;
-    struct cpu_rows in = {
-        .x = x->at, .x_stride = x->stride[0], .x_row = s->row + begin, .y = a->hidden,
-        .y_stride = width, .y_row = s->pair + begin, .n = n };
-    struct cpu_rows out = {
-        .x = a->hidden, .x_stride = width, .x_row = s->pair + begin, .y = a->hidden + 2 * hidden,
-        .y_stride = width, .y_row = s->pair + begin, .n = n };
-    if (!n) return;
-    if (a->gate) run_linear(cpu, &a->gate[e], &in, 0, hidden);
-    in.y = a->gate ? a->hidden + hidden : a->hidden;
-    run_linear(cpu, &a->up[e], &in, 0, hidden);
-    for (int i = begin; i < begin + n; i++) {
-        float *h = a->hidden + s->pair[i] * width;
-        cpu_gate_values(cpu->kernels, h, h, a->gate ? h + hidden : NULL, hidden, &a->act);
+/* The expert and the part of its outputs that a slice is; whole panels but for the last one. */
+static int slice_at(const struct experts *o, int64_t slice, int64_t *begin, int64_t *end) {
+    int low = 0, high = o->a->experts;           /* first[low] <= slice < first[high] */
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        *(o->first[middle] <= slice ? &low : &high) = middle;
     }
-    run_linear(cpu, &a->down[e], &out, 0, width - 2 * hidden);
+    const int64_t i = slice - o->first[low], n = o->first[low + 1] - o->first[low];
+    *begin = o->outs * i / n / QUANT_PANEL * QUANT_PANEL;
+    *end = i + 1 == n ? o->outs : o->outs * (i + 1) / n / QUANT_PANEL * QUANT_PANEL;
+    return low;
+}
+
+/* With a thread's own scratch, where all is not F32. */
+static void run_linear(const struct experts *o, const struct linear *w,
+                       const struct cpu_rows *rows, int64_t begin, int64_t end) {
+    struct cpu_scratch own = o->cpu->scratch;
+    if (own.at)
+        own.at = (char *)own.at + (size_t)pool_index() * own.bytes;
+    cpu_linear_rows(NULL, o->cpu->kernels, own.at ? &own : NULL, w, rows, begin, end);
+}
+
+static void run_hidden(void *to, int64_t slice, int64_t last) {
+    const struct experts *o = to;
+    const struct expert_args *a = o->a;
+    for (; slice < last; slice++) {
+        int64_t begin, end;
+        const int e = slice_at(o, slice, &begin, &end), first = o->order->first[e];
+        struct cpu_rows in = {
+            .x = o->x->at, .x_stride = o->x->stride[0], .x_row = o->order->row + first,
+            .y = a->hidden, .y_stride = o->width, .y_row = o->order->pair + first,
+            .n = o->order->first[e + 1] - first };
+        if (a->gate) run_linear(o, &a->gate[e], &in, begin, end);
+        in.y = a->gate ? a->hidden + o->hidden : a->hidden;
+        run_linear(o, &a->up[e], &in, begin, end);
+        for (int i = first; i < first + in.n; i++) {
+            float *h = a->hidden + o->order->pair[i] * o->width + begin;
+            cpu_gate_values(o->cpu->kernels, h, h, a->gate ? h + o->hidden : NULL, end - begin,
+                            &a->act);
+        }
+    }
+}
+
+static void run_down(void *to, int64_t slice, int64_t last) {
+    const struct experts *o = to;
+    for (; slice < last; slice++) {
+        int64_t begin, end;
+        const int e = slice_at(o, slice, &begin, &end), first = o->order->first[e];
+        const struct cpu_rows out = {
+            .x = o->a->hidden, .x_stride = o->width, .x_row = o->order->pair + first,
+            .y = o->a->hidden + 2 * o->hidden, .y_stride = o->width,
+            .y_row = o->order->pair + first, .n = o->order->first[e + 1] - first };
+        run_linear(o, &o->a->down[e], &out, begin, end);
+    }
+}
+
+/* A row takes its experts in the order in which it chose them. */
+static void add_outputs(void *to, int64_t begin, int64_t end) {
+    const struct experts *o = to;
+    const int64_t active = o->a->ids->shape[1], dim = o->y->shape[1];
+    for (int64_t r = begin; r < end; r++) {
+        float *out = row_f32(o->y, r);
+        for (int64_t k = 0; k < active; k++) {
+            const float *in = o->a->hidden + (r * active + k) * o->width + 2 * o->hidden;
+            float share = row_f32(o->a->share, r)[k];
+            for (int64_t i = 0; i < dim; i++) out[i] = (k ? out[i] : 0) + share * in[i];
+        }
+    }
 }
 
 void cpu_experts(struct device *dev, struct tensor *y, const struct tensor *x,
                  const struct expert_args *a) {
-    int64_t rows = x->shape[0], active = a->ids->shape[1], dim = y->shape[1];
-    int64_t hidden = a->up[0].w.shape[0], width = 2 * hidden + dim;
-    struct order s = sort_pairs(a, rows, active);
-    for (int e = 0; e < a->experts; e++) run_expert(cpu_of(dev), a, &s, e, x, hidden, width);
-    for (int64_t r = 0; r < rows; r++) {
-        float *out = row_f32(y, r);
-        for (int64_t k = 0; k < active; k++) {
-            const float *in = a->hidden + (r * active + k) * width + 2 * hidden;
-            float share = row_f32(a->share, r)[k];
-            for (int64_t i = 0; i < dim; i++) out[i] = (k ? out[i] : 0) + share * in[i];
-        }
-    }
+    struct pool *pool = cpu_of(dev)->pool;
+    const int64_t rows = x->shape[0], dim = y->shape[1], hidden = a->up[0].w.shape[0];
+    const struct order s = sort_pairs(a, rows, a->ids->shape[1]);
+    struct experts o = { .cpu = cpu_of(dev), .a = a, .x = x, .y = y, .order = &s,
+                         .hidden = hidden, .width = 2 * hidden + dim };
+    assert(a->experts <= EXPERTS_MAX);
+    cut(&o, hidden);
+    pool_run(pool, o.first[a->experts], 1, run_hidden, &o);
+    cut(&o, dim);
+    pool_run(pool, o.first[a->experts], 1, run_down, &o);
+    pool_run(pool, rows, 4, add_outputs, &o);
 }
