@@ -67,8 +67,8 @@ NVCCFLAGS := -std=c++17 $(NVCC_OPT) -Isrc -Xcompiler -fPIC,-Wall \
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all tools tests test tsan bench bench-serve soak bench-peers bench-report diff-tokens \
-        diff-templates tidy fuzz fuzz-short fuzz-programs install uninstall docs clean help always
+.PHONY: all tools tests test tsan bench bench-arm bench-serve soak bench-peers bench-report \
+        diff-tokens diff-templates tidy fuzz fuzz-short fuzz-programs install uninstall docs clean help always
 all: $(LIB) $(BIN) $(BIN:%=%-server) $(CUDA_SO) tools ## build the program (build/mlxcel) and the tools
 
 # An instruction set is a file: it alone is compiled for it, and runs only where the CPU has it.
@@ -174,6 +174,9 @@ bench-tokens: tools ## tokenizers, beside the package if PYTHON has it; writes b
 
 bench-serve: all ## measure the server beside bench; writes bench/SERVE.md (BENCH_QUICK=1: a rehearsal)
 	bench/serve
+
+bench-arm: ## count the instructions of ARM's kernels under qemu; writes bench/ARM.md
+	bench/arm
 
 soak: all ## half an hour of mixed load on the server: flat memory, exact answers (SOAK_SECONDS=1800)
 	bench/soak
