@@ -131,7 +131,7 @@ struct engine_info {
     char device[96];
     int context, vocab, n_layers, dim;
     int context_train;               /* what the model was made for; context may be less */
-    int requests_max;                /* running at a time */
+    int requests_max, rows_max;      /* running at a time; of a step */
     int64_t params;                  /* values in the weights, however they are stored */
     size_t weights_bytes, cache_bytes;
     double load_s;

@@ -61,7 +61,7 @@ struct engine {
     int64_t params;
     double load_s, step_s;
     struct engine_stats now;         /* as the engine's thread counts; copied to stats */
-    int context, vocab, requests_max, waiting_max;
+    int context, vocab, requests_max, rows_max, waiting_max;
     int logits_max;                  /* of a step */
     struct flight flight[2];         /* in turns: one lands while the next is on its way */
     int turn;                        /* of the next */

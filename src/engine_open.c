@@ -143,6 +143,7 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
     struct device_options d = { .threads = o->threads, .isa = o->isa, .rounded = !o->f32 };
     if (!e->dev.op || !find_kv(o->kv, o->f32, &e->kv, err)) return false;
     int rows = MAX(rows_of(e, o), requests);       /* every running request can have its row */
+    e->rows_max = rows;
     e->logits_max = o->rows_max ? rows : MIN(rows, MAX((int)ROWS_MAX, requests));
     if (e->kv->dtype == I8 && !e->dev.op->kv_i8)
         return err_code(err, ERR_DEVICE, "device %s: it cannot keep keys and values as q8 yet; "
@@ -248,7 +249,7 @@ struct engine_info engine_info(const struct engine *e) {
         .family = model_family(e->model)->name, .quantization = e->format,
         .kv = e->kv->name,
         .context = e->context, .vocab = e->vocab, .n_layers = d->n_layers, .dim = d->dim,
-        .context_train = d->context, .requests_max = e->requests_max,
+        .context_train = d->context, .requests_max = e->requests_max, .rows_max = e->rows_max,
         .params = e->params,
         .weights_bytes = model_weights_bytes(e->model), .cache_bytes = e->cache_bytes,
         .load_s = e->load_s, .waiting = s.waiting, .running = s.running, .preempted = s.preempted,
