@@ -138,6 +138,11 @@ struct expert_args {
     float *hidden;                   /* scratch [rows*active, 2*expert hidden + dim] */
     int *order;                      /* scratch [2*rows*active + experts + 1] */
     struct gate_args act;
+    /* stream NULL, or a tensor to which y may be added at once, times residual: then *added is set,
+     * and what y holds does not matter. The bits are those of `add`. */
+    struct tensor *stream;
+    float residual;
+    bool *added;
 };
 
 /* How a row's token is drawn: the top_k best, of those the most likely that hold top_p of the mass,

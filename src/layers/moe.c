@@ -24,8 +24,9 @@ static void bind(struct binder *b, const struct decoder_spec *d, const struct la
     if (m->shared_gate) bind_linear(b, &w->shared_gate, W_S_MIX, 1, d->dim, false);
 }
 
+/* stream: what y is added to and nothing else; NULL: more happens to it. */
 static void run_experts(struct pass *p, const struct moe_spec *m, const struct moe *w,
-                        struct tensor *y, const struct tensor *x) {
+                        struct tensor *y, const struct tensor *x, struct tensor *stream) {
     struct device *dev = p->dev;
     const struct route_spec *r = &m->route;
     size_t pairs = (size_t)p->rows.n_rows * (size_t)r->active;
@@ -43,7 +44,8 @@ static void run_experts(struct pass *p, const struct moe_spec *m, const struct m
         .experts = r->experts,
         .hidden = scratch_bytes(p->scratch, pairs * width * sizeof(float)),
         .order = scratch_bytes(p->scratch, (2 * pairs + (size_t)r->experts + 1) * sizeof(int)),
-        .act = { m->expert.act, m->expert.alpha, m->expert.limit } });
+        .act = { m->expert.act, m->expert.alpha, m->expert.limit },
+        .stream = stream, .residual = p->residual, .added = &p->added });
 }
 
 static void run(struct pass *p, const struct layer_spec *l, const void *weights,
@@ -51,8 +53,9 @@ static void run(struct pass *p, const struct layer_spec *l, const void *weights,
     const struct moe *w = weights;
     const struct moe_spec *m = &l->moe;
     struct device *dev = p->dev;
+    struct tensor *stream = m->shared.hidden ? NULL : p->stream;
     p->stream = NULL;                /* the shared expert is added to the others */
-    run_experts(p, m, w, y, x);
+    run_experts(p, m, w, y, x, stream);
     if (!m->shared.hidden) return;
     struct tensor shared = scratch_rows(p, F32, p->spec->dim);
     mlp_run(p, &m->shared, &w->shared, &shared, x);

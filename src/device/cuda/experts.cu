@@ -74,8 +74,8 @@ __global__ static void __launch_bounds__(WARPS * 32) run(struct expert_job j) {
 }
 
 __global__ static void share_out(struct expert_job j) {
-    let_next_begin();
     after_previous();
+    let_next_begin();
     const int64_t r = blockIdx.y, i = (int64_t)blockIdx.x * SHARE_THREADS + threadIdx.x;
     const float *part = j.share + r * j.share_row;
     const float *out = j.hidden + r * j.active * j.width + 2 * j.n_hidden + i;
@@ -83,7 +83,8 @@ __global__ static void share_out(struct expert_job j) {
     if (i >= j.dim) return;
 #pragma unroll 8
     for (int k = 0; k < j.active; k++) sum += part[k] * out[k * j.width];
-    j.y[r * j.y_row + i] = sum;
+    float *y = &j.y[r * j.y_row + i];
+    *y = j.residual != 0 ? fmaf(j.residual, sum, *y) : sum;
 }
 
 /* Pairs by expert; those of one expert in any order, for none of them sees another. */
@@ -171,9 +172,11 @@ void cuda_experts(struct device *dev, struct tensor *y, const struct tensor *x,
     j.x = (const float *)x->at;
     j.share = (const float *)a->share->at;
     j.hidden = a->hidden;
-    j.y = (float *)y->at;
+    const bool adds = a->stream && a->residual != 0;
+    if (adds) j.residual = a->residual, *a->added = true;
+    j.y = (float *)(adds ? a->stream : y)->at;
     j.x_row = x->stride[0];
-    j.y_row = y->stride[0];
+    j.y_row = (adds ? a->stream : y)->stride[0];
     j.share_row = a->share->stride[0];
     j.n_hidden = a->up[0].w.shape[0];
     j.dim = y->shape[1];

@@ -10,8 +10,10 @@ struct expert_job {
                                         [pairs] */
     const float *x, *share;
     float *hidden, *y;               /* hidden [pairs, width]: gate, up, output */
+    float residual;                  /* y is added to, times this; 0: written */
     int64_t x_row, y_row, share_row, width, n_hidden, dim;
     int active;
+    bool alone;                      /* a block rounds its row; see experts_mma.cu */
     bool far_down;                   /* how rows of down are kept; see experts_mma.cu */
     struct gate_args act;
 };

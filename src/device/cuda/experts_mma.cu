@@ -3,7 +3,8 @@
 #include "device/cuda/experts.h"
 #include "device/cuda/tile.h"
 
-enum { GATE_WARPS = 2 * SLICES, DOWN_TILES = 2, ROUND_THREADS = 128 };
+enum { GATE_WARPS = 2 * SLICES, DOWN_TILES = 2, ROUND_THREADS = 128,
+       ALONE_MAX = 16 << 10 };
 
 /* Rounded rows of x lie where the outputs of their first pair will be, and what becomes of gate and
  * up where those would be in F32. */
@@ -13,6 +14,14 @@ __device__ static inline __nv_bfloat16 *rounded_x(const struct expert_job &j, in
 
 __device__ static inline __nv_bfloat16 *rounded_hidden(const struct expert_job &j, int pair) {
     return (__nv_bfloat16 *)(j.hidden + (int64_t)pair * j.width);
+}
+
+/* A block's one row, where pairs are not sorted: that is less than another kernel. */
+__device__ static inline void round_row(__nv_bfloat16 *to, const struct expert_job &j, bool far) {
+    const float *from = j.x + (int64_t)(blockIdx.y / j.active) * j.x_row;
+    for (int c = threadIdx.x; c < j.dim; c += GATE_WARPS * 32)
+        to[place_of(c, far)] = __float2bfloat16_rn(from[c]);
+    __syncthreads();
 }
 
 __global__ static void round_rows(struct expert_job j, bool far) {
@@ -39,7 +48,7 @@ __device__ static inline int pair_at(const struct share &s, int i) {
 
 template <enum reading HOW, int N>
 __device__ static void gate_up_tile(const struct expert_job &j, const struct share &s, int at,
-                                    float (*part)[TILE][8]) {
+                                    float (*part)[TILE][8], const __nv_bfloat16 *own) {
     const int warp = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4;
     const int64_t out = (int64_t)blockIdx.x * TILE;
     const struct linear *l = warp < SLICES ? j.up : j.gate;
@@ -48,7 +57,7 @@ __device__ static void gate_up_tile(const struct expert_job &j, const struct sha
 #pragma unroll
     for (int n = 0; n < N; n++) {
         const int i = at + n * 8 + g;
-        x[n] = i < s.end ? rounded_x(j, pair_at(s, i) / j.active) : NULL;
+        x[n] = i >= s.end ? NULL : own ? own : rounded_x(j, pair_at(s, i) / j.active);
     }
     if (l) slice_of_tile<HOW, N>(acc, l[s.e].w, out, x, warp % SLICES);
 #pragma unroll
@@ -68,13 +77,16 @@ __device__ static void gate_up_tile(const struct expert_job &j, const struct sha
 
 template <enum reading HOW>
 __global__ static void __launch_bounds__(GATE_WARPS * 32) gate_up(struct expert_job j) {
+    extern __shared__ __align__(16) unsigned char row[];
     __shared__ float part[GATE_WARPS][TILE][8];
+    __nv_bfloat16 *own = j.alone ? (__nv_bfloat16 *)row : NULL;
     let_next_begin();
     after_previous();
+    if (own) round_row(own, j, far_pairs<HOW>());
     const struct share s = share_of(j);
     int at = s.begin;
-    for (; s.end - at > 8; at += 8 * MANY) gate_up_tile<HOW, MANY>(j, s, at, part);
-    if (at < s.end) gate_up_tile<HOW, 1>(j, s, at, part);
+    for (; s.end - at > 8; at += 8 * MANY) gate_up_tile<HOW, MANY>(j, s, at, part, own);
+    if (at < s.end) gate_up_tile<HOW, 1>(j, s, at, part, own);
 }
 
 template <enum reading HOW, int N>
@@ -117,7 +129,8 @@ __global__ static void __launch_bounds__(DOWN_TILES * SLICES * 32) down(struct e
 
 template <enum reading HOW>
 static void start_gate_up(const struct cuda *c, const struct expert_job &j, unsigned many) {
-    cuda_start(c, gate_up<HOW>, dim3(blocks_of(j.n_hidden, TILE), many), GATE_WARPS * 32, 0, j);
+    const size_t row = !j.alone ? 0 : blocks_of(j.dim, SPAN) * SPAN * sizeof(__nv_bfloat16);
+    cuda_start(c, gate_up<HOW>, dim3(blocks_of(j.n_hidden, TILE), many), GATE_WARPS * 32, row, j);
 }
 
 template <enum reading HOW>
@@ -136,8 +149,10 @@ void cuda_experts_mma(const struct cuda *c, const struct expert_job &job, unsign
                       unsigned many, int gate_how, int down_how) {
     struct expert_job j = job;
     j.far_down = pairs_far(down_how);
-    cuda_start(c, round_rows, dim3(blocks_of(j.dim, ROUND_THREADS), rows), ROUND_THREADS, 0, j,
-               pairs_far(gate_how));
+    j.alone = !j.first && j.dim <= ALONE_MAX;
+    if (!j.alone)
+        cuda_start(c, round_rows, dim3(blocks_of(j.dim, ROUND_THREADS), rows), ROUND_THREADS, 0, j,
+                   pairs_far(gate_how));
     WITH_FORMAT(gate_how, start_gate_up, c, j, many)
     WITH_FORMAT(down_how, start_down, c, j, many)
 }
