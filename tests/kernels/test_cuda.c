@@ -262,6 +262,55 @@ static void test_rows_known(void **state) {
     free(in), free(normed);
 }
 
+/* A norm of few rows may wait for the product that reads it: the bits of both are those of a norm
+ * that was waited for, in place or not, and other products of the same rows find it. */
+static void norm_before(const struct format *f, int64_t outs, int64_t cols, int rows, bool plus1,
+                        bool in_place) {
+    struct device *dev = &rounding;
+    struct matrix m = matrix_new(f, outs, cols);
+    const size_t in_bytes = (size_t)(rows * cols) * 4, out_bytes = (size_t)(rows * outs) * 4;
+    float *in = numbers(rows * cols), *gain = numbers(cols), *normed[2];
+    float *got = numbers(rows * outs), *want = numbers(rows * outs);
+    adopt(dev, &m, f);
+    assert_true(dev->op->adopt(dev, gain, (size_t)cols * 4));
+    struct tensor w = tensor_1d(gain, F32, cols);
+    struct tensor x = tensor_2d(there(dev, NULL, in_bytes), F32, rows, cols), n = x;
+    struct tensor y = tensor_2d(there(dev, NULL, out_bytes), F32, rows, outs);
+    if (!in_place) n.at = there(dev, NULL, in_bytes);
+    const enum norm kind = plus1 ? NORM_RMS_PLUS1 : NORM_RMS;
+    for (int i = 0; i < 2; i++) {
+        normed[i] = numbers(rows * cols);
+        dev->op->copy_in(dev, x.at, in, in_bytes);
+        dev->op->norm(dev, &n, &w, NULL, &x, kind, 1e-5f);
+        if (i) dev->op->linear(dev, &y, &m.l, &n);
+        dev->op->copy_out(dev, normed[i], n.at, in_bytes);
+    }
+    dev->op->copy_out(dev, got, y.at, out_bytes);
+    assert_true(dev->op->sync(dev, NULL));
+    assert_memory_equal(normed[0], normed[1], in_bytes);
+    product(dev, want, &m, normed[0], rows);
+    assert_memory_equal(want, got, out_bytes);
+    dev->op->linear(dev, &y, &m.l, &n);
+    dev->op->copy_out(dev, got, y.at, out_bytes);
+    assert_true(dev->op->sync(dev, NULL));
+    assert_memory_equal(want, got, out_bytes);
+    if (!in_place) dev->op->free(dev, n.at, 0);
+    dev->op->free(dev, x.at, 0), dev->op->free(dev, y.at, 0);
+    free(in), free(normed[0]), free(normed[1]), free(got), free(want);
+}
+
+static void test_norm_before(void **state) {
+    (void)state;
+    static const struct format formats[] = { { "bf16", BF16, F32, 0, 0 },
+                                             { "4 bits g64", MLX_AFFINE, BF16, 4, 64 } };
+    static const int64_t shapes[][2] = { { 16, 64 }, { 4112, 2048 }, { 528, 4096 }, { 80, 192 } };
+    for (size_t f = 0; f < COUNT(formats); f++)
+        for (size_t i = 0; i < COUNT(shapes); i++)
+            for (int rows = 1; rows <= 3; rows++)
+                for (int how = 0; how < 4; how++)
+                    norm_before(&formats[f], shapes[i][0], shapes[i][1], rows, how & 1, how & 2);
+}
+
 /* The same of many rows, where only the rounded rows of gate and up reach the last product. */
 static void rows_passed(const struct format *f, int64_t rows) {
     enum { COLS = 512, HIDDEN = 1024 };
@@ -562,8 +611,8 @@ static void test_feed(void **state) {
 static int run(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear), cmocka_unit_test(test_products),
-        cmocka_unit_test(test_rows_passed),
-        cmocka_unit_test(test_rows_known), cmocka_unit_test(test_packed_table),
+        cmocka_unit_test(test_rows_passed), cmocka_unit_test(test_rows_known),
+        cmocka_unit_test(test_norm_before), cmocka_unit_test(test_packed_table),
         cmocka_unit_test(test_norm), cmocka_unit_test(test_heads),
         cmocka_unit_test(test_draws), cmocka_unit_test(test_feed),
         cmocka_unit_test(test_replay),

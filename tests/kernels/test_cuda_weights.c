@@ -51,6 +51,7 @@ static const struct format formats[] = {
     { "mxfp8", FP8, U8, 0, 32, 1 },            { "mxfp4", MXFP4, U8, 4, 32, 0 },
     { "nvfp4", NVFP4, FP8, 4, 16, 0 },         { "4 bits", MLX_AFFINE, BF16, 4, 64, 0 },
     { "4 bits, f16", MLX_AFFINE, F16, 4, 32, 0 }, { "8 bits", MLX_AFFINE, BF16, 8, 64, 0 },
+    { "8 bits, f16", MLX_AFFINE, F16, 8, 32, 0 }, { "fp8, rows, bf16", FP8, BF16, 0, 1 << 30, 1 },
     { "3 bits", MLX_AFFINE, BF16, 3, 64, 0 },  { "bf16", BF16, F32, 0, 0, 0 },
 };
 
@@ -174,7 +175,8 @@ static void check_linear(const struct format *f, int64_t outs, int64_t cols) {
 
 static void test_formats(void **state) {
     (void)state;
-    static const int64_t shapes[][2] = { { 1, 64 }, { 33, 192 }, { 300, 640 }, { 256, 2048 } };
+    static const int64_t shapes[][2] = { { 1, 64 }, { 33, 192 }, { 300, 640 }, { 256, 2048 },
+                                         { 528, 1216 }, { 4208, 256 } };
     for (size_t f = 0; f < COUNT(formats); f++) {
         for (size_t i = 0; i < COUNT(shapes); i++)
             check_linear(&formats[f], shapes[i][0], shapes[i][1]);

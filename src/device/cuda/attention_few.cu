@@ -367,6 +367,7 @@ attend_few(float *partial, struct tensor q, struct attend a, struct rows rows, i
         barrier_init(&m->k_full, 1);
         barrier_init(&m->v_full, 1);
         barriers_are_set();
+        writes_are_global();
         few_fetch<BOXES>(m->k, &m->k_full, m->v, &m->v_full, j, a, maps);
     }
     constexpr int STEPS = Q8 ? 8 : BOXES * 4;
@@ -533,7 +534,6 @@ attend_ring(struct tensor y, __nv_bfloat16 *next, struct tensor q, struct attend
     extern __shared__ unsigned char memory[];
     struct ring_memory<BOXES> *m =
         (struct ring_memory<BOXES> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
-    let_next_begin();
     if (threadIdx.x == 0) {
         for (int i = 0; i < RING; i++) {
             barrier_init(&m->full[i], 1);
@@ -547,20 +547,23 @@ attend_ring(struct tensor y, __nv_bfloat16 *next, struct tensor q, struct attend
     const struct few_job j = few_job_of(row, blockIdx.y, rows, a);
     const int first = first_visible(a, j.pos) / BLOCK, last = j.pos / BLOCK;
     after_previous();
+    let_next_begin();
+    writes_are_global();
     if (threadIdx.x < THREADS)
         ring_attend<BOXES, Q8>(m, y, next, q, j, first, last, a);
     else if (threadIdx.x == THREADS) ring_fetch<BOXES>(m, j, first, last, a, maps);
 }
 
 /* The blocks of a row and head, folded. A thread has a column; what they are multiplied with is
- * found for 128 blocks at a time. */
+ * found for 128 blocks at a time. few, next: the rows as
+ * fragments too, or rounded; NULL: not wanted. */
 __global__ static void __launch_bounds__(THREADS)
-fold_few(struct tensor y, __nv_bfloat16 *next, float *partial, struct attend a, struct rows rows,
-         int each, int64_t begin, int blocks) {
+fold_few(struct tensor y, char *few, __nv_bfloat16 *next, float *partial, struct attend a,
+         struct rows rows, int each, int64_t begin, int blocks) {
     __shared__ struct fold fold[THREADS];
     __shared__ float top[THREADS], sums[THREADS];
-    let_next_begin();
     after_previous();
+    let_next_begin();
     const int64_t row = few_row(rows, each, (int)(begin + blockIdx.x));
     if (row < 0) return;
     const int head = blockIdx.y, pos = rows.pos[row], i = threadIdx.x;
@@ -591,13 +594,14 @@ fold_few(struct tensor y, __nv_bfloat16 *next, float *partial, struct attend a, 
     struct fold f = { max, 1, 0 };
     if (a.sinks) f = fold_sink(a, head, max, &sum);
     float *out = (float *)y.at + row * y.stride[0] + head * y.stride[1];
-    for (int c = 0; c < 2; c++)
-        if (i + c * THREADS < a.v_dim) {
-            const float v = __fmul_rn(value[c], f.before) * (1.0f / sum);
-            out[i + c * THREADS] = v;
-            if (next)
-                next[(row * a.heads + head) * a.v_dim + i + c * THREADS] = __float2bfloat16_rn(v);
-        }
+    for (int c = 0; c < 2; c++) {
+        const int at = i + c * THREADS;
+        if (at >= a.v_dim) break;
+        const float v = __fmul_rn(value[c], f.before) * (1.0f / sum);
+        out[at] = v;
+        if (few) few_put(few, row, head * a.v_dim + at, a.heads * a.v_dim, v);
+        if (next) next[(row * a.heads + head) * a.v_dim + at] = __float2bfloat16_rn(v);
+    }
 }
 
 template <int BOXES, bool Q8>
@@ -627,14 +631,14 @@ static bool takes_ring(const struct cuda *c, const struct attention_job &j, int6
 }
 
 /* As many rows at a time as their partial results have room. */
-void cuda_attention_few(struct cuda *c, const struct attention_job &j) {
+bool cuda_attention_few(struct cuda *c, const struct attention_job &j) {
     const int64_t rows = (int64_t)j.a.rows->n_seqs * j.each;
     const bool small = j.a.k_dim <= 64 && j.a.v_dim <= 64;
     if (takes_ring(c, j, rows)) {
         if (j.a.kv.dtype == I8) start_ring<1, true>(c, j, (unsigned)rows);
         else if (small) start_ring<1, false>(c, j, (unsigned)rows);
         else start_ring<2, false>(c, j, (unsigned)rows);
-        return;
+        return false;
     }
     const int64_t room = PARTIAL_FLOATS / ((int64_t)j.a.heads * j.blocks * (j.a.v_dim + 2));
     if (room < 1 && c->error == cudaSuccess) c->error = cudaErrorMemoryAllocation;
@@ -643,7 +647,8 @@ void cuda_attention_few(struct cuda *c, const struct attention_job &j) {
         if (j.a.kv.dtype == I8) start_few<1, true>(c, j, i, n);
         else if (small) start_few<1, false>(c, j, i, n);
         else start_few<2, false>(c, j, i, n);
-        cuda_start(c, fold_few, dim3(n, (unsigned)j.a.heads), THREADS, 0, j.y, j.next,
-                   c->partial, j.a, *j.a.rows, j.each, i, j.blocks);
+        cuda_start(c, fold_few, dim3(n, (unsigned)j.a.heads), THREADS, 0, j.y, j.few,
+                   j.next, c->partial, j.a, *j.a.rows, j.each, i, j.blocks);
     }
+    return j.few != NULL;
 }

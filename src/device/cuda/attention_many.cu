@@ -481,14 +481,18 @@ bool cuda_attention_mma(struct device *dev, struct tensor *y, const struct tenso
     j.a.sinks = (const float *)cuda_there(dev, args->sinks);
     j.blocks = (int)blocks_of((int64_t)args->kv.pages_max * args->kv.page_tokens, BLOCK);
     j.each = args->rows->n_rows == args->rows->n_seqs ? 1 : EACH;
-    const int64_t cols = (int64_t)args->heads * args->v_dim;
-    if (y->stride[0] == cols && y->stride[1] == args->v_dim)
-        j.next = cuda_many_next(c, args->rows->n_rows, cols);
-    if (args->rows->n_seqs > 1 || args->rows->n_rows <= EACH) cuda_attention_few(c, j);
-    if (args->rows->n_rows > args->rows->n_seqs && args->rows->n_rows > EACH)
-        cuda_attention_many(c, j);
+    const int n = args->rows->n_rows, cols = args->heads * args->v_dim;
+    const bool whole = y->stride[0] == cols && y->stride[1] == args->v_dim;
+    bool left = false;
+    cuda_settle(c);
+    if (whole && n > FEW_ROWS) j.next = cuda_many_next(c, n, cols);
+    else if (whole && n == args->rows->n_seqs && cols % 64 == 0 && cols <= CUDA_FEW_COLS)
+        j.few = cuda_few_next(c);
+    if (args->rows->n_seqs > 1 || n <= EACH) left = cuda_attention_few(c, j);
+    if (n > args->rows->n_seqs && n > EACH) cuda_attention_many(c, j);
     cuda_check(dev);
-    if (j.next)
-        cuda_many_done(c, { (const float *)y->at, cols, args->rows->n_rows, (int)cols });
+    const struct cuda_few is = { (const float *)y->at, cols, n, cols };
+    if (j.next) cuda_many_done(c, is);
+    if (left) cuda_few_done(c, is);
     return true;
 }

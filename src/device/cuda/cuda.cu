@@ -87,6 +87,7 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
     c->lists = new std::map<std::string, struct cuda_list>();
     c->divided = new std::set<const void *>();
     c->packed = new std::map<const char *, struct cuda_packed>();
+    c->norm = new struct cuda_norm();
     dev->impl = c;
     dev->ordinal = o->ordinal;
     return true;
@@ -113,6 +114,8 @@ static void free_all(struct cuda *c) {
         for (auto &slab : *c->slabs) cudaFree(slab.first);
     if (c->experts)
         for (auto &table : *c->experts) cudaFree(table.second.at);
+    if (c->packed)
+        for (auto &packed : *c->packed) cudaFree(packed.second.scales);
     if (c->stream) cudaStreamDestroy(c->stream);
     delete c->copies;
     delete c->experts;
@@ -121,6 +124,7 @@ static void free_all(struct cuda *c) {
     delete c->lists;
     delete c->divided;
     delete c->packed;
+    delete c->norm;
     delete c;
     cudaGetLastError();              /* the next device begins without this one's faults */
 }
@@ -160,10 +164,17 @@ static void *alloc(struct device *dev, size_t bytes) {
     return p;
 }
 
+/* Before bytes change that nobody's kernel changes. */
+static void settle(struct device *dev) {
+    cuda_settle(cuda_of(dev));
+    forget_rows(cuda_of(dev));
+}
+
 /* A key that is met again is worth a graph; by then every op has what it makes at its first use. */
 static bool replay(struct device *dev, const void *key, size_t bytes) {
     struct cuda *c = cuda_of(dev);
     const std::string name((const char *)key, bytes);
+    cuda_settle(c);
     forget_rows(c);
     auto found = c->lists->find(name);
     if (found == c->lists->end()) {
@@ -184,6 +195,7 @@ static bool replay(struct device *dev, const void *key, size_t bytes) {
 static void record_end(struct device *dev) {
     struct cuda *c = cuda_of(dev);
     cudaGraph_t graph = NULL;
+    cuda_settle(c);
     if (!c->recording) return;
     cudaError_t e = cudaStreamEndCapture(c->stream, &graph);
     if (e == cudaSuccess) e = cudaGraphInstantiate(&c->recording->graph, graph, 0);
@@ -195,30 +207,32 @@ static void record_end(struct device *dev) {
 
 static void release(struct device *dev, void *p, size_t bytes) {
     (void)bytes;
-    forget_rows(cuda_of(dev));
+    settle(dev);
     forget_lists(cuda_of(dev));
     if (p) cuda_note(dev, cudaFree(p));
 }
 
 static void copy_in(struct device *dev, void *to, const void *from, size_t bytes) {
-    forget_rows(cuda_of(dev));
+    settle(dev);
     if (bytes) cuda_note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice,
                                          cuda_of(dev)->stream));
 }
 
 static void copy_out(struct device *dev, void *to, const void *from, size_t bytes) {
+    cuda_settle(cuda_of(dev));
     if (bytes) cuda_note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost,
                                          cuda_of(dev)->stream));
 }
 
 static void move(struct device *dev, void *to, const void *from, size_t bytes) {
-    forget_rows(cuda_of(dev));
+    settle(dev);
     if (bytes) cuda_note(dev, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice,
                                          cuda_of(dev)->stream));
 }
 
 static bool sync(struct device *dev, struct err *err) {
     struct cuda *c = cuda_of(dev);
+    cuda_settle(c);
     cuda_note(dev, cudaStreamSynchronize(c->stream));
     return c->error == cudaSuccess || fail(err, ERR_DEVICE, "a kernel failed", c->error);
 }
@@ -236,6 +250,7 @@ static void unshare(struct device *dev, void *p) {
 
 static void mark(struct device *dev, int i) {
     struct cuda *c = cuda_of(dev);
+    cuda_settle(c);
     if (!c->mark[i]) cuda_note(dev, cudaEventCreateWithFlags(&c->mark[i], cudaEventDisableTiming));
     cuda_note(dev, cudaEventRecord(c->mark[i], c->stream));
 }

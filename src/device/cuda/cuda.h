@@ -22,6 +22,17 @@ enum { FEW_ROWS = 16 };              /* products of so many rows have kernels of
 /* Which rows were rounded last, so that products which share them round once. */
 struct cuda_few { const float *x; int64_t x_row; int n_rows, cols; };
 
+/* A norm that was asked for and has not run: the next product of its rows does it by itself, if it
+ * can; whatever else starts before starts it (cuda_settle). */
+struct cuda_norm {
+    const float *x, *gain;           /* x NULL: there is none; gain NULL: of ones */
+    float *y;
+    int64_t x_row, y_row;
+    int n_rows, cols;
+    bool plus1;                      /* of the gain */
+    float eps;
+};
+
 struct cuda {
     cudaStream_t stream;
     int processors;
@@ -37,6 +48,7 @@ struct cuda {
     char *few[2];                            /* rounded rows as fragments, see few_place */
     int few_turn;                            /* the one that few_is speaks of */
     struct cuda_few few_is;                  /* x NULL: of nothing */
+    struct cuda_norm *norm;                  /* that waits */
     __nv_bfloat16 *many[2];                  /* [CUDA_ROUNDED] the same of more rows, as rows;
                                                 NULL: not on this chip */
     int many_turn;
@@ -51,7 +63,8 @@ struct cuda {
     cudaEvent_t mark[2];                     /* see device.h */
 };
 
-struct cuda_packed { size_t bytes; bool scaled; };
+/* scaled: see linear.h. scales: of FP8, in F32, where the checkpoint's are not; owned. */
+struct cuda_packed { size_t bytes; bool scaled; float *scales; };
 struct cuda_list { cudaGraphExec_t graph; };     /* NULL: the key was seen once */
 
 struct cuda_copy { size_t bytes; char *there; };         /* NULL: not made yet */
@@ -83,11 +96,15 @@ bool cuda_fail(struct err *, enum err_code, const char *format, ...)
 bool cuda_adopt(struct device *, const void *at, size_t bytes);
 bool cuda_adopted(struct device *, struct err *);
 
+/* Starts the norm that waits. */
+void cuda_settle(const struct cuda *);
+
 /* Starts a kernel that may begin while the one before it still runs: it calls after_previous
  * before it reads what ops write, and before it writes. */
 template <class... P, class... A>
 static void cuda_start(const struct cuda *c, void (*kernel)(P...), dim3 grid, dim3 block,
                        size_t shared, A... args) {
+    if (c->norm->x) cuda_settle(c);
     /* One division of the chip's memories for all: another one waits until the chip is empty. */
     if (c->overlaps && c->divided->insert((const void *)kernel).second)
         cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
@@ -105,7 +122,9 @@ static void cuda_start(const struct cuda *c, void (*kernel)(P...), dim3 grid, di
     cudaLaunchKernelEx(&config, kernel, (P)args...);
 }
 
-/* Lets the next kernel begin, and waits until all that the ones before wrote can be read. */
+/* Lets the next kernel begin, and waits until all that the ones before wrote can be read. A kernel
+ * that may stand before a product waits first: a product has a block for each processor, and where
+ * blocks of others leave room on some for two of them, others get none. */
 __device__ static inline void let_next_begin(void) {
 #if __CUDA_ARCH__ >= 900
     cudaTriggerProgrammaticLaunchCompletion();
@@ -155,14 +174,18 @@ __device__ static inline float number_at(const void *at, enum dtype dtype, int64
     return __half2float(((const __half *)at)[i]);
 }
 
+/* The scale of element i of FP8. */
+__device__ static inline float fp8_scale_at(const struct tensor &t, int64_t i) {
+    const struct quant &q = t.quant;
+    const int64_t e = q.first + i, across = (q.cols + q.block_cols - 1) / q.block_cols;
+    const int64_t s = e / q.cols / q.block_rows * across + e % q.cols / q.block_cols;
+    return number_at(q.scales, q.scale_dtype, s);
+}
+
 /* Element i of any kind of weights. */
 __device__ static inline float weight_at(const struct tensor &t, int64_t i) {
     const struct quant &q = t.quant;
-    if (t.dtype == FP8) {
-        const int64_t e = q.first + i, across = (q.cols + q.block_cols - 1) / q.block_cols;
-        const int64_t s = e / q.cols / q.block_rows * across + e % q.cols / q.block_cols;
-        return number_at(t.at, FP8, i) * number_at(q.scales, q.scale_dtype, s);
-    }
+    if (t.dtype == FP8) return number_at(t.at, FP8, i) * fp8_scale_at(t, i);
     if (t.dtype == MXFP4 || t.dtype == NVFP4) {
         const unsigned b = ((const unsigned char *)t.at)[i / 2] >> (i % 2 * 4);
         return float_of_e2m1(b) * number_at(q.scales, q.scale_dtype, i / q.group);

@@ -22,25 +22,38 @@ __device__ static inline int64_t column(void) {
     return (int64_t)blockIdx.z * THREADS + threadIdx.x;
 }
 
-/* Number c of a row of a table in linear_format.h's order, 4 bits. */
+/* The code of number c of a row of a table in linear_format.h's order. */
+__device__ static inline unsigned packed_code(const struct tensor &t, int64_t row, int c,
+                                              bool four) {
+    const int r = (int)(row % 16), lane = r % 8 * 4 + c % 8 / 2;
+    const int64_t block = row / 16 * (t.shape[1] / 64) + c / 64;
+    if (four) {
+        const unsigned word = ((const unsigned *)t.at)[block * 128 + lane * 4 + c % 64 / 16];
+        return word >> (c % 2 * 16 + c % 16 / 8 * 8 + r / 8 * 4) & 15;
+    }
+    return ((const unsigned char *)t.at)[block * 1024 + c % 64 / 32 * 512 + lane * 16 +
+                                         c % 32 / 16 * 8 + c % 16 / 8 * 4 + r / 8 * 2 + c % 2];
+}
+
 __device__ static inline float packed_at(const struct tensor &t, int64_t row, int c,
                                          bool scaled) {
-    const int64_t cols = t.shape[1], tile = row / 16, groups = cols / t.quant.group;
-    const int r = (int)(row % 16), lane = r % 8 * 4 + c % 8 / 2, step = c % 64 / 16;
-    const int64_t word = (tile * (cols / 64) + c / 64) * 128 + lane * 4 + step;
-    const int bit = c % 2 * 16 + c % 16 / 8 * 8 + r / 8 * 4;
-    const int64_t factor = (tile * groups + c / t.quant.group) * 16 + r % 8 * 2 + r / 8;
+    const bool affine = t.dtype == MLX_AFFINE, four = t.dtype == MXFP4 || t.quant.bits == 4;
+    const unsigned q = packed_code(t, row, c, t.dtype != FP8 && four);
+    if (t.dtype == FP8) return float_of_e4m3(q) * fp8_scale_at(t, row * t.shape[1] + c);
+    const int r = (int)(row % 16);
+    const int64_t group = row / 16 * (t.shape[1] / t.quant.group) + c / t.quant.group;
+    const int64_t factor = group * 16 + r % 8 * 2 + r / 8;
     float scale = number_at(t.quant.scales, t.quant.scale_dtype, factor);
+    if (!affine) return float_of_e2m1(q) * scale;
     if (scaled) scale = scale * SCALED_BACK * SCALED_BACK_2;
-    return (float)(((const unsigned *)t.at)[word] >> bit & 15) * scale +
-           number_at(t.quant.biases, t.quant.scale_dtype, factor);
+    return (float)q * scale + number_at(t.quant.biases, t.quant.scale_dtype, factor);
 }
 
 /* Columns that do not fill eight are read one by one: only plain tables have such. */
 __global__ static void embed(struct tensor y, struct tensor table, const int *ids, float scale,
                              bool packed, bool scaled) {
-    let_next_begin();
     after_previous();
+    let_next_begin();
     const int64_t row = (int64_t)ids[blockIdx.x] * table.stride[0];
     float *to = (float *)y.at + (int64_t)blockIdx.x * y.stride[0];
     for (int64_t i = threadIdx.x * 8; i < y.shape[1]; i += THREADS * 8) {
@@ -148,12 +161,12 @@ __device__ static inline void norm_row(float *to, const float *from, const float
 
 __global__ static void norm(struct tensor y, struct tensor x, struct tensor w, const float *b,
                             enum norm kind, float eps, struct for_product then) {
-    let_next_begin();
     const int n = (int)x.shape[2];
     const float *gain = (const float *)w.at;
     if (gain && w.rank == 2) gain += (int64_t)blockIdx.y * w.stride[0];
     const struct kept g = gain_of(gain, n, kind);
     after_previous();
+    let_next_begin();
     norm_row(head_at(y, blockIdx.x, blockIdx.y), head_at(x, blockIdx.x, blockIdx.y), gain, g, b,
              n, kind, eps, then, blockIdx.x);
 }
@@ -192,12 +205,12 @@ __device__ static inline void rounded_quad(__nv_bfloat16 *to, float4 v) {
 template <int KIND>
 __global__ static void norm_quads(struct tensor y, struct tensor x, const float *gain,
                                   const float *b, float eps, __nv_bfloat16 *many) {
-    let_next_begin();
     const int n = (int)x.shape[2] / 4, step = (int)blockDim.x;
     const float4 *from = (const float4 *)head_at(x, blockIdx.x, 0);
     float4 *to = (float4 *)head_at(y, blockIdx.x, 0), v[QUADS];
     double mean = 0, sum[4] = {};
     after_previous();
+    let_next_begin();
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
         const int i = threadIdx.x + k * step;
@@ -267,6 +280,12 @@ static void start_quads(struct cuda *c, const struct tensor &y, const struct ten
     else cuda_start(c, norm_quads<NORM_RMS_PLUS1>, rows, threads, 0, y, x, gain, b, eps, many);
 }
 
+/* Not in place: a block that is late would read what others wrote. */
+static bool may_wait(const struct cuda_norm &m) {
+    return m.n_rows <= NORM_WAITS_ROWS && m.cols <= NORM_WAITS_COLS &&
+           (m.x >= m.y + m.n_rows * m.y_row || m.y >= m.x + m.n_rows * m.x_row);
+}
+
 void cuda_norm(struct device *dev, struct tensor *y, const struct tensor *w, const struct tensor *b,
                const struct tensor *x, enum norm kind, float eps) {
     struct tensor none = {}, yt = cuda_heads(dev, y), xt = cuda_heads(dev, x);
@@ -274,8 +293,16 @@ void cuda_norm(struct device *dev, struct tensor *y, const struct tensor *w, con
     const float *bias = b ? (const float *)cuda_there(dev, b->at) : NULL;
     struct cuda *c = cuda_of(dev);
     const int n = (int)y->shape[0], cols = (int)xt.shape[2];
+    cuda_settle(c);
     const bool to_product = c->hopper && c->rounded && y->rank == 2 && cols % 64 == 0 &&
                             cols <= CUDA_FEW_COLS;
+    const struct cuda_norm m = { (const float *)xt.at, (const float *)gain.at, (float *)yt.at,
+                                 xt.stride[0], yt.stride[0], n, cols, kind == NORM_RMS_PLUS1, eps };
+    if (to_product && kind != NORM_LAYER && !bias && (!w || gain.rank == 1) && may_wait(m)) {
+        *c->norm = m;
+        cuda_check(dev);
+        return;
+    }
     struct for_product then = {};
     if (to_product && n <= FEW_ROWS) then.few = cuda_few_next(c);
     else if (to_product) then.many = cuda_many_next(c, n, cols);
@@ -288,6 +315,31 @@ void cuda_norm(struct device *dev, struct tensor *y, const struct tensor *w, con
     const struct cuda_few is = { (const float *)yt.at, yt.stride[0], n, cols };
     if (then.few) cuda_few_done(c, is);
     if (then.many) cuda_many_done(c, is);
+}
+
+static struct tensor row_tensor(const float *at, int64_t rows, int64_t cols, int64_t stride) {
+    struct tensor t = {};
+    t.at = (void *)(uintptr_t)at;
+    t.rank = 3;
+    t.shape[0] = rows, t.shape[1] = 1, t.shape[2] = cols;
+    t.stride[0] = stride, t.stride[1] = cols, t.stride[2] = 1;
+    return t;
+}
+
+void cuda_settle(const struct cuda *device) {
+    struct cuda *c = (struct cuda *)(uintptr_t)device;
+    const struct cuda_norm m = *c->norm;
+    if (!m.x) return;
+    c->norm->x = NULL;
+    const struct for_product then = { cuda_few_next(c), NULL };
+    struct tensor gain = {};
+    gain.at = (void *)(uintptr_t)m.gain;
+    gain.rank = 1;
+    const struct tensor y = row_tensor(m.y, m.n_rows, m.cols, m.y_row);
+    const struct tensor x = row_tensor(m.x, m.n_rows, m.cols, m.x_row);
+    cuda_start(c, norm, grid_of(y), norm_threads(m.cols), 0, y, x, gain, (const float *)NULL,
+               m.plus1 ? NORM_RMS_PLUS1 : NORM_RMS, m.eps, then);
+    cuda_few_done(c, { m.y, m.y_row, m.n_rows, m.cols });
 }
 
 /* The turns of a thread's pairs, i of them, blockDim.x apart; positions are there before any kernel
@@ -502,8 +554,8 @@ bool cuda_heads_ready(struct device *dev, const struct heads_args *a) {
 
 __global__ static void gate(struct tensor y, struct tensor g, struct tensor u,
                             struct gate_args a) {
-    let_next_begin();
     after_previous();
+    let_next_begin();
     float *yr = head_at(y, blockIdx.x, blockIdx.y);
     const float *gr = head_at(g, blockIdx.x, blockIdx.y);
     const float *ur = u.at ? head_at(u, blockIdx.x, blockIdx.y) : NULL;
@@ -523,8 +575,8 @@ void cuda_gate(struct device *dev, struct tensor *y, const struct tensor *g,
 }
 
 __global__ static void add(struct tensor y, struct tensor x, float scale) {
-    let_next_begin();
     after_previous();
+    let_next_begin();
     float *yr = head_at(y, blockIdx.x, blockIdx.y);
     const float *xr = head_at(x, blockIdx.x, blockIdx.y);
     for (int64_t i = column(); i < y.shape[2]; i += gridDim.z * THREADS)
@@ -533,8 +585,8 @@ __global__ static void add(struct tensor y, struct tensor x, float scale) {
 
 /* The same of rows that lie in whole vectors. */
 __global__ static void add_vectors(struct tensor y, struct tensor x, float scale) {
-    let_next_begin();
     after_previous();
+    let_next_begin();
     float4 *yr = (float4 *)head_at(y, blockIdx.x, blockIdx.y);
     const float4 *xr = (const float4 *)head_at(x, blockIdx.x, blockIdx.y);
     for (int64_t i = column(); i < y.shape[2] / 4; i += gridDim.z * THREADS) {
@@ -552,8 +604,8 @@ void cuda_add(struct device *dev, struct tensor *y, const struct tensor *x, floa
 }
 
 __global__ static void copy(struct tensor y, struct tensor x) {
-    let_next_begin();
     after_previous();
+    let_next_begin();
     float *yr = head_at(y, blockIdx.x, blockIdx.y);
     const float *xr = head_at(x, blockIdx.x, blockIdx.y);
     for (int64_t i = column(); i < y.shape[2]; i += gridDim.z * THREADS) yr[i] = xr[i];
@@ -566,8 +618,8 @@ void cuda_copy_view(struct device *dev, struct tensor *y, const struct tensor *x
 }
 
 __global__ static void scale(struct tensor x, float factor, float clip, float cap) {
-    let_next_begin();
     after_previous();
+    let_next_begin();
     float *p = head_at(x, blockIdx.x, blockIdx.y);
     for (int64_t i = column(); i < x.shape[2]; i += gridDim.z * THREADS) {
         float v = p[i] * factor;

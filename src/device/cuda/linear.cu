@@ -154,6 +154,7 @@ void cuda_linear(struct device *dev, struct tensor *y, const struct linear *l,
         cuda_check(dev, true);
         return;
     }
+    cuda_settle(c);
     cuda_view(dev, &l->w);           /* who comes here knows no packed matrices */
     if (c->rounded && w.rank == 2 && (cuda_linear_mma(c, w, r) || cuda_linear_tiles(c, w, r))) {
         cuda_check(dev);

@@ -5,8 +5,9 @@
  *   linear.cu        any weights, F32 throughout.
  *   linear_mma.cu    rows rounded to bf16, on the tensor cores of any chip: matrices that the
  *                    next two do not take. Its order of sums is its own.
- *   linear_ring.cu   the same on Hopper, up to FEW_ROWS rows: weights stream through the bulk copy
- *                    engine. Packed formats are packed anew at their first product.
+ *   linear_few.cu    the same on Hopper, up to FEW_ROWS rows. Its kernels are linear_ring.cu, of
+ *                    bf16 weights, and linear_packed.cu, of others, which linear_pack.cu packs anew
+ *                    at their first product.
  *   linear_wgmma.cu  the same on Hopper, more rows. Packed formats are unpacked for it, some
  *                    outputs at a time, so that is done from PACKED_ROWS rows on.
  *
@@ -37,7 +38,7 @@ static inline int64_t cuda_slice(const struct tensor &w) {
     return (w.shape[1] + unit - 1) / unit * 128;
 }
 
-/* Whether linear_ring.cu and linear_wgmma.cu multiply with this matrix, whatever the rows. */
+/* Whether linear_few.cu and linear_wgmma.cu multiply with this matrix, whatever the rows. */
 bool cuda_streams(const struct cuda *, const struct tensor &w);
 
 /* Several products of the same rows, see device.h; all matrices of one format and width, and such
@@ -63,6 +64,10 @@ __nv_bfloat16 *cuda_many_next(struct cuda *, int64_t rows, int64_t cols);
 void cuda_many_done(struct cuda *, struct cuda_few);
 /* Whether a matrix that streams is multiplied with so many rows by cuda_products_many. */
 bool cuda_goes_many(const struct tensor &w, int64_t rows);
+
+/* Norms that may wait for a product to do them: of so few rows that every block can, and so narrow
+ * that a thread of dense.cu's kernel has four columns, whose sums are repeated. */
+enum { NORM_WAITS_ROWS = 2, NORM_WAITS_COLS = 4096 };
 
 /* The next rows of few: where to write them, and that they will be there. */
 char *cuda_few_next(struct cuda *);

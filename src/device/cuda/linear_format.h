@@ -1,63 +1,48 @@
-/* linear_format.h - the formats of weights that linear_ring.cu streams: how the 16 rows of a tile
+/* linear_format.h - packed weights as linear_packed.cu streams them: how the 16 rows of a tile
  * arrive in shared memory, and how a warp makes bf16 fragments of them.
  *
- * A format is a struct with CHUNK, the columns of a stage (a multiple of 128); BYTES, what a stage
- * takes; WARPS, how many compute in a block, and FETCHERS, how many fetch (asking for a copy takes
- * a warp about 100 cycles); `fetch`, by which one lane asks for up to CHUNK columns of a tile;
- * `gather`, by which a warp reads 64 into the same places; and `steps`, the A operands of four mmas
- * for 64 columns. Lane l = 4 g + t of an operand has rows g and g + 8: a[0] columns 2t and the next
- * of row g, a[1] of row g + 8, a[2] and a[3] those 8 columns later.
+ * A format is a struct with CHUNK, the columns of a stage; BYTES, what it takes; `from`, where a
+ * lane reads next, which `seek` sets; `fetch`, by which a warp asks for n columns, each lane for
+ * what it will read itself, but for scales; and `steps`, the A operands of four mmas for 64
+ * columns. Lane l = 4 g + t of an operand has rows g and g + 8: a[0] columns 2t and the next of row
+ * g, a[1] of row g + 8, a[2] and a[3] those 8 columns later.
  *
- * Packed formats are rearranged in place, 16 rows at a time, so a view that begins at such a tile
- * stays one:
- *   weights   for each 64 columns, what lane 0 reads, then lane 1...
- *   scales    for each group, those of 16 rows, row r at place r % 8 * 2 + r / 8: a word a lane.
- * Affine 4 bits: 512 bytes for 64 columns, a word for each step: bits 0-3 a[0], 4-7 a[1], 8-11
- * a[2], 12-15 a[3] of the even column, 16-31 the same of the odd one. */
+ * They are rearranged in place (linear_pack.cu), 16 rows at a time, so a view that begins at such
+ * a tile stays one:
+ *   weights   for each 64 columns, what lane 0 reads (16 bytes), then lane 1...
+ *   scales    for each group, those of 16 rows, row r at place r % 8 * 2 + r / 8: lane 4 g finds
+ *             both of its rows side by side. Those of FP8 stay as they are.
+ * 4 bits: 512 bytes for 64 columns, a word for each step: bits 0-3 a[0], 4-7 a[1], 8-11 a[2],
+ * 12-15 a[3] of the even column, 16-31 the same of the odd one.
+ * 8 bits: 1,024 bytes, the first half for two steps: a word for a[0] and a[1], one for a[2] and
+ * a[3], then the same of the next step. */
 #pragma once
-#include "device/cuda/hopper.h"
-#include "device/cuda/linear.h"
+#include "device/cuda/linear_few.h"
 
-enum { TILE = 16, STEPS = 4 };       /* rows of a tile; mmas of 64 columns */
+enum { BLOCK_4 = TILE * 64 / 2, BLOCK_8 = TILE * 64,     /* bytes of 64 columns */
+       CHUNK_4 = 256, CHUNK_8 = 128 };
 
-struct ring_part {                   /* a matrix of a launch */
-    const char *w, *scales, *biases; /* of packed ones */
-    const float *bias;
-    float *y;
-    int64_t y_row;
-    int outs, slice;
-    int tiles;                       /* of this one and of those before it */
-};
+/* ---- copies that a lane waits for itself ---- */
 
-/* What fetch needs beside the part. */
-struct ring_shape { int cols, group_shift; };
+template <int BYTES>
+__device__ static inline void async_in(void *to, const void *from) {
+    if (BYTES == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_at(to)), "l"(from)
+                     : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_at(to)), "l"(from),
+                     "n"(BYTES) : "memory");
+}
 
-struct format_bf16 {
-    enum { CHUNK = 256, BYTES = 2 * TILE * CHUNK, BOX = 2 * TILE * 64, WARPS = 4, FETCHERS = 1 };
+__device__ static inline void async_commit(void) {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
 
-    __device__ static inline void fetch(char *to, uint64_t *barrier, const struct ring_part &,
-                                        const CUtensorMap *map, const struct ring_shape &,
-                                        int tile, int col, int) {
-        barrier_expect(barrier, BYTES);
-        blocks_in(to, map, col / 64, tile * TILE, barrier);
-    }
+template <int LEFT> __device__ static inline void async_wait(void) {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
 
-    __device__ static inline void gather(char *, const struct ring_part &,
-                                         const struct ring_shape &, int, int) {}
-
-    /* A row is 128 bytes; its 16-byte pieces lie at places xor the row's last three bits. */
-    __device__ static inline void steps(unsigned a[STEPS][4], const char *stage, int block,
-                                        const struct ring_shape &) {
-        const int lane = threadIdx.x % 32, row = lane % 16;
-        const unsigned box = shared_at(stage + block * BOX + row * 128);
-#pragma unroll
-        for (int i = 0; i < STEPS; i++) {
-            const unsigned at = box + (unsigned)((2 * i + lane / 16) ^ (row & 7)) * 16;
-            asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                         : "=r"(a[i][0]), "=r"(a[i][1]), "=r"(a[i][2]), "=r"(a[i][3]) : "r"(at));
-        }
-    }
-};
+/* ---- numbers ---- */
 
 __device__ static inline __nv_bfloat162 pair_of(unsigned bits) {
     return *(const __nv_bfloat162 *)&bits;
@@ -66,6 +51,33 @@ __device__ static inline __nv_bfloat162 pair_of(unsigned bits) {
 __device__ static inline unsigned bits_of(__nv_bfloat162 pair) {
     return *(const unsigned *)&pair;
 }
+
+__device__ static inline unsigned rounded_pair(float low, float high) {
+    return bits_of(__floats2bfloat162_rn(low, high));
+}
+
+__device__ static inline int lane_of(void) { return threadIdx.x % 32; }
+
+/* ---- affine ---- */
+
+/* Scales by half a warp and biases by the other, of groups of at least 32 (G32) or 64 columns: the
+ * same place of a stage for both, one after the other. */
+template <bool G32, int CHUNK> struct affine_factors {
+    enum { BYTES = 2 * TILE * CHUNK / (G32 ? 32 : 64), EACH = BYTES / 16 };
+
+    __device__ static inline const char *seek(const struct few_part &p, const struct few_job &j,
+                                              int tile, int col) {
+        const int64_t group = (int64_t)tile * (j.cols >> j.group_shift) + (col >> j.group_shift);
+        return (lane_of() < 16 ? p.scales : p.biases) + group * 2 * TILE + lane_of() % 16 * EACH;
+    }
+
+    __device__ static inline void fetch(char *to, const char *&from, int n, int group_shift) {
+        const int groups = (n + (1 << group_shift) - 1) >> group_shift;
+        if (lane_of() % 16 * EACH < groups * 2 * TILE)
+            async_in<EACH>(to + lane_of() * EACH, from);
+        from += (CHUNK >> group_shift) * 2 * TILE;
+    }
+};
 
 /* How w = fma(q, scale, bias) is come by, rounded once: scales in bf16, multiplied by 2^129 so that
  * no subtraction is needed (linear.h); in bf16 as they are; in f16. */
@@ -91,73 +103,227 @@ template <enum factors HOW> struct affine_rows {
     }
 };
 
-template <> struct affine_rows<F16_FACTORS> {
+/* The same in F32, of factors in f16 or bf16. */
+template <bool BF> struct float_rows {
     float s[2], b[2];
     __device__ static inline float half_of(unsigned bits) {
-        return __half2float(__ushort_as_half((unsigned short)bits));
+        return BF ? __uint_as_float(bits << 16)
+                  : __half2float(__ushort_as_half((unsigned short)bits));
     }
-    __device__ inline affine_rows(unsigned scales, unsigned biases) {
+    __device__ inline float_rows(unsigned scales, unsigned biases) {
         s[0] = half_of(scales & 0xffff);
         s[1] = half_of(scales >> 16);
         b[0] = half_of(biases & 0xffff);
         b[1] = half_of(biases >> 16);
     }
+    __device__ inline unsigned of(float low, float high, int row) const {
+        return rounded_pair(fmaf(low, s[row], b[row]), fmaf(high, s[row], b[row]));
+    }
     __device__ inline unsigned weights(unsigned word, int k) const {
-        const float low = (float)(word >> 4 * k & 15), high = (float)(word >> (16 + 4 * k) & 15);
-        return bits_of(__floats2bfloat162_rn(fmaf(low, s[k % 2], b[k % 2]),
-                                             fmaf(high, s[k % 2], b[k % 2])));
+        return of((float)(word >> 4 * k & 15), (float)(word >> (16 + 4 * k) & 15), k % 2);
     }
 };
 
-/* G32: groups of 32 columns, two in a block; else of 64 or 128. */
-template <enum factors HOW, bool G32> struct format_affine4 {
-    enum { CHUNK = 512, BLOCK = TILE * 64 / 2, WEIGHTS = CHUNK / 64 * BLOCK,
-           FACTORS = 2 * TILE * CHUNK / (G32 ? 32 : 64), BYTES = WEIGHTS + 2 * FACTORS,
-           WARPS = 8, FETCHERS = 3 };
+template <> struct affine_rows<F16_FACTORS> : float_rows<false> {
+    __device__ inline affine_rows(unsigned scales, unsigned biases)
+        : float_rows<false>(scales, biases) {}
+};
 
-    __device__ static inline void fetch(char *to, uint64_t *barrier, const struct ring_part &p,
-                                        const CUtensorMap *, const struct ring_shape &s, int tile,
-                                        int col, int n) {
-        const int groups = s.cols >> s.group_shift;
-        const int of_chunk = (n + (1 << s.group_shift) - 1) >> s.group_shift;
-        const int64_t block = (int64_t)tile * (s.cols / 64) + col / 64;
-        const int64_t group = (int64_t)tile * groups + (col >> s.group_shift);
-        const unsigned weights = (unsigned)(n / 64 * BLOCK);
-        const unsigned factors = (unsigned)of_chunk * 2 * TILE;
-        barrier_expect(barrier, weights + 2 * factors);
-        bytes_in(to, p.w + block * BLOCK, weights, barrier);
-        bytes_in(to + WEIGHTS, p.scales + group * 2 * TILE, factors, barrier);
-        bytes_in(to + WEIGHTS + FACTORS, p.biases + group * 2 * TILE, factors, barrier);
+/* Weights of 4 bits, a piece of 16 bytes for 64 columns. */
+struct nibbles_from {
+    const char *w;
+    __device__ inline void seek(const struct few_part &p, const struct few_job &j, int tile,
+                                int col) {
+        w = p.w + ((int64_t)tile * (j.cols / 64) + col / 64) * BLOCK_4 + lane_of() * 16;
+    }
+    __device__ inline void fetch(char *to, int n) {
+#pragma unroll
+        for (int i = 0; i < CHUNK_4 / 64; i++)
+            if (i == 0 || n > 64 * i) async_in<16>(to + i * BLOCK_4 + lane_of() * 16,
+                                                   w + i * BLOCK_4);
+        w += CHUNK_4 / 64 * BLOCK_4;
+    }
+};
+
+template <enum factors HOW, bool G32> struct format_affine4 {
+    typedef affine_factors<G32, CHUNK_4> factors_of;
+    enum { CHUNK = CHUNK_4, WEIGHTS = CHUNK / 64 * BLOCK_4,
+           BYTES = WEIGHTS + 2 * factors_of::BYTES };
+    struct from { nibbles_from w; const char *factors; };
+
+    __device__ static inline void seek(struct from &f, const struct few_part &p,
+                                       const struct few_job &j, int tile, int col) {
+        f.w.seek(p, j, tile, col);
+        f.factors = factors_of::seek(p, j, tile, col);
     }
 
-    __device__ static inline void gather(char *to, const struct ring_part &p,
-                                         const struct ring_shape &s, int tile, int col) {
-        const int lane = threadIdx.x % 32, groups = s.cols >> s.group_shift;
-        const int64_t block = (int64_t)tile * (s.cols / 64) + col / 64;
-        const int64_t group = (int64_t)tile * groups + (col >> s.group_shift);
-        ((uint4 *)to)[lane] = ((const uint4 *)(p.w + block * BLOCK))[lane];
-        if (lane >= (G32 ? 16 : 8)) return;
-        ((unsigned *)(to + WEIGHTS))[lane] =
-            ((const unsigned *)(p.scales + group * 2 * TILE))[lane];
-        ((unsigned *)(to + WEIGHTS + FACTORS))[lane] =
-            ((const unsigned *)(p.biases + group * 2 * TILE))[lane];
+    __device__ static inline void fetch(char *to, struct from &f, int n, const struct few_job &j) {
+        f.w.fetch(to, n);
+        factors_of::fetch(to + WEIGHTS, f.factors, n, j.group_shift);
     }
 
     __device__ static inline void steps(unsigned a[STEPS][4], const char *stage, int block,
-                                        const struct ring_shape &s) {
-        const int lane = threadIdx.x % 32;
-        const uint4 v = *(const uint4 *)(stage + block * BLOCK + lane * 16);
+                                        const struct few_job &j) {
+        const uint4 v = *(const uint4 *)(stage + block * BLOCK_4 + lane_of() * 16);
         const unsigned word[STEPS] = { v.x, v.y, v.z, v.w };
 #pragma unroll
         for (int half = 0; half < (G32 ? 2 : 1); half++) {
-            const int group = G32 ? 2 * block + half : block * 64 >> s.group_shift;
-            const char *at = stage + WEIGHTS + group * 2 * TILE + lane / 4 * 4;
-            const unsigned scales = *(const unsigned *)at;
-            const affine_rows<HOW> rows(scales, *(const unsigned *)(at + FACTORS));
+            const int group = G32 ? 2 * block + half : block * 64 >> j.group_shift;
+            const char *at = stage + WEIGHTS + group * 2 * TILE + lane_of() / 4 * 4;
+            const affine_rows<HOW> rows(*(const unsigned *)at,
+                                        *(const unsigned *)(at + factors_of::BYTES));
 #pragma unroll
             for (int i = half * 2; i < (G32 ? half * 2 + 2 : STEPS); i++)
 #pragma unroll
                 for (int k = 0; k < 4; k++) a[i][k] = rows.weights(word[i], k);
+        }
+    }
+};
+
+/* ---- bytes ---- */
+
+/* Weights of a byte: what a lane reads of 64 columns are two 16-byte pieces. */
+struct bytes_from {
+    const char *w;
+    __device__ inline void seek(const struct few_part &p, const struct few_job &j, int tile,
+                                int col) {
+        w = p.w + ((int64_t)tile * (j.cols / 64) + col / 64) * BLOCK_8 + lane_of() * 16;
+    }
+    __device__ inline void fetch(char *to, int n) {
+#pragma unroll
+        for (int i = 0; i < CHUNK_8 / 32; i++)
+            if (i < 2 || n > 32 * i) async_in<16>(to + i * 512 + lane_of() * 16, w + i * 512);
+        w += CHUNK_8 / 64 * BLOCK_8;
+    }
+};
+
+/* pair(two bytes, their row: 0 or 1) of each operand. */
+template <class P>
+__device__ static inline void bytes_steps(unsigned a[2][4], const char *at, const P &pair) {
+    const uint4 v = *(const uint4 *)(at + lane_of() * 16);
+    const unsigned word[4] = { v.x, v.y, v.z, v.w };
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        a[i / 2][i % 2 * 2] = pair(word[i] & 0xffff, 0);
+        a[i / 2][i % 2 * 2 + 1] = pair(word[i] >> 16, 1);
+    }
+}
+
+template <bool BF, bool G32> struct format_affine8 {
+    typedef affine_factors<G32, CHUNK_8> factors_of;
+    enum { CHUNK = CHUNK_8, WEIGHTS = CHUNK / 64 * BLOCK_8,
+           BYTES = WEIGHTS + 2 * factors_of::BYTES };
+    struct from { bytes_from w; const char *factors; };
+
+    __device__ static inline void seek(struct from &f, const struct few_part &p,
+                                       const struct few_job &j, int tile, int col) {
+        f.w.seek(p, j, tile, col);
+        f.factors = factors_of::seek(p, j, tile, col);
+    }
+
+    __device__ static inline void fetch(char *to, struct from &f, int n, const struct few_job &j) {
+        f.w.fetch(to, n);
+        factors_of::fetch(to + WEIGHTS, f.factors, n, j.group_shift);
+    }
+
+    __device__ static inline void steps(unsigned a[STEPS][4], const char *stage, int block,
+                                        const struct few_job &j) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int group = G32 ? 2 * block + half : block * 64 >> j.group_shift;
+            const char *at = stage + WEIGHTS + group * 2 * TILE + lane_of() / 4 * 4;
+            const float_rows<BF> rows(*(const unsigned *)at,
+                                      *(const unsigned *)(at + factors_of::BYTES));
+            /* A byte in the mantissa of 2^23 is that much more. */
+            bytes_steps(a + 2 * half, stage + block * BLOCK_8 + half * 512,
+                        [&](unsigned two, int row) {
+                return rows.of(__uint_as_float(__byte_perm(two, 0x4b000000, 0x7650)) - 0x1p23f,
+                               __uint_as_float(__byte_perm(two, 0x4b000000, 0x7651)) - 0x1p23f,
+                               row);
+            });
+        }
+    }
+};
+
+/* A scale of F32 for each row of a tile and 128 columns, whatever blocks the matrix has. */
+struct format_fp8 {
+    enum { CHUNK = CHUNK_8, WEIGHTS = CHUNK / 64 * BLOCK_8, BYTES = WEIGHTS + 4 * TILE };
+    struct from { bytes_from w; const float *scales; int col, shift; };
+
+    __device__ static inline void seek(struct from &f, const struct few_part &p,
+                                       const struct few_job &j, int tile, int col) {
+        f.w.seek(p, j, tile, col);
+        const int row = p.blocks.first + tile * TILE + lane_of() % TILE;
+        f.scales = (const float *)p.scales + (int64_t)(row / p.blocks.down) * p.blocks.across;
+        f.col = col;
+        f.shift = p.blocks.shift;
+    }
+
+    __device__ static inline void fetch(char *to, struct from &f, int n, const struct few_job &) {
+        f.w.fetch(to, n);
+        if (lane_of() < TILE)
+            async_in<4>(to + WEIGHTS + lane_of() * 4, f.scales + (f.col >> f.shift));
+        f.col += CHUNK;
+    }
+
+    __device__ static inline void steps(unsigned a[STEPS][4], const char *stage, int block,
+                                        const struct few_job &) {
+        const float *at = (const float *)(stage + WEIGHTS) + lane_of() / 4;
+        const float scale[2] = { at[0], at[8] };
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            bytes_steps(a + 2 * half, stage + block * BLOCK_8 + half * 512,
+                        [&](unsigned two, int row) {
+                const float2 v = e4m3_pair(two);
+                return rounded_pair(v.x * scale[row], v.y * scale[row]);
+            });
+    }
+};
+
+/* ---- MXFP4: groups of 32 columns have a power of two ---- */
+
+struct format_mxfp4 {
+    enum { CHUNK = CHUNK_4, WEIGHTS = CHUNK / 64 * BLOCK_4, BYTES = WEIGHTS + TILE * CHUNK / 32 };
+    struct from { nibbles_from w; const char *scales; };
+
+    __device__ static inline void seek(struct from &f, const struct few_part &p,
+                                       const struct few_job &j, int tile, int col) {
+        f.w.seek(p, j, tile, col);
+        f.scales = p.scales + ((int64_t)tile * (j.cols / 32) + col / 32) * TILE + lane_of() * 4;
+    }
+
+    __device__ static inline void fetch(char *to, struct from &f, int n, const struct few_job &) {
+        f.w.fetch(to, n);
+        if (lane_of() * 4 < n / 32 * TILE) async_in<4>(to + WEIGHTS + lane_of() * 4, f.scales);
+        f.scales += CHUNK / 32 * TILE;
+    }
+
+    /* Every power of two that e8m0 has is a bf16. */
+    __device__ static inline __nv_bfloat162 power(unsigned e) {
+        const unsigned bits = e == 255 ? 0x7fc0 : e ? e << 7 : 0x40;
+        return pair_of(bits | bits << 16);
+    }
+
+    /* As bf16 the codes are their numbers over 2^126. */
+    __device__ static inline void steps(unsigned a[STEPS][4], const char *stage, int block,
+                                        const struct few_job &) {
+        const uint4 v = *(const uint4 *)(stage + block * BLOCK_4 + lane_of() * 16);
+        const unsigned word[STEPS] = { v.x, v.y, v.z, v.w };
+        const __nv_bfloat162 up = __float2bfloat162_rn(0x1p126f);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const unsigned two = *(const unsigned short *)(stage + WEIGHTS +
+                                                           (2 * block + half) * TILE +
+                                                           lane_of() / 4 * 2);
+            const __nv_bfloat162 scale[2] = { power(two & 255), power(two >> 8) };
+#pragma unroll
+            for (int i = half * 2; i < half * 2 + 2; i++)
+#pragma unroll
+                for (int k = 0; k < 4; k++) {
+                    const unsigned q = word[i] >> 4 * k;
+                    const unsigned bits = (q & 0x00080008) << 12 | (q & 0x00070007) << 6;
+                    a[i][k] = bits_of(__hmul2(__hmul2(pair_of(bits), up), scale[k % 2]));
+                }
         }
     }
 };

@@ -42,6 +42,7 @@ void cuda_conv(struct device *dev, struct tensor *y, const struct tensor *w,
                const struct tensor *bias, const struct tensor *x, const struct rows *rows,
                const struct state_view *state, enum act act) {
     const float *b = bias ? (const float *)cuda_there(dev, bias->at) : NULL;
+    cuda_settle(cuda_of(dev));
     conv<<<dim3(blocks_of(x->shape[1], 128), (unsigned)rows->n_seqs), 128, 0,
            cuda_of(dev)->stream>>>(*y, cuda_view(dev, w), b, *x, *rows, *state, act);
     cuda_check(dev);
@@ -81,6 +82,7 @@ void cuda_ssm(struct device *dev, struct tensor *y, const struct ssm_args *args)
     a.dt_bias = (const float *)cuda_there(dev, a.dt_bias);
     a.a_log = (const float *)cuda_there(dev, a.a_log);
     a.d = (const float *)cuda_there(dev, a.d);
+    cuda_settle(cuda_of(dev));
     ssm<<<dim3((unsigned)a.x->shape[1], (unsigned)a.rows->n_seqs), 256, 0,
           cuda_of(dev)->stream>>>(*y, a, *a.rows, *a.x, *a.b, *a.c, *a.dt);
     cuda_check(dev);
@@ -136,6 +138,7 @@ void cuda_delta(struct device *dev, struct tensor *y, const struct delta_args *a
     struct delta_args a = *args;
     a.dt_bias = (const float *)cuda_there(dev, a.dt_bias);
     a.a_log = (const float *)cuda_there(dev, a.a_log);
+    cuda_settle(cuda_of(dev));
     delta<<<dim3((unsigned)a.v->shape[1], (unsigned)a.rows->n_seqs), 128, 0,
             cuda_of(dev)->stream>>>(*y, a, *a.rows, *a.q, *a.k, *a.v, *a.a, *a.b);
     cuda_check(dev);

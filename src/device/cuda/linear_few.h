@@ -1,0 +1,328 @@
+/* linear_few.h - what the two kernels of few rows share, linear_ring.cu and linear_packed.cu: what
+ * a launch is, how its units are divided among warps, rows as fragments, what becomes of a sum.
+ *
+ * A unit is a tile of 16 outputs (of two matrices, where one gates the other) for up to 16 rows.
+ * One warp has all of it, or, where tiles are few, one for each slice of the columns; their sums
+ * meet in shared memory, in order. */
+#pragma once
+#include "device/cuda/hopper.h"
+#include "device/cuda/linear.h"
+
+enum { TILE = 16, STEPS = 4,         /* rows of a tile; mmas of 64 columns */
+       PARTS = 3, PART = 128,
+       ROWS_BARRIER = 15,
+       SHARED_MOST = 208 << 10,      /* of a block */
+       SHARED_HALF = 111 << 10 };    /* two blocks of so much are on a processor together */
+
+/* Where the scale of an element of FP8 is: row r of the matrix is row `first` + r of what has one
+ * for `down` rows and 1 << shift columns. */
+struct few_blocks { int first, down, across, shift; };
+
+struct few_part {                    /* a matrix of a launch */
+    const char *w, *scales, *biases; /* of packed ones */
+    struct few_blocks blocks;        /* of FP8 */
+    const float *bias;
+    float *y;
+    int64_t y_row;
+    int outs, slice;
+    int tiles;                       /* of this one and of those before it */
+};
+
+struct few_job {
+    CUtensorMap map[PARTS];          /* of plain weights */
+    struct few_part part[PARTS];
+    int cols, group_shift;
+    const char *x;                   /* the rows, see few_place */
+    struct cuda_norm norm;           /* x NULL: none; else the rows are its outcome, which also */
+    char *norm_few;                  /* goes to norm.y and there */
+    char *next;                      /* the gated rows go there as well; NULL: nowhere */
+    int n_rows;
+    int units, strips;               /* a unit is a tile of `strips` matrices */
+    int warps;                       /* that compute */
+    int spread;                      /* warps that share a unit: 1, or one for each slice */
+    int stages;                      /* of a warp's ring */
+    enum products_end end;
+    struct gate_args act;
+    float scale;
+};
+
+/* A launch without its rows. False: the device broke, or matrices that one kernel can not take. */
+bool cuda_few_describe(struct cuda *, struct few_job *, const struct cuda_products &);
+/* Plain matrices; packed ones, all of w's format. */
+void cuda_ring(struct cuda *, struct few_job &);
+bool cuda_ring_map(CUtensorMap *, const struct tensor &w);
+void cuda_packed_few(struct cuda *, struct few_job &, const struct tensor &w);
+/* Whether linear_packed.cu multiplies with such a matrix; rearranges it, once. */
+bool cuda_packs(const struct tensor &w);
+bool cuda_pack(struct cuda *, const struct tensor &w);
+
+/* Bytes of shared memory that hold the warps' sums. */
+static inline size_t few_kept(const struct few_job &j) {
+    return sizeof(float) * TILE * (size_t)(j.strips * j.warps * j.n_rows);
+}
+
+static inline bool aligned(const void *at, size_t bytes) {
+    return (uintptr_t)at % bytes == 0;
+}
+
+/* ---- rows as fragments ---- */
+
+/* 64 columns of N times 8 rows as a lane needs them: row lane / 4 of each 8. */
+template <int N> struct x_part { uint4 at[N][2]; };
+
+/* Where a lane's numbers begin: in shared memory or not. Those of rows that there are not are
+ * zeros. */
+template <int N> struct x_rows { const char *at[N]; int first, second; bool is[N]; };
+
+template <int N>
+__device__ static inline struct x_rows<N> rows_of(const char *x, const struct few_job &j) {
+    struct x_rows<N> r;
+    const int lane = threadIdx.x % 32, odd = lane / 4 % 2;
+    r.first = odd * 64;
+    r.second = 64 - r.first;
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        const int row = 8 * n + lane / 4;
+        r.is[n] = row < j.n_rows;
+        r.at[n] = x + 2 * (int64_t)row * j.cols + lane % 4 * 16;
+    }
+    return r;
+}
+
+/* 64 of the columns, from `at` on. What lies behind a row's end is read and not used. */
+template <bool SHARED>
+__device__ static inline void load_64(uint4 x[2], const char *at, int first, int second, bool is) {
+    x[0] = x[1] = make_uint4(0, 0, 0, 0);
+    if (!is) return;
+    if (SHARED) {
+        x[0] = *(const uint4 *)__cvta_shared_to_generic(shared_at(at + first));
+        x[1] = *(const uint4 *)__cvta_shared_to_generic(shared_at(at + second));
+    } else {
+        x[0] = *(const uint4 *)(at + first);
+        x[1] = *(const uint4 *)(at + second);
+    }
+}
+
+template <bool SHARED, int N>
+__device__ static inline void load_x(struct x_part<N> &x, const struct x_rows<N> &r, int col) {
+#pragma unroll
+    for (int n = 0; n < N; n++)
+        load_64<SHARED>(x.at[n], r.at[n] + 2 * col, r.first, r.second, r.is[n]);
+}
+
+/* The double that dense.cu's norm sums of a row, in its order: its warps' lanes have their columns,
+ * and there are more of them than warps here. v: the columns of this thread. part: shared. */
+enum { NORM_KEPT = 4 };
+
+template <int TURNS>
+__device__ static inline double norm_sum(const float v[TURNS][NORM_KEPT], double part[32],
+                                         int theirs, int warps) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int t = 0; t < TURNS; t++) {
+        const int warp = threadIdx.x / 32 + t * warps;
+        double sum = 0;
+#pragma unroll
+        for (int k = 0; k < NORM_KEPT; k++) sum = fma((double)v[t][k], (double)v[t][k], sum);
+        for (int k = 16; k > 0; k /= 2) sum += __shfl_xor_sync(~0u, sum, k);
+        if (lane == 0 && warp < theirs) part[warp] = sum;
+    }
+    named_sync(ROWS_BARRIER, 32 * warps);
+    double sum = lane < theirs ? part[lane] : 0;
+    for (int k = 16; k > 0; k /= 2) sum += __shfl_xor_sync(~0u, sum, k);
+    return sum;
+}
+
+/* Every block norms all rows for itself; of what is kept, each of the first ones writes a share.
+ * A thread has number lane of some 32 columns, so most of few_place is the same for all of them. */
+template <int WARPS>
+__device__ static inline void norm_in(char *to, const struct few_job &j) {
+    constexpr int TURNS = 32 / WARPS, warps = WARPS;
+    __shared__ double part[NORM_WAITS_ROWS][32];
+    const struct cuda_norm &m = j.norm;
+    const int lane = threadIdx.x % 32, theirs = (m.cols + 127) / 128;
+    const int alone = gridDim.x < TURNS * NORM_KEPT ? 0 : -1;
+    const int place = (int)few_place(0, lane, m.cols);
+    float v[TURNS][NORM_KEPT], g[TURNS][NORM_KEPT];
+    const auto each = [&](const auto &f) {
+#pragma unroll
+        for (int t = 0; t < TURNS; t++)
+#pragma unroll
+            for (int k = 0; k < NORM_KEPT; k++) {
+                const int warp = threadIdx.x / 32 + t * warps, of = warp + k * theirs;
+                f(v[t][k], g[t][k], of, warp < theirs && of * 32 + lane < m.cols,
+                  t * NORM_KEPT + k);
+            }
+    };
+    each([&](float &, float &gain, int of, bool in, int) {
+        const float w = m.gain && in ? m.gain[of * 32 + lane] : 1.0f;
+        gain = m.gain && m.plus1 ? 1.0f + w : w;
+    });
+    after_previous();
+#pragma unroll 1
+    for (int row = 0; row < j.n_rows; row++) {
+        const float *x = m.x + row * m.x_row + lane;
+        each([&](float &v, float &, int of, bool in, int) { v = in ? x[of * 32] : 0; });
+        const double square = norm_sum<TURNS>(v, part[row], theirs, warps);
+        const float inverse = (float)rsqrt(square / (double)m.cols + (double)m.eps);
+        each([&](float &v, float &gain, int of, bool in, int share) {
+            const int at = 2 * row * m.cols + of / 2 * 128 + ((of ^ row) & 1) * 64 + place;
+            const float y = v * inverse * gain;
+            if (!in) return;
+            *(__nv_bfloat16 *)(to + at) = __float2bfloat16_rn(y);
+            if ((int)blockIdx.x != (share & alone)) return;
+            m.y[row * m.y_row + of * 32 + lane] = y;
+            *(__nv_bfloat16 *)(j.norm_few + at) = __float2bfloat16_rn(y);
+        });
+    }
+    named_sync(ROWS_BARRIER, 32 * warps);
+}
+
+/* The first `warps` warps, WARPS where there is a norm to do: the rows into shared memory, when
+ * they are there. */
+template <int WARPS>
+__device__ static inline void rows_in(char *to, const struct few_job &j, uint64_t *full,
+                                      int warps) {
+    if (j.norm.x) {
+        norm_in<WARPS>(to, j);
+        return;
+    }
+    if (threadIdx.x == 0) {
+        const unsigned bytes = (unsigned)(2 * j.n_rows * j.cols);
+        barrier_init(full, 1);
+        barriers_are_set();
+        writes_are_shared();
+        after_previous();
+        writes_are_global();
+        barrier_expect(full, bytes);
+        bytes_in(to, j.x, bytes, full);
+    }
+    named_sync(ROWS_BARRIER, 32 * warps);
+    after_previous();
+    barrier_wait(full, 0);
+}
+
+/* c[16 outs, 8 rows] += a[16, 16] b[16, 8]. A lane has outs lane/4 and 8 more, and rows
+ * 2 (lane%4) and the next. */
+__device__ static inline void mma(float c[4], const unsigned a[4], unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},"
+        "{%8,%9},{%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* 64 columns of a tile. */
+template <int N>
+__device__ static inline void sum_64(float sum[N][4], const unsigned a[STEPS][4],
+                                     const uint4 x[N][2]) {
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        const uint4 u = x[n][0], v = x[n][1];
+        mma(sum[n], a[0], u.x, u.y);
+        mma(sum[n], a[1], u.z, u.w);
+        mma(sum[n], a[2], v.x, v.y);
+        mma(sum[n], a[3], v.z, v.w);
+    }
+}
+
+/* A slice's sum goes to the total of those before it, and the next begins. */
+template <int N>
+__device__ static inline void end_slice(float total[N][4], float sum[N][4]) {
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int k = 0; k < 4; k++) total[n][k] += sum[n][k], sum[n][k] = 0;
+}
+
+/* ---- who works on what ---- */
+
+/* Which part a strip of a unit belongs to, and which tile of it. */
+__device__ static inline int part_of(const struct few_job &j, int unit, int strip, int *tile) {
+    *tile = unit;
+    if (j.strips > 1) return strip;
+    int p = 0;
+    while (unit >= j.part[p].tiles) p++;
+    if (p) *tile = unit - j.part[p - 1].tiles;
+    return p;
+}
+
+struct own {                         /* what a warp works on */
+    int begin, end;                  /* columns */
+    int first, step;                 /* units */
+};
+
+__device__ static inline struct own own_of(const struct few_job &j, int warp) {
+    struct own own = { 0, j.cols, (int)(blockIdx.x + gridDim.x * (warp / j.spread)),
+                       (int)gridDim.x * (j.warps / j.spread) };
+    if (j.spread > 1) {
+        own.begin = MIN(warp % j.spread * j.part[0].slice, j.cols);
+        own.end = MIN(own.begin + j.part[0].slice, j.cols);
+    }
+    return own;
+}
+
+/* ---- what becomes of a sum ---- */
+
+__device__ static __noinline__ float any_gated(float g, float u, const struct gate_args *a) {
+    return gated(g, u, *a);
+}
+
+/* v: of each strip. */
+__device__ static inline void finish(const struct few_job &j, int p, int out, int row, float first,
+                                     float second) {
+    const struct few_part &part = j.part[p];
+    if (out >= part.outs) return;
+    float *y = &part.y[row * part.y_row + out];
+    first += part.bias ? part.bias[out] : 0;
+    if (j.end == PRODUCTS_STORE) *y = first;
+    else if (j.end == PRODUCTS_ADD) *y = fmaf(j.scale, first, *y);
+    else {
+        const float *bias = j.part[1].bias, up = second + (bias ? bias[out] : 0);
+        const float h = j.act.act == ACT_SILU ? first * sigmoid(first) * up
+                                              : any_gated(first, up, &j.act);
+        *y = h;
+        if (j.next) few_put(j.next, row, out, part.outs, h);
+    }
+}
+
+/* What a warp has of a strip, in shared memory: [strip][warp][row][out]. */
+__device__ static inline float *kept_at(float *kept, const struct few_job &j, int strip, int warp) {
+    return kept + (strip * j.warps + warp) * j.n_rows * TILE;
+}
+
+template <int N>
+__device__ static inline void keep(float *to, const struct few_job &j, const float v[N][4]) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int row = 8 * n + lane % 4 * 2 + i % 2;
+            if (row < j.n_rows) to[row * TILE + lane / 4 + i / 2 * 8] = v[n][i];
+        }
+}
+
+/* The warps of a unit wait for each other. */
+__device__ static inline void join(const struct few_job &j, int warp) {
+    if (j.spread > 1) named_sync(1 + warp / j.spread, 32 * j.spread);
+    else __syncwarp();
+}
+
+/* The slices of the warps that share a unit are added in order. */
+__device__ static inline void finish_unit(const struct few_job &j, float *kept, int unit,
+                                          int warp) {
+    const int first = warp / j.spread * j.spread, outs = TILE * j.n_rows;
+    int tile;
+    const int p = part_of(j, unit, 0, &tile);
+#pragma unroll 1
+    for (int i = threadIdx.x - first * 32; i < outs; i += 32 * j.spread) {
+        float v[2] = { 0, 0 };
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            if (s >= j.strips) break;
+            v[s] = kept_at(kept, j, s, first)[i];
+            for (int k = 1; k < j.spread; k++) v[s] += kept_at(kept, j, s, first + k)[i];
+        }
+        finish(j, p, tile * TILE + i % TILE, i / TILE, v[0], v[1]);
+    }
+}
