@@ -450,7 +450,8 @@ static void check_rounded(const struct matrix *m, const float *y, const float *x
 static void check_same(struct pool *pool, const struct cpu_kernels *k,
                        const struct cpu_scratch *scratch, const struct linear *l,
                        const struct tensor *xs, const float *want) {
-    static const int counts[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, ROWS };
+    static const int counts[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 26, 30, 32, 36,
+                                  ROWS };
     static const int32_t x_row[] = { 7, 0, 52, 7, 31, 30 }, y_row[] = { 1, 4, 0, 3, 5, 2 };
     const int64_t outs = l->w.shape[0], cols = l->w.shape[1];
     float *y = randoms(ROWS * outs);
@@ -483,7 +484,7 @@ static void check_int8(struct format f, int64_t outs, int64_t cols, struct pool 
     cpu_pack(panels, &l.w, 0, (outs + QUANT_PANEL - 1) / QUANT_PANEL);
     packed.w.quant.packed = panels;
     /* Room for some rows only: many go through it in several runs. */
-    struct cpu_scratch scratch = { .bytes = (size_t)(20 * (cols + 256) * 2 + 192) };
+    struct cpu_scratch scratch = { .bytes = (size_t)(36 * (cols + 256) * 2 + 192) };
     scratch.bytes = (scratch.bytes + 63) & ~(size_t)63;
     scratch.at = aligned_alloc(64, scratch.bytes);
     float *x = randoms(ROWS * cols), *want = randoms(ROWS * outs);

@@ -9,8 +9,6 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-enum { INT8_ROWS_AVX512 = 6 };       /* of a tile at most; wide ones count twice */
-
 typedef unsigned char byte;
 typedef uint16_t words __attribute__((vector_size(64)));
 

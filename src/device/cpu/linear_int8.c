@@ -106,13 +106,6 @@ static void run_tiles(const struct int8_job *o, const struct cpu_job *j, struct 
     }
 }
 
-/* Whether the tiles of this run want panels of bytes. They are all alike: more than one tile means
- * that each is large. */
-static bool wants_bytes(const struct int8_job *o) {
-    return o->kernels->widen
-        && o->n_rows / o->tiles * (o->wide ? 2 : 1) > o->kernels->narrow_rows;
-}
-
 /* n columns from `begin` of the packed panels from row `out`. */
 static struct cpu_panels packed_panels(const struct cpu_matrix *m, int64_t out, int outs,
                                        int64_t begin, int64_t n) {
@@ -143,8 +136,8 @@ static void run_packed(const struct int8_job *o, const struct cpu_job *j, int64_
 static void weave_panel(const struct int8_job *o, const struct cpu_matrix *m, unsigned char *to,
                         int64_t row, int rows, int64_t begin, int64_t n) {
     _Alignas(LINE) UNSET unsigned char narrow[NARROW_BYTES];
-    const bool bytes = wants_bytes(o), packed = m->packed && row % QUANT_PANEL == 0;
-    if (!bytes || (!packed && m->bits != 4)) {
+    const bool packed = m->packed && row % QUANT_PANEL == 0;
+    if (!o->kernels->widen || (!packed && m->bits != 4)) {
         o->kernels->weave(to, m, row, rows, begin, n);
         return;
     }
@@ -165,7 +158,7 @@ static void weave_panel(const struct int8_job *o, const struct cpu_matrix *m, un
 static void run_woven(const struct int8_job *o, const struct cpu_job *j, unsigned char *woven,
                       int64_t out, int outs) {
     const struct cpu_matrix *m = &j->w;
-    const int bits = m->bits == 4 && !wants_bytes(o) ? 4 : 8;
+    const int bits = m->bits == 4 && !o->kernels->widen ? 4 : 8;
     for (int64_t begin = 0; begin < j->cols; begin += INT8_COLS) {
         const int64_t n = MIN(INT8_COLS, j->cols - begin);
         struct cpu_panels w = {
@@ -186,7 +179,7 @@ static void run_block(const struct int8_job *o, const struct cpu_job *j, unsigne
     const int most = o->kernels->panels * QUANT_PANEL;
     const int64_t out = j->begin + block * most;
     const int outs = (int)MIN(most, j->end - out);
-    if (j->w.packed && j->begin % QUANT_PANEL == 0 && !wants_bytes(o))
+    if (j->w.packed && j->begin % QUANT_PANEL == 0 && !o->kernels->widen)
         run_packed(o, j, out, outs);
     else
         run_woven(o, j, woven, out, outs);
@@ -209,32 +202,38 @@ bool cpu_int8_together(const struct cpu_job *a, const struct cpu_job *b) {
     return a->cols == b->cols && a->w.group == b->w.group && is_wide(a) == is_wide(b);
 }
 
-/* As many rows at a time as the scratch holds. */
+/* The rows of one run, as many as the scratch holds. */
+static void run_rows(struct pool *pool, struct int8_job *o) {
+    const struct cpu_job *jobs = o->jobs;
+    const struct cpu_int8_kernels *all = jobs->kernels->int8;
+    o->kernels = all->few && o->n_rows <= all->few_rows ? all->few : all;
+    o->tiles = (o->n_rows + tile_rows(o) - 1) / tile_rows(o);
+    o->q = jobs->scratch->at;
+    o->scale = (float *)(void *)(o->q + o->n_rows * o->cols * (o->wide ? 2 : 1));
+    o->sum = o->scale + o->n_rows * o->groups;
+    const int block = o->kernels->panels * QUANT_PANEL;
+    for (int i = 0; i < o->n; i++)
+        o->first[i + 1] = o->first[i] + (jobs[i].end - jobs[i].begin + block - 1) / block;
+    const int64_t block_bytes = jobs->w.row_bytes * block * MIN(o->n_rows, 64);
+    const int64_t grain = MAX(1, PIECE_BYTES / MAX(1, block_bytes));
+    /* A row or two are rounded sooner than another thread hears of it. */
+    if (!pool || o->n_rows <= 2)
+        quantize_tiles(o, 0, o->tiles);
+    else
+        pool_run(pool, o->tiles, 1, quantize_tiles, o);
+    if (pool)
+        pool_run(pool, o->first[o->n], grain, run_blocks, o);
+    else
+        run_blocks(o, 0, o->first[o->n]);
+}
+
 void cpu_int8_run(struct pool *pool, const struct cpu_job *jobs, int n) {
-    struct int8_job o = { .jobs = jobs, .n = n, .kernels = jobs->kernels->int8,
-                          .cols = padded_cols(jobs), .groups = jobs->cols / jobs->w.group,
-                          .wide = is_wide(jobs) };
+    struct int8_job o = { .jobs = jobs, .n = n, .cols = padded_cols(jobs),
+                          .groups = jobs->cols / jobs->w.group, .wide = is_wide(jobs) };
     const int64_t room = (int64_t)jobs->scratch->bytes / row_bytes(jobs) / INT8_ROWS * INT8_ROWS;
-    const int block = o.kernels->panels * QUANT_PANEL;
     assert(n >= 1 && n <= INT8_MATRICES);
-    for (int i = 0; i < n; i++)
-        o.first[i + 1] = o.first[i] + (jobs[i].end - jobs[i].begin + block - 1) / block;
     for (; o.row < jobs->rows.n; o.row += room) {
         o.n_rows = MIN(room, jobs->rows.n - o.row);
-        o.tiles = (o.n_rows + tile_rows(&o) - 1) / tile_rows(&o);
-        o.q = jobs->scratch->at;
-        o.scale = (float *)(void *)(o.q + o.n_rows * o.cols * (o.wide ? 2 : 1));
-        o.sum = o.scale + o.n_rows * o.groups;
-        const int64_t block_bytes = jobs->w.row_bytes * block * MIN(o.n_rows, 64);
-        const int64_t grain = MAX(1, PIECE_BYTES / MAX(1, block_bytes));
-        /* A row or two are rounded sooner than another thread hears of it. */
-        if (!pool || o.n_rows <= 2)
-            quantize_tiles(&o, 0, o.tiles);
-        else
-            pool_run(pool, o.tiles, 1, quantize_tiles, &o);
-        if (pool)
-            pool_run(pool, o.first[n], grain, run_blocks, &o);
-        else
-            run_blocks(&o, 0, o.first[n]);
+        run_rows(pool, &o);
     }
 }

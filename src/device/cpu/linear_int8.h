@@ -57,9 +57,9 @@ struct cpu_int8_tile {
 struct cpu_int8_kernels {
     int rows, rows_wide;             /* in a tile at most */
     int panels;                      /* that it likes to multiply together */
-    /* Where there is widen, tiles of more rows than these (wide ones count twice) are multiplied
-     * with panels of 8 bits alone. */
-    int narrow_rows;
+    /* Optional: what multiplies up to few_rows rows instead. */
+    const struct cpu_int8_kernels *few;
+    int few_rows;
     /* Row r of a tile from cols floats. A group that holds an infinity or NaN has a scale of
      * NaN; one whose magnitudes are all below 1e-30 counts as zeros. */
     void (*quantize)(const struct cpu_int8_tile *, int r, const float *x, int64_t cols, int group);
@@ -67,8 +67,8 @@ struct cpu_int8_kernels {
      * last may be anything. */
     void (*weave)(unsigned char *to, const struct cpu_matrix *, int64_t row, int rows,
                   int64_t begin, int64_t n);
-    /* Optional: the first panel of some, its values a byte each. Memory is asked for as much that
-     * lies `ahead`. */
+    /* Optional: the first panel of some, its values a byte each, which is all that `multiply`
+     * takes then. Memory is asked for as much that lies `ahead`. */
     void (*widen)(unsigned char *to, const struct cpu_panels *);
     /* y[r][0..outs) = the products; with more they go on from what y holds. */
     void (*multiply)(float *const *y, const struct cpu_panels *, const struct cpu_int8_tile *,

@@ -3,18 +3,18 @@
  * is done in the order of linear_int8.h, so the bits are those of all other sets.
  *
  * Tiles want a byte for each value, which `widen` writes. x is [64 columns][rows][64]; wide,
- * [64 columns][2][rows][64], the high parts before the low ones. Few rows are left to AVX-512. */
+ * [64 columns][2][rows][64], the high parts before the low ones. Few rows are left to AVX-512, and
+ * more come in tiles of no fewer than 8. */
 #if defined __x86_64__
 #include "device/cpu/amx.h"
 #include "device/cpu/int8_avx512.h"
 
 #include <assert.h>
 
-enum { ROWS = 16, COLS = 64, LINE = 64, QUADS = 8, UNIT = CPU_PACK_COLS, LAG = 3 };
-
-static bool is_few(const struct cpu_int8_tile *t) {
-    return t->rows * (t->wide ? 2 : 1) <= INT8_ROWS_AVX512;
-}
+enum {
+    ROWS = 16, COLS = 64, LINE = 64, QUADS = 8, UNIT = CPU_PACK_COLS, LAG = 3,
+    FEW_ROWS = 24                    /* AVX-512 multiplies them as fast */
+};
 
 static void store_16(const struct cpu_int8_tile *t, int r, int64_t i, int part, __m128i quads) {
     const int64_t line = (i / COLS * (t->wide ? 2 : 1) + part) * t->rows + r;
@@ -23,9 +23,7 @@ static void store_16(const struct cpu_int8_tile *t, int r, int64_t i, int part, 
 
 static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64_t cols,
                      int group) {
-    if (is_few(t))
-        cpu_int8_avx512.quantize(t, r, x, cols, group);
-    else if (t->wide)
+    if (t->wide)
         quantize_16(true, store_16, t, r, x, cols, group);
     else
         quantize_16(false, store_16, t, r, x, cols, group);
@@ -147,23 +145,18 @@ typedef void panel_times(float (*)[QUANT_PANEL], const struct cpu_panels *, cons
         multiply_panel(rows, wide, y, w, at, t);                                                   \
     }
 #define BOTH(rows) KERNEL(rows, 0) KERNEL(rows, 1)
-KERNEL(4, 1) KERNEL(5, 1) KERNEL(6, 1) BOTH(7) BOTH(8) BOTH(9) BOTH(10) BOTH(11) BOTH(12) BOTH(13)
-BOTH(14) BOTH(15) BOTH(16)
+BOTH(8) BOTH(9) BOTH(10) BOTH(11) BOTH(12) BOTH(13) BOTH(14) BOTH(15) BOTH(16)
 
 static panel_times *const kernels[2][ROWS + 1] = {
-    { [7] = times_7_0, times_8_0, times_9_0, times_10_0, times_11_0, times_12_0, times_13_0,
-      times_14_0, times_15_0, times_16_0 },
-    { [4] = times_4_1, times_5_1, times_6_1, times_7_1, times_8_1, times_9_1, times_10_1,
-      times_11_1, times_12_1, times_13_1, times_14_1, times_15_1, times_16_1 },
+    { [8] = times_8_0, times_9_0, times_10_0, times_11_0, times_12_0, times_13_0, times_14_0,
+      times_15_0, times_16_0 },
+    { [8] = times_8_1, times_9_1, times_10_1, times_11_1, times_12_1, times_13_1, times_14_1,
+      times_15_1, times_16_1 },
 };
 
 static void multiply(float *const *y, const struct cpu_panels *w, const struct cpu_int8_tile *t,
                      bool more) {
-    if (is_few(t)) {
-        cpu_int8_avx512.multiply(y, w, t, more);
-        return;
-    }
-    assert(w->bits == 8);
+    assert(w->bits == 8 && t->rows >= 8);
     struct amx_config c = { 0 };
     const int cols = MIN(w->group, COLS);
     for (int i = 0; i < 8; i += 4) {
@@ -187,7 +180,8 @@ static void multiply(float *const *y, const struct cpu_panels *w, const struct c
 }
 
 const struct cpu_int8_kernels cpu_int8_amx = {
-    .rows = ROWS, .rows_wide = ROWS, .panels = INT8_PANELS, .narrow_rows = INT8_ROWS_AVX512,
+    .rows = ROWS, .rows_wide = ROWS, .panels = INT8_PANELS,
+    .few = &cpu_int8_avx512, .few_rows = FEW_ROWS,
     .quantize = quantize, .weave = cpu_int8_weave_avx2, .widen = widen, .multiply = multiply,
 };
 #endif

@@ -6,7 +6,7 @@
 #if defined __x86_64__
 #include "device/cpu/int8_avx512.h"
 
-enum { LINE = 64, PANELS = INT8_PANELS, ROWS = INT8_ROWS_AVX512, QUADS = 8, UNIT = CPU_PACK_COLS };
+enum { LINE = 64, PANELS = INT8_PANELS, ROWS = 6, QUADS = 8, UNIT = CPU_PACK_COLS };
 
 static void store_16(const struct cpu_int8_tile *t, int r, int64_t i, int part, __m128i quads) {
     int32_t four[4];
