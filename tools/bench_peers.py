@@ -255,16 +255,22 @@ def cpu():
 
 
 def write(peer, cases):
-    with open(os.path.join(ROOT, "bench/PEERS.md"), "w", encoding="utf-8") as f:
+    """Sections below the table are written by hand, and stay."""
+    path, kept = os.path.join(ROOT, "bench/PEERS.md"), ""
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            text = f.read()
+        kept = text[text.index("\n## "):] if "\n## " in text else ""
+    with open(path, "w", encoding="utf-8") as f:
         f.write("# Beside %s\n\n" % peer)
-        f.write("Written by make bench-peers; not edited by hand. Ours and theirs ran in turn; a ratio "
+        f.write("Written by make bench-peers, but for sections below. Ours and theirs ran in turn; a ratio "
                 "is ours over\ntheirs, the median over the pairs; other figures are medians. The best of "
                 "the peer's settings\ncounts. A share is of what tools/probe measured beside each pair. "
                 "Decode is of 128 tokens after\none, or of 64 for each of 16 sequences. CPU: %s.\n\n"
                 % cpu())
         f.write("| regime | ours | peer (format, setting) | ratio | promised | met | limit | pairs, "
                 "commit |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
-        f.write("".join(line(name, cases[name]) + "\n" for name in CASES if name in cases))
+        f.write("".join(line(name, cases[name]) + "\n" for name in CASES if name in cases) + kept)
 
 
 def main():
