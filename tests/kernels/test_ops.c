@@ -617,6 +617,48 @@ static void run_big(struct linear (*w)[BIG], float *y, float *x, int32_t *ids, f
     free(hidden);
 }
 
+/* Products at once have the bits that they have one by one; sums are left to their caller. */
+static void test_products(void **state) {
+    (void)state;
+    enum { WIDE = 320, NARROW = 64 };
+    struct linear w[3] = { packed_matrix(WIDE, BIG_DIM), packed_matrix(WIDE, BIG_DIM),
+                           packed_matrix(NARROW, BIG_DIM) };
+    const struct gate_args act = { .act = ACT_SILU };
+    struct device before = dev;
+    float *x = numbers(BIG_ROWS * BIG_DIM);
+    for (int rounded = 0; rounded < 2; rounded++) {
+        struct device_options o = { .threads = 2, .isa = isa, .rounded = rounded };
+        dev = (struct device){ .op = &device_cpu };
+        assert_true(dev.op->open(&dev, &o, NULL));
+        for (int n = 1; n <= BIG_ROWS; n += 4) {
+            float *y[2][3];
+            struct tensor xt = tensor_2d(x, F32, n, BIG_DIM), yt[2][3];
+            for (int i = 0; i < 6; i++) {
+                y[i / 3][i % 3] = numbers(n * WIDE);
+                yt[i / 3][i % 3] = tensor_2d(y[i / 3][i % 3], F32, n, w[i % 3].w.shape[0]);
+            }
+            for (int i = 0; i < 3; i++) dev.op->linear(&dev, &yt[0][i], &w[i], &xt);
+            struct products p = { .x = &xt, .w = { &w[0], &w[1], &w[2] }, .n = 3,
+                                  .y = { &yt[1][0], &yt[1][1], &yt[1][2] }, .act = act };
+            assert_true(dev.op->products(&dev, &p));
+            for (int i = 0; i < 3; i++)
+                assert_memory_equal(y[0][i], y[1][i], (size_t)(n * (i < 2 ? WIDE : NARROW)) * 4);
+            p.n = 2;
+            p.end = PRODUCTS_GATE;
+            assert_true(dev.op->products(&dev, &p));
+            dev.op->gate(&dev, &yt[0][0], &yt[0][0], &yt[0][1], &act);
+            assert_memory_equal(y[0][0], y[1][0], (size_t)(n * WIDE) * 4);
+            p.end = PRODUCTS_ADD;
+            assert_false(dev.op->products(&dev, &p));
+            for (int i = 0; i < 6; i++) free(y[i / 3][i % 3]);
+        }
+        dev.op->close(&dev);
+    }
+    dev = before;
+    for (int i = 0; i < 3; i++) packed_free(&w[i]);
+    free(x);
+}
+
 static void test_experts_over_threads(void **state) {
     (void)state;
     struct linear w[3][BIG];
@@ -670,7 +712,7 @@ int main(void) {
         cmocka_unit_test(test_temperature), cmocka_unit_test(test_attention_and_kv_store),
         cmocka_unit_test(test_conv), cmocka_unit_test(test_ssm), cmocka_unit_test(test_delta),
         cmocka_unit_test(test_route), cmocka_unit_test(test_experts),
-        cmocka_unit_test(test_experts_over_threads),
+        cmocka_unit_test(test_experts_over_threads), cmocka_unit_test(test_products),
         cmocka_unit_test(test_memory_and_table),
     };
     const struct cpu_kernels *set;

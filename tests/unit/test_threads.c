@@ -17,7 +17,8 @@ enum { N_MAX = 1000 };
 
 struct seen {
     int64_t n, grain;
-    _Atomic int hits[N_MAX];
+    int threads;
+    _Atomic int hits[N_MAX], working[5];         /* by its index: no two threads have one */
     _Atomic int bad_pieces;
 };
 
@@ -26,8 +27,13 @@ static void mark(void *to, int64_t begin, int64_t end) {
     if (begin % s->grain != 0 || end <= begin || end > s->n
         || (end - begin != s->grain && end != s->n))
         s->bad_pieces++;
+    const int me = pool_index();
+    if (me < 0 || me >= s->threads || s->working[me]++)
+        s->bad_pieces++;
     for (int64_t i = begin; i < end; i++)
         s->hits[i]++;
+    if (me >= 0 && me < s->threads)
+        s->working[me]--;
 }
 
 static void every_piece_runs_once(void **state) {
@@ -39,7 +45,7 @@ static void every_piece_runs_once(void **state) {
         assert_int_equal(pool_threads(p), threads);
         for (size_t i = 0; i < COUNT(ns); i++) {
             for (size_t j = 0; j < COUNT(grains); j++) {
-                struct seen s = { .n = ns[i], .grain = grains[j] };
+                struct seen s = { .n = ns[i], .grain = grains[j], .threads = threads };
                 pool_run(p, s.n, s.grain, mark, &s);
                 assert_int_equal(s.bad_pieces, 0);
                 for (int64_t k = 0; k < N_MAX; k++)
