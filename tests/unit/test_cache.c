@@ -586,6 +586,40 @@ static void test_budget(void **state) {
     assert_true(cache_bytes(l, 3, &o) > 1000);
 }
 
+static size_t free_there;
+
+static void memory_there(const struct device *dev, size_t *free_bytes, size_t *all_bytes) {
+    (void)dev;
+    *free_bytes = free_there;
+    *all_bytes = 2 * free_there;
+}
+
+/* Where a device has memory of its own, 7/8 of what is free there, whatever the host has; what the
+ * user says comes first. */
+static void test_device_memory(void **state) {
+    (void)state;
+    struct device_ops ops = ledger_ops;
+    struct device dev = { .op = &ops };
+    const struct state_need l[] = { { .per_token = 512 } };
+    struct cache_options o = { .seqs_max = 8, .tokens_max = 8192, .rows_max = 64 };
+    struct err err = { 0 };
+    ops.memory = memory_there;
+    for (free_there = 1 << 20; free_there <= 1 << 23; free_there *= 2) {
+        struct cache *c = cache_open(&dev, l, 1, &o, NULL);
+        assert_non_null(c);
+        const size_t bytes = cache_stats(c).bytes, most = free_there / 8 * 7;
+        assert_true(bytes <= most && bytes > most - 3 * 512 * 32);
+        cache_close(c);
+    }
+    free_there = 1000;
+    assert_null(cache_open(&dev, l, 1, &o, &err));
+    assert_non_null(strstr(err.text, "875 are 7/8 of the device's free memory"));
+    o.bytes = 1 << 20;
+    struct cache *c = cache_open(&dev, l, 1, &o, NULL);
+    assert_non_null(c);
+    cache_close(c);
+}
+
 /* --- random lives --- */
 
 /* Sequences of two salts that begin alike, grow by turns, end at any time. */
@@ -656,6 +690,7 @@ int main(void) {
         cmocka_unit_test(test_groups),
         cmocka_unit_test(test_bad_options),
         cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_device_memory),
         cmocka_unit_test(test_random_lives),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
