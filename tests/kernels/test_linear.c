@@ -335,7 +335,7 @@ static void check_format(struct format f, int64_t outs, int64_t cols) {
     struct exact e = exact_of(&m, bias, x);
     const struct cpu_kernels *k;
     for (int i = 0; (k = cpu_isa(i)); i++) {
-        /* Those of ARM differ in the products of bytes alone. */
+        /* Some sets differ in the products of rounded rows alone. */
         if (i && k->unpack == cpu_isa(i - 1)->unpack && k->tile == cpu_isa(i - 1)->tile
             && k->sum == cpu_isa(i - 1)->sum && k->few == cpu_isa(i - 1)->few)
             continue;
