@@ -209,6 +209,9 @@ INLINE void tile_rows(int rows, float *acc, const float *w, const float *const *
 #pragma GCC unroll 3
             for (int r = 0; r < rows; r++) {
                 __m256 xv = _mm256_loadu_ps(x[r] + i + h * HALF);
+                /* In a register: as an operand in memory it is loaded once for each output, and
+                 * loads, of which a core has two each cycle, become what bounds the loop. */
+                __asm__("" : "+x"(xv));
 #pragma GCC unroll 2
                 for (int o = 0; o < OUTS; o++)
                     a[r][o][h] = _mm256_fmadd_ps(v[o], xv, a[r][o][h]);
