@@ -48,6 +48,8 @@ static void turn_away(struct crowd *c, int fd, double now) {
     struct buf all = { 0 }, body = { 0 };
     struct fault busy = { 0 };
     char id[REQUEST_ID_MAX + 1];
+    /* Before the answer: whoever has it may count on the limit of descriptors. */
+    if (c->late[c->next].fd >= 0) close(c->late[c->next].fd);
     request_id_new(id, sizeof id);
     fault_set(&busy, 503, NULL, "the server is busy: it has as many connections as it may");
     fault_openai(&body, &busy, id);
@@ -61,7 +63,6 @@ static void turn_away(struct crowd *c, int fd, double now) {
     buf_free(&all);
     buf_free(&body);
     shutdown(fd, SHUT_WR);
-    if (c->late[c->next].fd >= 0) close(c->late[c->next].fd);
     c->late[c->next].fd = fd;
     c->late[c->next].s = now;
     c->next = (c->next + 1) % LINGER;
