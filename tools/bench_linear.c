@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { WEIGHT_BYTES = 192 << 20, MORE_BYTES = 320 << 20, ROWS_MAX = 256 };
+enum { WEIGHT_BYTES = 192 << 20, MORE_BYTES = 320 << 20, ROWS_MAX = 512 };
 
 static const struct { const char *name; int64_t outs, cols; } shapes[] = {
     { "q, o", 2048, 2048 }, { "k, v", 512, 2048 }, { "gate, up", 8192, 2048 },
@@ -82,7 +82,7 @@ static double measure(struct setup *s, struct tensor w, size_t bytes, int64_t ro
 }
 
 int main(int argc, char **argv) {
-    static const int64_t rows[] = { 1, 2, 4, 8, 16, ROWS_MAX };
+    static const int64_t rows[] = { 1, 2, 4, 8, 16, 32, ROWS_MAX };
     struct err e = { 0 };
     uint64_t threads = (uint64_t)threads_available();
     struct setup s = { .kernels = cpu_isa_find(argc > 1 ? argv[1] : NULL, &e) };
@@ -92,7 +92,8 @@ int main(int argc, char **argv) {
     }
     struct cpu_scratch scratch = { .bytes = 32 << 20 };
     scratch.at = aligned_alloc(64, scratch.bytes);
-    s.scratch = argc > 3 && strcmp(argv[3], "f32") == 0 ? NULL : &scratch;
+    scratch.exact = argc > 3 && strcmp(argv[3], "f32") == 0;
+    s.scratch = &scratch;
     s.packed = argc <= 3;
     s.pool = pool_open((int)threads);
     s.bytes = mmap(NULL, (size_t)WEIGHT_BYTES + MORE_BYTES, PROT_READ | PROT_WRITE,
@@ -101,7 +102,7 @@ int main(int argc, char **argv) {
         return ERR_MEMORY;
     madvise(s.bytes, (size_t)WEIGHT_BYTES + MORE_BYTES, MADV_HUGEPAGE);
     s.x = mem_array((size_t)ROWS_MAX * 8192, sizeof *s.x);
-    s.y = mem_array((size_t)17 * 128256, sizeof *s.y);
+    s.y = mem_array((size_t)33 * 128256, sizeof *s.y);
     uint32_t seed = 1;
     for (size_t i = 0; i < (size_t)WEIGHT_BYTES + MORE_BYTES; i += 2) {
         seed = seed * 1664525 + 1013904223;

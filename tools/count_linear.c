@@ -33,7 +33,7 @@ int main(int argc, char **argv) {
     struct linear l = { .w = tensor_2d(weights, MLX_AFFINE, OUTS, COLS) };
     l.w.quant = (struct quant){ .scales = weights, .biases = weights, .scale_dtype = BF16,
                                 .group = GROUP, .bits = (uint8_t)n[0], .packed = weights };
-    const struct cpu_scratch scratch = { scratch_at, sizeof scratch_at };
+    const struct cpu_scratch scratch = { .at = scratch_at, .bytes = sizeof scratch_at };
     for (uint64_t i = 0; i < n[2]; i++)
         cpu_linear(NULL, k, &scratch, &ys, &l, &xs);
     return 0;

@@ -264,9 +264,10 @@ static void check_bits(const float *a, const float *b, int64_t n, const char *wh
 }
 
 /* The same rows a few at a time, in strided memory, on `pool`. */
-static void check_rows(struct pool *pool, const struct cpu_kernels *k, const struct linear *l,
+static void check_rows(struct pool *pool, const struct cpu_kernels *k,
+                       const struct cpu_scratch *scratch, const struct linear *l,
                        const float *want, const float *x) {
-    static const int counts[] = { 1, 2, 3, 4, 5, 16, 33 };
+    static const int counts[] = { 1, 2, 3, 4, 5, 17, 33, ROWS };
     int64_t outs = l->w.shape[0], cols = l->w.shape[1];
     float *wide_x = randoms(ROWS * (cols + PAD)), *wide_y = randoms(ROWS * (outs + PAD));
     for (int64_t r = 0; r < ROWS; r++)
@@ -280,7 +281,7 @@ static void check_rows(struct pool *pool, const struct cpu_kernels *k, const str
         xs = tensor_part(&xs, 0, begin, n);
         ys = tensor_part(&ys, 0, begin, n);
         float after = wide_y[begin * (outs + PAD) + outs];
-        cpu_linear(pool, k, NULL, &ys, l, &xs);
+        cpu_linear(pool, k, scratch, &ys, l, &xs);
         for (int64_t r = begin; r < begin + n; r++)
             check_bits(wide_y + r * (outs + PAD), want + r * outs, outs, "fewer, strided rows");
         assert_true(after == wide_y[begin * (outs + PAD) + outs]);
@@ -307,6 +308,16 @@ static void check_listed(struct pool *pool, const struct cpu_kernels *k, const s
     }
 }
 
+/* Room for a tile's rows and no more, so that ROWS go through it in two runs. */
+static struct cpu_scratch exact_scratch(int threads, int64_t cols) {
+    const int64_t steps = (cols + CPU_LANES - 1) / CPU_LANES, groups = CPU_TILE_ROWS / CHAINS_ROWS;
+    const int64_t floats = CPU_LANES * (threads * chains_panel_lane(steps)
+                                        + groups * chains_group_lane(steps));
+    struct cpu_scratch s = { .bytes = (size_t)floats * sizeof(float), .exact = true };
+    s.at = aligned_alloc(64, s.bytes);
+    return s;
+}
+
 /* y of the best set seen so far whose bits this one must have as well, or NULL. */
 static float *check_set(const struct cpu_kernels *k, struct matrix *m, const struct exact *e,
                         const float *x, bool bias) {
@@ -316,13 +327,17 @@ static float *check_set(const struct cpu_kernels *k, struct matrix *m, const str
     struct tensor xs = tensor_2d((float *)(uintptr_t)x, F32, ROWS, cols);
     struct tensor ys = tensor_2d(y, F32, ROWS, outs);
     struct pool *one = pool_open(1), *three = pool_open(3);
+    struct cpu_scratch scratch = exact_scratch(3, cols);
     cpu_linear(one, k, NULL, &ys, &l, &xs);
     check_near(e, y, outs);
     if (k != &cpu_kernels_generic)
         check_fused(m, bias, y, x);
-    check_rows(one, k, &l, y, x);
-    check_rows(three, k, &l, y, x);
+    check_rows(one, k, NULL, &l, y, x);
+    check_rows(three, k, NULL, &l, y, x);
+    if (k->chains)
+        check_rows(three, k, &scratch, &l, y, x);
     check_listed(three, k, &l, y, x);
+    free(scratch.at);
     pool_close(one);
     pool_close(three);
     return y;
@@ -337,7 +352,8 @@ static void check_format(struct format f, int64_t outs, int64_t cols) {
     for (int i = 0; (k = cpu_isa(i)); i++) {
         /* Some sets differ in the products of rounded rows alone. */
         if (i && k->unpack == cpu_isa(i - 1)->unpack && k->tile == cpu_isa(i - 1)->tile
-            && k->sum == cpu_isa(i - 1)->sum && k->few == cpu_isa(i - 1)->few)
+            && k->sum == cpu_isa(i - 1)->sum && k->few == cpu_isa(i - 1)->few
+            && k->chains == cpu_isa(i - 1)->chains)
             continue;
         float *y = check_set(k, &m, &e, x, bias);
         if (wide && strcmp(k->name, "generic") != 0)
@@ -395,6 +411,50 @@ static void small_formats(void **state) {
         check_format((struct format){ MXFP4, U8, 4, 32, 0 }, 3 + groups % 20, groups * 32);
         check_format((struct format){ NVFP4, FP8, 4, 16, 0 }, 3 + groups % 20, groups * 16);
     }
+}
+
+/* More rows than a thread keeps sums of, listed, on a pool and on this thread alone, with room for
+ * all and for some: the bits of one row after the other. */
+static void crowds_of_rows(void **state) {
+    (void)state;
+    enum { CROWD = 601, OUTS = 37, COLS = 83 };
+    struct matrix m = matrix_new((struct format){ .dtype = BF16 }, 0, OUTS, COLS);
+    struct linear l = linear_of(&m, true);
+    float *x = randoms(CROWD * COLS), *want = randoms(CROWD * OUTS), *y = randoms(CROWD * OUTS);
+    int32_t x_row[CROWD], y_row[CROWD];
+    struct pool *pool = pool_open(2);
+    struct cpu_scratch some = exact_scratch(2, COLS), all = { .bytes = 1 << 20, .exact = true };
+    all.at = aligned_alloc(64, all.bytes);
+    for (int r = 0; r < CROWD; r++) {
+        x_row[r] = r * 7 % CROWD;
+        y_row[r] = CROWD - 1 - r;
+    }
+    const struct cpu_kernels *k;
+    for (int i = 0; (k = cpu_isa(i)); i++) {
+        struct cpu_rows rows = { .x = x, .y = want, .x_stride = COLS, .y_stride = OUTS };
+        for (int r = 0; r < CROWD; r++) {
+            rows.n = 1;
+            rows.x_row = &x_row[r];
+            rows.y_row = &y_row[r];
+            cpu_linear_rows(NULL, k, NULL, &l, &rows, 0, OUTS);
+        }
+        rows = (struct cpu_rows){ .x = x, .y = y, .x_stride = COLS, .y_stride = OUTS,
+                                  .x_row = x_row, .y_row = y_row, .n = CROWD };
+        for (int way = 0; way < 4; way++) {
+            const struct cpu_scratch *s = way % 2 ? &some : &all;
+            memset(y, 0, CROWD * OUTS * sizeof *y);
+            cpu_linear_rows(way / 2 ? pool : NULL, k, s, &l, &rows, 0, 19);
+            cpu_linear_rows(way / 2 ? pool : NULL, k, s, &l, &rows, 19, OUTS);
+            check_bits(y, want, CROWD * OUTS, "a crowd");
+        }
+    }
+    free(some.at);
+    free(all.at);
+    free(x);
+    free(want);
+    free(y);
+    pool_close(pool);
+    matrix_free(&m);
 }
 
 /* All codes, and what is not a number: it stays visible, whichever kernel reads it. */
@@ -534,7 +594,7 @@ static void largest_sums(void **state) {
     static const int bits[] = { 2, 3, 4, 5, 6, 8 }, groups[] = { 32, 64, 128 };
     static const float parts[][2] = { { 127, 127 }, { -127, -127 }, { 127, -127 },
                                       { 127, 126.5f }, { -127, -126.5f } };
-    struct cpu_scratch scratch = { aligned_alloc(64, 1 << 16), 1 << 16 };
+    struct cpu_scratch scratch = { .at = aligned_alloc(64, 1 << 16), .bytes = 1 << 16 };
     float *x = randoms(ROWS * COLS), *want = randoms(ROWS * OUTS);
     for (int i = 0; i < ROWS * COLS; i++)
         x[i] = parts[i / COLS % (int)COUNT(parts)][i % COLS % 32 > 0] * 256;
@@ -679,7 +739,7 @@ static void many_matrices(void **state) {
     const struct linear *w[N];
     float *x = randoms(ROWS * COLS), *got[N], *want = randoms(ROWS * MOST);
     struct tensor ys[N], *y[N], xs = tensor_2d(x, F32, ROWS, COLS);
-    struct cpu_scratch scratch = { aligned_alloc(64, 1 << 18), 1 << 18 };
+    struct cpu_scratch scratch = { .at = aligned_alloc(64, 1 << 18), .bytes = 1 << 18 };
     struct pool *pool = pool_open(2);
     const struct cpu_kernels *k;
     void *panels = NULL;
@@ -720,7 +780,7 @@ static void rounded_rows_keep_nan(void **state) {
     (void)state;
     struct matrix m = matrix_new((struct format){ MLX_AFFINE, BF16, 4, 64, 0 }, 0, 20, 128);
     struct linear l = linear_of(&m, false);
-    struct cpu_scratch scratch = { aligned_alloc(64, 1 << 20), 1 << 20 };
+    struct cpu_scratch scratch = { .at = aligned_alloc(64, 1 << 20), .bytes = 1 << 20 };
     const struct cpu_kernels *k;
     for (int i = 0; (k = cpu_isa(i)); i++) {
         float *x = randoms(7 * 128), y[7 * 20];
@@ -875,6 +935,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(plain_formats),
         cmocka_unit_test(affine_formats),
         cmocka_unit_test(small_formats),
+        cmocka_unit_test(crowds_of_rows),
         cmocka_unit_test(every_code_is_read),
         cmocka_unit_test(rounded_rows),
         cmocka_unit_test(largest_sums),

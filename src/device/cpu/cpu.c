@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-/* Room for a whole prompt chunk of most models; a page costs memory when it is used first. */
+/* For each thread. Room for a whole prompt chunk of most models; a page costs memory when it is
+ * used first. */
 enum { SCRATCH_BYTES = 32 << 20, PARTIAL_BYTES = 16 << 20 };
 
 /* Mapped, not allocated: pages that are never touched cost nothing, and come zeroed. */
@@ -37,15 +38,14 @@ static bool open_cpu(struct device *dev, const struct device_options *o, struct 
     cpu->kernels = kernels;
     cpu->pool = pool_open(o->threads ? o->threads : threads_available());
     const size_t threads = (size_t)pool_threads(cpu->pool);
-    if (o->rounded) {
-        cpu->scratch = (struct cpu_scratch){ map(threads * SCRATCH_BYTES), SCRATCH_BYTES };
-        if (!cpu->scratch.at) {
-            pool_close(cpu->pool);
-            free(cpu);
-            return err_code(err, ERR_MEMORY, "no memory left for the rows of a product");
-        }
+    cpu->scratch = (struct cpu_scratch){ map(threads * SCRATCH_BYTES), threads * SCRATCH_BYTES,
+                                         !o->rounded };
+    if (!cpu->scratch.at) {
+        pool_close(cpu->pool);
+        free(cpu);
+        return err_code(err, ERR_MEMORY, "no memory left for the rows of a product");
     }
-    cpu->partial = (struct cpu_scratch){ map(PARTIAL_BYTES), PARTIAL_BYTES };
+    cpu->partial = (struct cpu_scratch){ .at = map(PARTIAL_BYTES), .bytes = PARTIAL_BYTES };
     if (!cpu->partial.at) cpu->partial.bytes = 0;
     dev->impl = cpu;
     tell(o, kernels);
@@ -55,10 +55,8 @@ static bool open_cpu(struct device *dev, const struct device_options *o, struct 
 static void close_cpu(struct device *dev) {
     struct cpu *cpu = cpu_of(dev);
     if (!cpu) return;
-    const int threads = pool_threads(cpu->pool);
     pool_close(cpu->pool);
-    if (cpu->scratch.at)
-        munmap(cpu->scratch.at, (size_t)threads * cpu->scratch.bytes);
+    munmap(cpu->scratch.at, cpu->scratch.bytes);
     if (cpu->partial.at)
         munmap(cpu->partial.at, cpu->partial.bytes);
     for (struct packed *p = cpu->packed, *next; p; p = next) {
@@ -106,7 +104,7 @@ static bool sync(struct device *dev, struct err *err) {
 static void linear(struct device *dev, struct tensor *y, const struct linear *w,
                    const struct tensor *x) {
     const struct cpu *cpu = cpu_of(dev);
-    cpu_linear(cpu->pool, cpu->kernels, cpu_scratch(cpu), y, w, x);
+    cpu_linear(cpu->pool, cpu->kernels, &cpu->scratch, y, w, x);
 }
 
 /* Products of the same rows are one run. Gates lie where attention has its parts of rows. */
@@ -117,7 +115,7 @@ static bool products(struct device *dev, const struct products *p) {
     if (p->end == PRODUCTS_ADD || (p->end == PRODUCTS_GATE && bytes > cpu->partial.bytes))
         return false;
     gate = tensor_2d(cpu->partial.at, F32, gate.shape[0], gate.shape[1]);
-    cpu_linear_many(cpu->pool, cpu->kernels, cpu_scratch(cpu),
+    cpu_linear_many(cpu->pool, cpu->kernels, &cpu->scratch,
                     p->end == PRODUCTS_GATE ? y : p->y, p->w, p->n, p->x);
     if (p->end == PRODUCTS_GATE)
         cpu_gate(dev, p->y[0], &gate, p->y[0], &p->act);

@@ -14,8 +14,7 @@
 struct cpu {
     struct pool *pool;
     const struct cpu_kernels *kernels;
-    /* at NULL: F32 throughout. One for each thread lies behind another, the pool's is the first. */
-    struct cpu_scratch scratch;
+    struct cpu_scratch scratch;      /* of the pool; exact: F32 throughout */
     struct cpu_scratch partial;      /* of attention: parts of rows that threads share */
     struct packed *packed;           /* a payload for each model that was loaded; packed.h */
 };
@@ -24,9 +23,12 @@ static inline struct cpu *cpu_of(const struct device *d) {
     return d->impl;
 }
 
-/* Where products round their rows; NULL: they are computed in F32. */
-static inline const struct cpu_scratch *cpu_scratch(const struct cpu *cpu) {
-    return cpu->scratch.at ? &cpu->scratch : NULL;
+/* The calling thread's part of the scratch, for what it does without the others. */
+static inline struct cpu_scratch cpu_own_scratch(const struct cpu *cpu) {
+    struct cpu_scratch own = cpu->scratch;
+    own.bytes /= (size_t)pool_threads(cpu->pool);
+    own.at = (char *)own.at + (size_t)pool_index() * own.bytes;
+    return own;
 }
 
 /* Row r (and head h) of an activation view. */

@@ -154,13 +154,10 @@ static int slice_at(const struct experts *o, int64_t slice, int64_t *begin, int6
     return low;
 }
 
-/* With a thread's own scratch, where all is not F32. */
 static void run_linear(const struct experts *o, const struct linear *w,
                        const struct cpu_rows *rows, int64_t begin, int64_t end) {
-    struct cpu_scratch own = o->cpu->scratch;
-    if (own.at)
-        own.at = (char *)own.at + (size_t)pool_index() * own.bytes;
-    cpu_linear_rows(NULL, o->cpu->kernels, own.at ? &own : NULL, w, rows, begin, end);
+    const struct cpu_scratch own = cpu_own_scratch(o->cpu);
+    cpu_linear_rows(NULL, o->cpu->kernels, &own, w, rows, begin, end);
 }
 
 static void run_hidden(void *to, int64_t slice, int64_t last) {

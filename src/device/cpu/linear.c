@@ -3,7 +3,8 @@
  *
  * A few rows: a kernel multiplies the weights as it unpacks them. More:
  * a tile of weights is unpacked to floats that stay in the first-level cache, and all rows
- * go by, 48 at a time so that their lanes, which outlive a tile, stay near as well. */
+ * go by, 48 at a time so that their lanes, which outlive a tile, stay near as well. Many:
+ * linear_chains.c, where the set has kernels for it. */
 #include "device/cpu/linear_job.h"
 #include "device/cpu/pack.h"
 
@@ -162,6 +163,10 @@ static void run_job(struct pool *pool, struct cpu_job *j) {
     }
     if (cpu_bf16_applies(j)) {
         cpu_bf16_run(pool, j);
+        return;
+    }
+    if (cpu_chains_applies(pool, j)) {
+        cpu_chains_run(pool, j);
         return;
     }
     j->blocks = (j->end - j->begin + CPU_TILE_OUTS - 1) / CPU_TILE_OUTS;

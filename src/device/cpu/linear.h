@@ -12,6 +12,7 @@
 #include "base/threads.h"
 #include "device/cpu/attention_kernels.h"
 #include "device/cpu/linear_bf16.h"
+#include "device/cpu/linear_chains.h"
 #include "device/cpu/linear_int8.h"
 #include "device/cpu/recurrent_kernels.h"
 #include "device/device.h"
@@ -50,6 +51,7 @@ struct cpu_kernels {
      * three. False: not offered for so many rows of x, of CPU_FEW_ROWS at most. NULL: for none. */
     bool (*few)(float *const *y, const struct cpu_matrix *, int64_t row, int64_t outs,
                 const float *const *x, int rows, int64_t cols);
+    const struct cpu_chains_kernels *chains;     /* NULL: many rows go by tiles as well */
     const struct cpu_int8_kernels *int8;
     const struct cpu_bf16_kernels *bf16;         /* NULL: rows are not rounded to bf16 */
     const struct cpu_attention_kernels *attention;
@@ -76,12 +78,14 @@ struct cpu_rows {
     int64_t n;
 };
 
-/* Where rows are rounded, by one product at a time; a line is 64 bytes. */
-struct cpu_scratch { void *at; size_t bytes; };
+/* Where rows are rounded or sorted, by one product at a time; at a line, which is 64 bytes. With
+ * `exact` no row is rounded. */
+struct cpu_scratch { void *at; size_t bytes; bool exact; };
 
 /* y[r] = w x[r] + bias, the `linear` of device.h. y and x are F32 and do not overlap. With a
- * scratch, rows that meet an affine matrix are rounded to 8 bits, and those that meet a bf16 one
- * to bf16 where the set has kernels for it; NULL: all is computed in F32.
+ * scratch that is not exact, rows that meet an affine matrix are rounded to 8 bits, and those that
+ * meet a bf16 one to bf16 where the set has kernels for it; else, and with NULL, all is computed
+ * in F32, to the same bits with a scratch and without.
  * A matrix for each head is computed in F32 always. */
 void cpu_linear(struct pool *, const struct cpu_kernels *, const struct cpu_scratch *,
                 struct tensor *y, const struct linear *, const struct tensor *x);

@@ -429,6 +429,7 @@ const struct cpu_kernels cpu_kernels_avx2 = {
     .tile = tile,
     .sum = sum,
     .few = few,
+    .chains = &cpu_chains_avx2,
     .int8 = &cpu_int8_avx2,
     .attention = &cpu_attention_avx2,
     .recurrent = &cpu_recurrent_avx2,

@@ -26,7 +26,7 @@ static int64_t chunk_bytes(const struct cpu_job *j) {
 }
 
 bool cpu_bf16_applies(const struct cpu_job *j) {
-    return j->scratch && j->kernels->bf16 && j->w.dtype == BF16 && j->heads == 1
+    return cpu_job_rounds(j) && j->kernels->bf16 && j->w.dtype == BF16 && j->heads == 1
         && chunk_bytes(j) <= (int64_t)j->scratch->bytes;
 }
 

@@ -54,7 +54,7 @@ static int tile_rows(const struct int8_job *o) {
 }
 
 bool cpu_int8_applies(const struct cpu_job *j) {
-    return j->scratch && j->kernels->int8 && j->w.dtype == MLX_AFFINE && j->heads == 1
+    return cpu_job_rounds(j) && j->kernels->int8 && j->w.dtype == MLX_AFFINE && j->heads == 1
         && INT8_ROWS * row_bytes(j) <= (int64_t)j->scratch->bytes;
 }
 

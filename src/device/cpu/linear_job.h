@@ -4,7 +4,7 @@
 
 struct cpu_job {
     const struct cpu_kernels *kernels;
-    const struct cpu_scratch *scratch;           /* NULL: not rounded */
+    const struct cpu_scratch *scratch;           /* NULL: none, and not rounded */
     struct cpu_matrix w;             /* of head 0 */
     const float *bias;               /* NULL: none */
     bool fine;
@@ -23,6 +23,10 @@ static inline const float *cpu_job_x(const struct cpu_job *j, int64_t head, int6
 static inline float *cpu_job_y(const struct cpu_job *j, int64_t head, int64_t r) {
     return j->rows.y + head * j->y_head
         + (j->rows.y_row ? j->rows.y_row[r] : r) * j->rows.y_stride;
+}
+
+static inline bool cpu_job_rounds(const struct cpu_job *j) {
+    return j->scratch && !j->scratch->exact;
 }
 
 static inline void cpu_job_add_bias(const struct cpu_job *j, int64_t head, float *y, int64_t out,
@@ -46,3 +50,7 @@ void cpu_int8_run(struct pool *, const struct cpu_job *, int n);
 /* The way over bf16, one product at a time. */
 bool cpu_bf16_applies(const struct cpu_job *);
 void cpu_bf16_run(struct pool *, const struct cpu_job *);
+
+/* The way of many rows in floats, the same. */
+bool cpu_chains_applies(struct pool *, const struct cpu_job *);
+void cpu_chains_run(struct pool *, const struct cpu_job *);

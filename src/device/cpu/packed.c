@@ -102,7 +102,7 @@ static struct packed in_memory(struct pool *pool, const struct pack_job *job,
 void cpu_pack_weights(struct device *dev, const struct pack_job *job) {
     struct cpu *cpu = cpu_of(dev);
     /* Only rows that are rounded meet packed panels. */
-    if (job->place.off || !cpu->scratch.at)
+    if (job->place.off || cpu->scratch.exact)
         return;
     struct packed_plan p = plan(job);
     struct packed got = { 0 };
