@@ -13,7 +13,7 @@
 
 enum {
     PIECE_BYTES = 64 << 10,          /* of weights, as in linear.c */
-    LEAST_ROWS = 24,                 /* with fewer a panel is sorted for too little */
+    LEAST_PLAIN = 6, LEAST_OTHER = 24,           /* with fewer rows a panel costs too much */
     BLOCK_GROUPS = 96,               /* whose sums a thread keeps while quarters come */
     ROW_FLOATS = CPU_TILE_COLS + 16  /* from row to row while they are unpacked: not the same
                                       * lines of a cache for all */
@@ -49,8 +49,15 @@ static int64_t room_of(struct pool *pool, const struct cpu_job *j) {
     return (floats - threads * panel_floats(j)) / (CHAINS_QUARTERS * group_floats(j));
 }
 
+/* Whether panels are sorted where they lie, not unpacked before. */
+static bool is_plain(const struct cpu_job *j) {
+    return (j->w.dtype == F32 || j->w.dtype == F16 || j->w.dtype == BF16)
+        && j->cols % CPU_LANES == 0;
+}
+
 bool cpu_chains_applies(struct pool *pool, const struct cpu_job *j) {
-    return j->scratch && j->kernels->chains && j->heads == 1 && j->rows.n >= LEAST_ROWS
+    return j->scratch && j->kernels->chains && j->heads == 1
+        && j->rows.n >= (is_plain(j) ? LEAST_PLAIN : LEAST_OTHER)
         && room_of(pool, j) * CHAINS_ROWS >= MIN(j->rows.n, CPU_TILE_ROWS);
 }
 
@@ -72,6 +79,12 @@ static void sort_groups(void *to, int64_t begin, int64_t end) {
 static void unpack_panel(const struct chains_job *o, float *panel, int64_t out, int n_outs) {
     _Alignas(64) UNSET float w[CHAINS_OUTS * ROW_FLOATS];
     const struct cpu_job *j = o->job;
+    /* All rows at once: their streams from memory overlap. */
+    if (is_plain(j) && n_outs == CHAINS_OUTS) {
+        o->kernels->sort(panel, j->w.at + out * j->w.row_bytes, j->w.dtype, j->w.row_bytes, 0,
+                         o->steps, j->cols);
+        return;
+    }
     if (n_outs < CHAINS_OUTS)
         memset(w + n_outs * ROW_FLOATS, 0,
                (size_t)(CHAINS_OUTS - n_outs) * ROW_FLOATS * sizeof *w);
@@ -79,8 +92,8 @@ static void unpack_panel(const struct chains_job *o, float *panel, int64_t out, 
         const int n = (int)MIN(CPU_TILE_COLS, j->cols - begin);
         for (int i = 0; i < n_outs; i++)
             j->kernels->unpack(w + i * ROW_FLOATS, &j->w, out + i, begin, n);
-        o->kernels->sort(panel, w, ROW_FLOATS, begin / CPU_LANES, o->steps,
-                         (n + CPU_LANES - 1) / CPU_LANES * CPU_LANES);
+        o->kernels->sort(panel, (const unsigned char *)w, F32, ROW_FLOATS * sizeof *w,
+                         begin / CPU_LANES, o->steps, (n + CPU_LANES - 1) / CPU_LANES * CPU_LANES);
     }
 }
 

@@ -9,8 +9,7 @@
  * A quarter q of the lanes is q, q + 8, q + 4 and q + 12, in this order: those that the first two
  * steps of the tree add up. Lanes are stored as quarters 0, 1, 2, 3. */
 #pragma once
-#include <stdbool.h>
-#include <stdint.h>
+#include "device/device.h"
 
 enum {
     CHAINS_OUTS = 16,                /* rows of w in a panel */
@@ -30,9 +29,10 @@ static inline int64_t chains_group_lane(int64_t steps) {
 }
 
 struct cpu_chains_kernels {
-    /* n columns of CHAINS_OUTS rows of w, `stride` floats apart, as steps [step, step + n / 16) of
-     * a panel. n is a multiple of 16, all is at a line. */
-    void (*sort)(float *panel, const float *w, int64_t stride, int64_t step, int64_t steps, int n);
+    /* n columns of CHAINS_OUTS rows of F32, F16 or BF16, `stride` bytes apart and not aligned, as
+     * steps [step, step + n / 16) of a panel. n is a multiple of 16. */
+    void (*sort)(float *panel, const unsigned char *w, enum dtype, int64_t stride, int64_t step,
+                 int64_t steps, int64_t n);
     /* All columns of a group, whose quarters are `quarter` floats apart. x is not read past them;
      * zeros fill the last step. */
     void (*sort_x)(float *group, int64_t quarter, const float *const *x, int rows, int64_t cols);

@@ -39,22 +39,43 @@ INLINE void transpose(__m256 v[HALF]) {
     }
 }
 
-static void sort(float *panel, const float *w, int64_t stride, int64_t step, int64_t steps, int n) {
-    const int64_t lane = chains_panel_lane(steps);
-    for (int i = 0; i < n; i += LANES, step++) {
+INLINE __m256 load_plain(enum dtype dtype, const unsigned char *at) {
+    if (dtype == F32)
+        return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)(const void *)at));
+    const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)at);
+    if (dtype == F16)
+        return _mm256_cvtph_ps(h);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+INLINE void sort_plain(float *panel, const unsigned char *w, enum dtype dtype, int64_t stride,
+                       int64_t step, int64_t steps, int64_t n) {
+    const int64_t lane = chains_panel_lane(steps), size = dtype == F32 ? 4 : 2;
+    for (int64_t i = 0; i < n; i += LANES, step++) {
+#pragma GCC unroll 4
         for (int part = 0; part < 4; part++) {
             const int h = part / 2 * HALF, o = part % 2 * HALF;
             float *to = panel + step * CHAINS_OUTS + o;
             __m256 v[HALF];
 #pragma GCC unroll 8
             for (int r = 0; r < HALF; r++)
-                v[r] = _mm256_load_ps(w + (o + r) * stride + i + h);
+                v[r] = load_plain(dtype, w + (o + r) * stride + (i + h) * size);
             transpose(v);
 #pragma GCC unroll 8
             for (int c = 0; c < HALF; c++)
                 _mm256_store_ps(to + place(h + c) * lane, v[c]);
         }
     }
+}
+
+static void sort(float *panel, const unsigned char *w, enum dtype dtype, int64_t stride,
+                 int64_t step, int64_t steps, int64_t n) {
+    if (dtype == F32)
+        sort_plain(panel, w, F32, stride, step, steps, n);
+    else if (dtype == F16)
+        sort_plain(panel, w, F16, stride, step, steps, n);
+    else
+        sort_plain(panel, w, BF16, stride, step, steps, n);
 }
 
 /* What is stored past a step's rows is the next step's, or fills the lane up. */
