@@ -75,16 +75,15 @@ static void name_model(struct server *s) {
 /* ---- stopping, on the watcher's thread ---- */
 
 static void begin_drain(struct server *s) {
-    int ready = SERVER_READY, loading = SERVER_LOADING;
     double none = 0;
     if (!atomic_compare_exchange_strong(&s->drain_s, &none, clock_s())) return;
-    int failed = SERVER_FAILED;
-    bool was_ready = atomic_compare_exchange_strong(&s->state, &ready, SERVER_DRAINING) ||
-                     atomic_compare_exchange_strong(&s->state, &failed, SERVER_DRAINING);
-    if (!was_ready) atomic_compare_exchange_strong(&s->state, &loading, SERVER_DRAINING);
+    /* Loading may end between a look and a change: then it is looked at again. */
+    int was = atomic_load(&s->state);
+    while (was != SERVER_DRAINING &&
+           !atomic_compare_exchange_weak(&s->state, &was, SERVER_DRAINING)) {}
     server_notify(s, "STOPPING=1\nSTATUS=running requests may finish");
     http_quiesce(s);
-    if (was_ready) engine_stop(s->engine);
+    if (was == SERVER_READY || was == SERVER_FAILED) engine_stop(s->engine);
 }
 
 static void end_late(void *to, struct call *c) {
@@ -217,8 +216,9 @@ void server_notify(const struct server *s, const char *state) {
 
 /* ---- the engine's loop ---- */
 
-/* A second stop waits for nobody but the engine to let go; the first also for clients to read
- * what was written for them. */
+/* What the engine has is always waited for, since it tells the calls, which close with the server;
+ * past the limit of time it has been told to let go. The first stop waits for clients as well, who
+ * may still read what was written for them. */
 static bool over(struct server *s) {
     if (atomic_load(&s->state) != SERVER_DRAINING) return false;
     pthread_mutex_lock(&s->calls_lock);
@@ -226,7 +226,7 @@ static bool over(struct server *s) {
     pthread_mutex_unlock(&s->calls_lock);
     bool late = clock_s() - s->drain_s > s->options.drain_s + 1;
     bool hurry = atomic_load(&s->stops) > 1;
-    return late || (!calls && (hurry || !atomic_load(&s->n_exchanges)));
+    return !calls && (late || hurry || !atomic_load(&s->n_exchanges));
 }
 
 /* The device is gone, and the engine has ended every request. Who asks is told so, /health too,

@@ -299,6 +299,29 @@ static void test_stops(void **state) {
     }
 }
 
+/* The whole time for ending passes in one step: the engine lets go before anything closes. */
+static void test_late_stop(void **state) {
+    struct served s = start("--drain-timeout 0.01");
+    struct buf text = { 0 };
+    struct reply r = { 0 };
+    (void)state;
+    struct client c = { .fd = client_connect(s.port, NULL) };
+    client_request(&text, "POST /v1/completions", "",
+                   S("{\"prompt\":\"a\",\"max_tokens\":2000,\"ignore_eos\":true,\"stream\":true}"));
+    client_send(&c, buf_view(&text), SECONDS);
+    assert_int_equal(client_more(&c, clock_s() + SECONDS), CLIENT_DATA);
+    kill(s.pid, SIGTERM);
+    usleep(5000);
+    kill(s.pid, SIGSTOP);
+    usleep(1200000);                   /* clients may read for a second more */
+    kill(s.pid, SIGCONT);
+    stop(&s);
+    client_reply(&c, &r, SECONDS);
+    reply_free(&r);
+    client_close(&c);
+    buf_free(&text);
+}
+
 static void copy_model(const char *from, const char *to) {
     static const char *const names[] = { "config.json", "generation_config.json", "tokenizer.json",
                                          "tokenizer_config.json", "model.safetensors" };
@@ -425,6 +448,7 @@ int main(void) {
         cmocka_unit_test(test_many_connections), cmocka_unit_test(test_no_descriptors),
         cmocka_unit_test(test_little_memory), cmocka_unit_test(test_little_stack),
         cmocka_unit_test(test_output), cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_late_stop),
         cmocka_unit_test(test_cut_weights), cmocka_unit_test(test_signals),
         cmocka_unit_test(test_surroundings),
     };
