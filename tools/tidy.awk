@@ -45,6 +45,7 @@ BEGIN {
     ban("localtime gmtime ctime asctime", "localtime_r and strftime")
     ban("system popen", "nothing: no shell is started from here")
     ban("tmpnam mktemp tempnam", "mkstemp or mkdtemp")
+    ban("cudaMemcpy cudaMemset", "cudaMemcpyAsync on the stream: others are not in its order")
     ban("longjmp", "struct err: errors are values")
 
     talkers = "printf fprintf vprintf vfprintf puts fputs putchar putc fputc perror dprintf " \

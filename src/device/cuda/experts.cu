@@ -136,7 +136,9 @@ static struct cuda_table table_of(struct device *dev, const struct linear *w, in
     table.mma = cuda_experts_fit(own, n, table.reading);
     size_t bytes = (size_t)n * sizeof *own;
     cudaError_t e = cudaMalloc((void **)&table.at, bytes);
-    if (e == cudaSuccess) e = cudaMemcpy(table.at, own, bytes, cudaMemcpyHostToDevice);
+    /* In the order of the stream: a copy outside it may not be over when it returns. */
+    if (e == cudaSuccess)
+        e = cudaMemcpyAsync(table.at, own, bytes, cudaMemcpyHostToDevice, c->stream);
     cuda_note(dev, e);
     delete[] own;
     if (e == cudaSuccess) (*c->experts)[w] = table;
