@@ -22,7 +22,7 @@ enum {
     CPU_TILE_OUTS = 16,              /* rows of w, */
     CPU_TILE_COLS = 512,             /* and their columns, that lie unpacked in cache at a time */
     CPU_TILE_ROWS = 48,              /* rows of x that go by while they do */
-    CPU_FEW_ROWS = 4                 /* with no more rows than these a tile does not pay */
+    CPU_FEW_ROWS = 8                 /* with no more rows than these a tile does not pay */
 };
 
 /* Rows of weights as the kernels read them. Nothing is aligned: it lies in a file. */

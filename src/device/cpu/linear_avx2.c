@@ -307,6 +307,94 @@ INLINE __m128 gemv_plain(enum dtype dtype, int size, const byte *const *at, cons
     return sum_4(fold(a[0], b[0]), fold(a[1], b[1]), fold(a[2], b[2]), fold(a[3], b[3]));
 }
 
+/* OUTS rows times 2 or 3 of x: as many sums as registers hold. */
+INLINE void few_tile(enum dtype dtype, int rows, float *const *y, const byte *const *at,
+                     const float *const *x, int64_t cols) {
+    const int size = dtype == F32 ? 4 : 2;
+    __m256 a[ROWS][OUTS][2], v[OUTS];
+    __m128 t[4 * OUTS] = { 0 };
+#pragma GCC unroll 3
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int o = 0; o < OUTS; o++)
+            a[r][o][0] = a[r][o][1] = _mm256_setzero_ps();
+    int64_t i = 0;
+    for (; i + CPU_LANES <= cols; i += CPU_LANES) {
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+#pragma GCC unroll 2
+            for (int o = 0; o < OUTS; o++)
+                v[o] = load_plain(dtype, at[o] + (i + h * HALF) * size);
+#pragma GCC unroll 3
+            for (int r = 0; r < rows; r++) {
+                __m256 xv = _mm256_loadu_ps(x[r] + i + h * HALF);
+#pragma GCC unroll 2
+                for (int o = 0; o < OUTS; o++)
+                    a[r][o][h] = _mm256_fmadd_ps(v[o], xv, a[r][o][h]);
+            }
+        }
+    }
+#pragma GCC unroll 2
+    for (int h = 0; h < 2 && i < cols; h++) {
+        const int64_t j = MIN(i + h * HALF, cols);
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; r++) {
+            __m256 xv = _mm256_maskload_ps(x[r] + j, first(cols - j));
+#pragma GCC unroll 2
+            for (int o = 0; o < OUTS; o++)
+                a[r][o][h] = _mm256_fmadd_ps(load_some(dtype, at[o] + j * size, cols - j), xv,
+                                             a[r][o][h]);
+        }
+    }
+#pragma GCC unroll 3
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int o = 0; o < OUTS; o++)
+            t[r * OUTS + o] = fold(a[r][o][0], a[r][o][1]);
+    float sums[4 * OUTS];
+    _mm_storeu_ps(sums, sum_4(t[0], t[1], t[2], t[3]));
+    _mm_storeu_ps(sums + 4, sum_4(t[4], t[5], t[6], t[7]));
+    for (int r = 0; r < rows; r++)
+        memcpy(y[r], sums + r * OUTS, OUTS * sizeof *sums);
+}
+
+/* 2 or 3 rows of x. A last row of w without a second one is multiplied twice. */
+INLINE void few_plain(enum dtype dtype, float *const *y, const struct cpu_matrix *m, int64_t row,
+                      int64_t outs, const float *const *x, int rows, int64_t cols) {
+    for (int64_t i = 0; i < outs; i += OUTS) {
+        const bool whole = i + OUTS <= outs;
+        float last[ROWS][OUTS], *to[ROWS];
+        const byte *at[OUTS] = { m->at + (row + i) * m->row_bytes,
+                                 m->at + (row + MIN(i + 1, outs - 1)) * m->row_bytes };
+        for (int r = 0; r < rows; r++)
+            to[r] = whole ? y[r] + i : last[r];
+        if (rows == 2)
+            few_tile(dtype, 2, to, at, x, cols);
+        else
+            few_tile(dtype, 3, to, at, x, cols);
+        for (int r = 0; r < rows && !whole; r++)
+            y[r][i] = last[r][0];
+    }
+}
+
+/* More rows go by in twos and threes: weights are in a cache when the second comes. */
+static bool few_rows(float *const *y, const struct cpu_matrix *m, int64_t row, int64_t outs,
+                     const float *const *x, int rows, int64_t cols) {
+    if (m->dtype != F32 && m->dtype != F16 && m->dtype != BF16)
+        return false;
+    for (int r = 0, n; r < rows; r += n) {
+        const int left = rows - r;
+        n = left == 2 || left == 4 ? 2 : 3;
+        if (m->dtype == F32)
+            few_plain(F32, y + r, m, row, outs, x + r, n, cols);
+        else if (m->dtype == F16)
+            few_plain(F16, y + r, m, row, outs, x + r, n, cols);
+        else
+            few_plain(BF16, y + r, m, row, outs, x + r, n, cols);
+    }
+    return true;
+}
+
 struct scale_rows {                  /* of GEMV_OUTS rows */
     const byte *scales[GEMV_OUTS], *biases[GEMV_OUTS];
     enum dtype dtype;
@@ -391,12 +479,15 @@ INLINE __m128 gemv_scaled(bool fp8, const struct cpu_matrix *m, const int64_t *r
     return sum_4(fold(a[0], b[0]), fold(a[1], b[1]), fold(a[2], b[2]), fold(a[3], b[3]));
 }
 
-/* One row of x only. A row past the end of a piece of w is the last one once more. */
+/* One row of x, but for plain weights. A row past the end of a piece of w is the last one once
+ * more. */
 static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_t outs,
                 const float *const *x_rows, int n_rows, int64_t cols) {
     const float *x = x_rows[0];
     const bool fp8 = m->dtype == FP8, e2m1 = m->dtype == MXFP4 || m->dtype == NVFP4;
-    if (n_rows > 1 || (fp8 && !cpu_fp8_even(m, cols)))
+    if (n_rows > 1)
+        return few_rows(y, m, row, outs, x_rows, n_rows, cols);
+    if (fp8 && !cpu_fp8_even(m, cols))
         return false;
     for (int64_t i = 0; i < outs; i += GEMV_OUTS) {
         const byte *at[GEMV_OUTS];
