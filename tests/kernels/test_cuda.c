@@ -214,6 +214,7 @@ static void test_products(void **state) {
         { PRODUCTS_ADD, 1, { 4096 }, 256 },
         { PRODUCTS_GATE, 2, { 768, 768 }, 640 },
         { PRODUCTS_GATE, 2, { 11008, 11008 }, 256 },
+        { PRODUCTS_GATE, 2, { 14336, 14336 }, 128 },
     };
     static const enum act acts[] = { ACT_SILU, ACT_GELU_TANH, ACT_SWIGLU_CLAMP };
     static const int rows[] = { 1, 2, 8, 9, 16, 17, 32, 60, 100, 300 };

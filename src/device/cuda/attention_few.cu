@@ -413,7 +413,6 @@ __device__ static inline void ring_fetch(struct ring_memory<BOXES> *m, struct fe
 /* A thread's columns of two heads' values, and what is folded with them; its own head's sum. */
 struct ring_sums { float value[4][4], max[2], own_max, own_sum; };
 
-template <bool Q8>
 __device__ static inline void ring_fold(struct ring_sums &sums, const struct few_words *m,
                                         const box *v, const float max[2], const struct few_job &j,
                                         const struct attend &a, float factor) {
@@ -427,16 +426,14 @@ __device__ static inline void ring_fold(struct ring_sums &sums, const struct few
         sums.max[r] = f[r].max;
     }
 #pragma unroll
-    for (int i = 0; i < 4; i += Q8 ? 2 : 1) {
-        const int n = warp + WARPS * (Q8 ? i / 2 : i);
-        float now[2][4] = {};
-        if (n >= a.v_dim / (Q8 ? 16 : 8)) break;
-        if (Q8) few_sixteen_q8(now[0], now[1], v, p, n);
-        else few_eight(now[0], v, p, n);
+    for (int i = 0; i < 4; i++) {
+        const int n = warp + WARPS * i;
+        float now[4] = {};
+        if (n >= a.v_dim / 8) break;
+        few_eight(now, v, p, n);
 #pragma unroll
-        for (int k = 0; k < (Q8 ? 8 : 4); k++)
-            sums.value[i + k / 4][k % 4] = folded(f[k % 4 / 2], sums.value[i + k / 4][k % 4],
-                                                  now[k / 4][k % 4]);
+        for (int k = 0; k < 4; k++)
+            sums.value[i][k] = folded(f[k / 2], sums.value[i][k], now[k]);
     }
     if (own >= j.heads) return;
     const float2 block = few_sum(m, own, factor);
@@ -455,7 +452,6 @@ __device__ static inline void put_pair(const struct tensor &y, __nv_bfloat16 *ne
             __floats2bfloat162_rn(u, v);
 }
 
-template <bool Q8>
 __device__ static inline void ring_put(const struct tensor &y, __nv_bfloat16 *next,
                                        const struct ring_sums &sums, const float *inverse,
                                        const struct few_job &j, const struct attend &a) {
@@ -468,51 +464,41 @@ __device__ static inline void ring_put(const struct tensor &y, __nv_bfloat16 *ne
         if (h >= j.heads) continue;
         if (a.sinks) f = fold_sink(a, head, sums.max[r], &total);
 #pragma unroll
-        for (int i = 0; i < 4; i += Q8 ? 2 : 1) {
-            const int n = warp + WARPS * (Q8 ? i / 2 : i);
-            if (n >= a.v_dim / (Q8 ? 16 : 8)) break;
-            float v[4];
-            v[0] = __fmul_rn(sums.value[i][2 * r], f.before) * inverse[h];
-            v[1] = __fmul_rn(sums.value[i][2 * r + 1], f.before) * inverse[h];
-            if (!Q8) {
-                put_pair(y, next, a, j.row, head, 8 * n + 2 * (lane % 4), v[0], v[1]);
-                continue;
-            }
-            v[2] = __fmul_rn(sums.value[i + Q8][2 * r], f.before) * inverse[h];
-            v[3] = __fmul_rn(sums.value[i + Q8][2 * r + 1], f.before) * inverse[h];
-            put_pair(y, next, a, j.row, head, 16 * n + 4 * (lane % 4), v[0], v[2]);
-            put_pair(y, next, a, j.row, head, 16 * n + 4 * (lane % 4) + 2, v[1], v[3]);
+        for (int i = 0; i < 4; i++) {
+            const int n = warp + WARPS * i;
+            if (n >= a.v_dim / 8) break;
+            put_pair(y, next, a, j.row, head, 8 * n + 2 * (lane % 4),
+                     __fmul_rn(sums.value[i][2 * r], f.before) * inverse[h],
+                     __fmul_rn(sums.value[i][2 * r + 1], f.before) * inverse[h]);
         }
     }
 }
 
-template <int BOXES, bool Q8>
+template <int BOXES>
 __device__ static inline void ring_attend(struct ring_memory<BOXES> *m, const struct tensor &y,
                                           __nv_bfloat16 *next, const struct tensor &q,
                                           struct few_job j, int first, int last,
                                           const struct attend &a) {
-    constexpr int STEPS = Q8 ? 8 : BOXES * 4;
+    constexpr int STEPS = BOXES * 4;
     const float factor = factor_of(a);
     struct ring_sums sums = { {}, { -INFINITY, -INFINITY }, -INFINITY, 0 };
     unsigned qs[STEPS][4], phase = 0;
     int at = 0;
 #pragma unroll
-    for (int s = 0; s < STEPS; s++) query<Q8>(qs[s], q, j, a, 16 * s);
+    for (int s = 0; s < STEPS; s++) query<false>(qs[s], q, j, a, 16 * s);
     for (int b = first; b <= last; b++) {
         float score[4][4] = {}, max[2];
         few_block(j, b, a);
-        if (Q8) few_scales(&m->words, j, a);
-        if (Q8) meet();
         barrier_wait(&m->full[at], phase);
-        few_scores<BOXES, Q8>(score, &m->words, m->at[at], qs, j, a);
+        few_scores<BOXES, false>(score, &m->words, m->at[at], qs, j, a);
         few_max(max, &m->words, score, factor);
         if (threadIdx.x == 0) barrier_arrive(&m->empty[at]);
         if (++at == RING) at = 0, phase ^= 1;
-        few_weights<Q8>(&m->words, score, max, factor);
+        few_weights<false>(&m->words, score, max, factor);
         barrier_wait(&m->full[at], phase);
         few_clear<BOXES>(m->at[at], j);
         meet();
-        ring_fold<Q8>(sums, &m->words, m->at[at], max, j, a, factor);
+        ring_fold(sums, &m->words, m->at[at], max, j, a, factor);
         meet();                      /* nobody reads the block any more */
         if (threadIdx.x == 0) barrier_arrive(&m->empty[at]);
         if (++at == RING) at = 0, phase ^= 1;
@@ -523,11 +509,11 @@ __device__ static inline void ring_attend(struct ring_memory<BOXES> *m, const st
         m->inverse[threadIdx.x] = 1.0f / sums.own_sum;
     }
     meet();
-    ring_put<Q8>(y, next, sums, m->inverse, j, a);
+    ring_put(y, next, sums, m->inverse, j, a);
 }
 
 /* The last warp fetches. */
-template <int BOXES, bool Q8>
+template <int BOXES>
 __global__ static void __launch_bounds__(THREADS + 32)
 attend_ring(struct tensor y, __nv_bfloat16 *next, struct tensor q, struct attend a,
             struct rows rows, int each, const __grid_constant__ struct kv_maps maps) {
@@ -550,7 +536,7 @@ attend_ring(struct tensor y, __nv_bfloat16 *next, struct tensor q, struct attend
     let_next_begin();
     writes_are_global();
     if (threadIdx.x < THREADS)
-        ring_attend<BOXES, Q8>(m, y, next, q, j, first, last, a);
+        ring_attend<BOXES>(m, y, next, q, j, first, last, a);
     else if (threadIdx.x == THREADS) ring_fetch<BOXES>(m, j, first, last, a, maps);
 }
 
@@ -615,19 +601,21 @@ static void start_few(struct cuda *c, const struct attention_job &j, int64_t beg
                c->partial, j.q, j.a, *j.a.rows, j.each, begin, j.maps);
 }
 
-template <int BOXES, bool Q8>
+template <int BOXES>
 static void start_ring(struct cuda *c, const struct attention_job &j, unsigned rows) {
     const int chunks = (int)blocks_of(j.a.heads / j.a.kv_heads, HEADS);
     const size_t bytes = sizeof(struct ring_memory<BOXES>) + 1024;
-    cudaFuncSetAttribute(attend_ring<BOXES, Q8>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    cudaFuncSetAttribute(attend_ring<BOXES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          (int)bytes);
-    cuda_start(c, attend_ring<BOXES, Q8>, dim3(rows, (unsigned)(j.a.kv_heads * chunks)),
+    cuda_start(c, attend_ring<BOXES>, dim3(rows, (unsigned)(j.a.kv_heads * chunks)),
                THREADS + 32, bytes, j.y, j.next, j.q, j.a, *j.a.rows, j.each, j.maps);
 }
 
-/* One long row among short ones would be alone at the end: not where contexts may be that long. */
+/* One long row among short ones would be alone at the end: not where contexts may be that long. Of
+ * 8 bits the arithmetic counts, and more blocks of threads are better. */
 static bool takes_ring(const struct cuda *c, const struct attention_job &j, int64_t rows) {
-    return 2 * rows * j.a.kv_heads >= 3 * c->processors && j.blocks <= RING_BLOCKS_MAX;
+    return j.a.kv.dtype != I8 && 2 * rows * j.a.kv_heads >= 3 * c->processors &&
+           j.blocks <= RING_BLOCKS_MAX;
 }
 
 /* As many rows at a time as their partial results have room. */
@@ -635,9 +623,8 @@ bool cuda_attention_few(struct cuda *c, const struct attention_job &j) {
     const int64_t rows = (int64_t)j.a.rows->n_seqs * j.each;
     const bool small = j.a.k_dim <= 64 && j.a.v_dim <= 64;
     if (takes_ring(c, j, rows)) {
-        if (j.a.kv.dtype == I8) start_ring<1, true>(c, j, (unsigned)rows);
-        else if (small) start_ring<1, false>(c, j, (unsigned)rows);
-        else start_ring<2, false>(c, j, (unsigned)rows);
+        if (small) start_ring<1>(c, j, (unsigned)rows);
+        else start_ring<2>(c, j, (unsigned)rows);
         return false;
     }
     const int64_t room = PARTIAL_FLOATS / ((int64_t)j.a.heads * j.blocks * (j.a.v_dim + 2));

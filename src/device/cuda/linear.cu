@@ -72,7 +72,7 @@ static bool stream(struct cuda *c, const struct cuda_products &all) {
     return done;
 }
 
-/* Any number of rows, of which linear_wgmma.cu may not like how they lie. */
+/* Any number of rows, of which linear_many.cu may not like how they lie. */
 static void stream_rows(struct cuda *c, const struct tensor &w, const struct cuda_rows &r) {
     struct cuda_products a = {};
     a.n = 1;

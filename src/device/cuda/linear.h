@@ -8,8 +8,8 @@
  *   linear_few.cu    the same on Hopper, up to FEW_ROWS rows. Its kernels are linear_ring.cu, of
  *                    bf16 weights, and linear_packed.cu, of others, which linear_pack.cu packs anew
  *                    at their first product.
- *   linear_wgmma.cu  the same on Hopper, more rows. Packed formats are unpacked for it, some
- *                    outputs at a time, so that is done from PACKED_ROWS rows on.
+ *   linear_many.cu   the same on Hopper, more rows, which linear_wgmma.cu multiplies. Packed
+ *                    formats are unpacked for it, some outputs at a time: from PACKED_ROWS on.
  *
  * The order of the last two. A weight is one bf16 number: as it lies, or fma(q, scale, bias)
  * rounded once. An mma takes 16 consecutive columns; the steps of a slice are one chain of sums,
@@ -38,7 +38,7 @@ static inline int64_t cuda_slice(const struct tensor &w) {
     return (w.shape[1] + unit - 1) / unit * 128;
 }
 
-/* Whether linear_few.cu and linear_wgmma.cu multiply with this matrix, whatever the rows. */
+/* Whether linear_few.cu and linear_many.cu multiply with this matrix, whatever the rows. */
 bool cuda_streams(const struct cuda *, const struct tensor &w);
 
 /* Several products of the same rows, see device.h; all matrices of one format and width, and such

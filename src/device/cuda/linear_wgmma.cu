@@ -2,31 +2,13 @@
  * shared memory, multiplied by warpgroups.
  *
  * Sums run in the order that linear.h gives: which kernel and which tile a row meets does not
- * change its bits. `wide` has 128 rows and 256 outputs a tile (128 where slices need sums of their
- * own), and pairs of blocks that share their weights; `tall` has 64 or 128 outputs and 32 to 128
- * rows, so that a few rows still read weights on every multiprocessor. */
-#include "device/cuda/hopper.h"
-#include "device/cuda/linear.h"
+ * change its bits. `wide` has 128 rows and 256 outputs a tile (224 where that fits better, 128
+ * where slices need sums of their own), and pairs of blocks that share their weights; `tall` has 32
+ * to 128 outputs and 32 to 128 rows, so that a few rows still read weights on every multiprocessor;
+ * `slim` is for 32 rows and fewer. */
+#include "device/cuda/linear_wgmma.h"
 
-enum { STEP = 64, PARTS = 3, RING = 192 << 10, ADD_ROWS = 256, PACKED_ROWS = 48 };
-
-struct out {                         /* where a part's results go */
-    const float *bias;               /* NULL: none */
-    float *y;                        /* NULL: nowhere, `next` has them */
-    int64_t y_row;
-    int outs, tiles, slice;
-};
-
-struct job {
-    CUtensorMap w[PARTS], x;
-    struct out part[PARTS];
-    struct gate_args gate;
-    __nv_bfloat16 *next;             /* of gated rows, for the next product; NULL: not wanted */
-    int64_t next_row;
-    float scale;                     /* of PRODUCTS_ADD */
-    int cols, n_rows, row_tiles, out_tiles;
-    bool fresh;                      /* the kernel before wrote the weights */
-};
+enum { STEP = 64, RING = 192 << 10 };
 
 /* ---- tiles ---- */
 
@@ -35,11 +17,12 @@ struct tile { int part, out, row; };
 enum { ROW_TILES = 16 };             /* whose rows stay in the second cache while weights pass */
 
 /* Tile i: rows change fastest, within bands of rows. */
-__device__ static inline struct tile tile_at(const struct job &j, int i, int outs, int rows) {
+__device__ static inline struct tile tile_at(const struct many_job &j, int i, int outs, int rows) {
     const int band = ROW_TILES * j.out_tiles, first = i / band * ROW_TILES;
     const int high = MIN((int)ROW_TILES, j.row_tiles - first), in = i % band;
     struct tile t = { 0, in / high, (first + in % high) * rows };
-    while (t.part + 1 < PARTS && t.out >= j.part[t.part].tiles) t.out -= j.part[t.part++].tiles;
+    while (t.part + 1 < MANY_PARTS && t.out >= j.part[t.part].tiles)
+        t.out -= j.part[t.part++].tiles;
     t.out *= outs;
     return t;
 }
@@ -56,13 +39,13 @@ __device__ static inline void next(struct place &p) {
 
 /* ---- results ---- */
 
-__device__ static inline float finished(const struct out &o, int i, float v) {
+__device__ static inline float finished(const struct many_part &o, int i, float v) {
     return o.bias ? v + o.bias[i] : v;
 }
 
 template <enum products_end E>
-__device__ static inline void put(const struct job &j, const struct out &o, int row, int i,
-                                  float v) {
+__device__ static inline void put(const struct many_job &j, const struct many_part &o, int row,
+                                  int i, float v) {
     if (row >= j.n_rows || i >= o.outs) return;
     float *y = o.y + row * o.y_row + i;
     v = finished(o, i, v);
@@ -71,8 +54,8 @@ __device__ static inline void put(const struct job &j, const struct out &o, int 
 
 /* Two neighbours of a row, eight times, 8 columns further each time. */
 template <int N>
-__device__ static inline void put_pairs(const struct out &o, int row, int i, const float (&sum)[N],
-                                        int first) {
+__device__ static inline void put_pairs(const struct many_part &o, int row, int i,
+                                        const float (&sum)[N], int first) {
     float2 *y = (float2 *)(o.y + row * o.y_row + i);
 #pragma unroll
     for (int n = 0; n < 8; n++)
@@ -80,17 +63,18 @@ __device__ static inline void put_pairs(const struct out &o, int row, int i, con
                                finished(o, i + 8 * n + 1, sum[first + 4 * n + 1]));
 }
 
-__device__ static inline float gate_of(const struct job &j, int i, float g, float u) {
+__device__ static inline float gate_of(const struct many_job &j, int i, float g, float u) {
     return gated(finished(j.part[0], i, g), finished(j.part[1], i, u), j.gate);
 }
 
 /* The usual one by itself: a kernel that has all of them in every place is slow to fetch. */
-__device__ static inline float silu_of(const struct job &j, int i, float g, float u) {
+__device__ static inline float silu_of(const struct many_job &j, int i, float g, float u) {
     g = finished(j.part[0], i, g);
     return g * sigmoid(g) * finished(j.part[1], i, u);
 }
 
-__device__ static __noinline__ float any_gate_of(const struct job *j, int i, float g, float u) {
+__device__ static __noinline__ float any_gate_of(const struct many_job *j, int i, float g,
+                                                 float u) {
     return gate_of(*j, i, g, u);
 }
 
@@ -109,14 +93,14 @@ __device__ __host__ static inline constexpr int wide_stages(void) {
 
 /* Of a gated pair a tile has half as many outputs, of both. */
 template <int OUTS, enum products_end E>
-__device__ static inline struct tile wide_tile(const struct job &j, int i) {
+__device__ static inline struct tile wide_tile(const struct many_job &j, int i) {
     return tile_at(j, i, E == PRODUCTS_GATE ? OUTS / 2 : OUTS, W_ROWS);
 }
 
 /* Each block of a pair copies one half of the weights, to both. */
 template <int OUTS, enum products_end E>
 __device__ static inline void wide_fetch(struct wide_stage<OUTS> *ring, uint64_t *full,
-                                         uint64_t *empty, const struct job &j) {
+                                         uint64_t *empty, const struct many_job &j) {
     const int tiles = j.row_tiles * j.out_tiles, half = (int)cluster_rank();
     struct place p = { 0, 1 };
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
@@ -134,11 +118,11 @@ __device__ static inline void wide_fetch(struct wide_stage<OUTS> *ring, uint64_t
 }
 
 template <int OUTS, enum products_end E>
-__device__ static inline void wide_put(const struct job &j, const struct tile &t, int group,
+__device__ static inline void wide_put(const struct many_job &j, const struct tile &t, int group,
                                        const float (&sum)[OUTS / 2]) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const int row = t.row + group * 64 + warp * 16 + lane / 4;
-    const struct out &o = j.part[t.part];
+    const struct many_part &o = j.part[t.part];
     if constexpr (E == PRODUCTS_GATE) {
         const bool silu = j.gate.act == ACT_SILU;
 #pragma unroll
@@ -185,7 +169,7 @@ __device__ static inline void wide_free(uint64_t *empty) {
 
 template <int OUTS, bool SLICED, enum products_end E>
 __device__ static inline void wide_sum(struct wide_stage<OUTS> *ring, uint64_t *full,
-                                       uint64_t *empty, const struct job &j) {
+                                       uint64_t *empty, const struct many_job &j) {
     const int tiles = j.row_tiles * j.out_tiles, group = threadIdx.x / 128 - 1;
     struct place p = { 0, 0 };
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
@@ -220,7 +204,8 @@ __device__ static inline void wide_sum(struct wide_stage<OUTS> *ring, uint64_t *
 
 /* To be started in clusters of two. */
 template <int OUTS, bool SLICED, enum products_end E>
-__global__ static void __launch_bounds__(W_THREADS, 1) wide(const __grid_constant__ struct job j) {
+__global__ static void __launch_bounds__(W_THREADS, 1)
+wide(const __grid_constant__ struct many_job j) {
     constexpr int STAGES = wide_stages<OUTS>();
     extern __shared__ unsigned char memory[];
     __shared__ uint64_t full[STAGES], empty[STAGES];
@@ -245,7 +230,9 @@ __global__ static void __launch_bounds__(W_THREADS, 1) wide(const __grid_constan
     cluster_sync();                  /* a block's memory stays until its neighbour is done */
 }
 
-/* ---- tall: weights are the 64 rows of a product, rows its columns ---- */
+/* ---- tall: weights are the 64 rows of a product, rows its columns. A tile may have fewer outputs
+ * than 64, so that all multiprocessors have as many: the others are whatever lies in memory, and go
+ * nowhere. ---- */
 
 template <int GROUPS, int N> struct tall_stage {
     unsigned char w[GROUPS][64 * 128], x[N * 128];
@@ -257,24 +244,26 @@ __device__ __host__ static inline constexpr int tall_stages(void) {
 }
 
 template <int GROUPS, enum products_end E>
-__device__ static inline int tall_outs(void) { return E == PRODUCTS_GATE ? 64 : 64 * GROUPS; }
+__device__ static inline int tall_outs(const struct many_job &j) {
+    return E == PRODUCTS_GATE ? j.tall : j.tall * GROUPS;
+}
 
 template <int GROUPS, int N, enum products_end E>
 __device__ static inline void tall_weights(struct tall_stage<GROUPS, N> *s, uint64_t *full,
-                                           const struct job &j, const struct tile &t, int c) {
-    barrier_expect(full, sizeof *s);
+                                           const struct many_job &j, const struct tile &t, int c) {
+    barrier_expect(full, (unsigned)(GROUPS * j.tall * 128 + N * 128));
     for (int g = 0; g < GROUPS; g++)
         box_in(s->w[g], &j.w[E == PRODUCTS_GATE ? g : t.part], c,
-               E == PRODUCTS_GATE ? t.out : t.out + 64 * g, full);
+               E == PRODUCTS_GATE ? t.out : t.out + j.tall * g, full);
 }
 
 /* Weights of the first steps are asked for before the rows are there, if nobody writes them. */
 template <int GROUPS, int N, enum products_end E>
 __device__ static inline void tall_fetch(struct tall_stage<GROUPS, N> *ring, uint64_t *full,
-                                         uint64_t *empty, const struct job &j) {
+                                         uint64_t *empty, const struct many_job &j) {
     constexpr int STAGES = tall_stages<GROUPS, N>();
     const int tiles = j.row_tiles * j.out_tiles;
-    const struct tile own = tile_at(j, blockIdx.x, tall_outs<GROUPS, E>(), N);
+    const struct tile own = tile_at(j, blockIdx.x, tall_outs<GROUPS, E>(j), N);
     const int early = MIN((int)STAGES, (j.cols + STEP - 1) / STEP);
     if (j.fresh) after_previous();
     if (j.fresh) writes_are_global();
@@ -285,7 +274,7 @@ __device__ static inline void tall_fetch(struct tall_stage<GROUPS, N> *ring, uin
     for (int i = 0; i < early; i++) box_in(ring[i].x, &j.x, i * STEP, own.row, &full[i]);
     struct place p = { early % STAGES, early == STAGES ? 0u : 1u };
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
-        const struct tile t = tile_at(j, i, tall_outs<GROUPS, E>(), N);
+        const struct tile t = tile_at(j, i, tall_outs<GROUPS, E>(j), N);
         for (int c = i == blockIdx.x ? early * STEP : 0; c < j.cols; c += STEP, next<STAGES>(p)) {
             barrier_wait(&empty[p.at], p.phase);
             tall_weights<GROUPS, N, E>(&ring[p.at], &full[p.at], j, t, c);
@@ -296,19 +285,19 @@ __device__ static inline void tall_fetch(struct tall_stage<GROUPS, N> *ring, uin
 
 /* The sums of up are handed to the threads that have those of gate. */
 template <int N>
-__device__ static inline void tall_put_gated(const struct job &j, const struct tile &t, int group,
-                                             const float (&sum)[N / 2], float *up) {
+__device__ static inline void tall_put_gated(const struct many_job &j, const struct tile &t,
+                                             int group, const float (&sum)[N / 2], float *up) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, own = threadIdx.x % 128;
-    const struct out &o = j.part[0];
+    const struct many_part &o = j.part[0];
     named_sync(1, 256);
     for (int i = 0; group == 1 && i < N / 2; i++) up[i * 128 + own] = sum[i];
     named_sync(1, 256);
     if (group == 1) return;
 #pragma unroll
     for (int k = 0; k < N / 2; k++) {
-        const int i = t.out + warp * 16 + lane / 4 + k % 4 / 2 * 8;
+        const int own_out = warp * 16 + lane / 4 + k % 4 / 2 * 8, i = t.out + own_out;
         const int row = t.row + k / 4 * 8 + 2 * (lane % 4) + k % 2;
-        if (row >= j.n_rows || i >= o.outs) continue;
+        if (row >= j.n_rows || i >= o.outs || own_out >= j.tall) continue;
         const float h = j.gate.act == ACT_SILU ? silu_of(j, i, sum[k], up[k * 128 + own])
                                                : any_gate_of(&j, i, sum[k], up[k * 128 + own]);
         if (j.next) j.next[row * j.next_row + i] = __float2bfloat16_rn(h);
@@ -316,22 +305,25 @@ __device__ static inline void tall_put_gated(const struct job &j, const struct t
     }
 }
 
-template <int GROUPS, int N, enum products_end E>
+template <int GROUPS, int HALVES, int N, enum products_end E>
 __device__ static inline void tall_sum(struct tall_stage<GROUPS, N> *ring, uint64_t *full,
-                                       uint64_t *empty, float *up, const struct job &j) {
+                                       uint64_t *empty, float *up, const struct many_job &j) {
     constexpr int STAGES = tall_stages<GROUPS, N>();
-    const int tiles = j.row_tiles * j.out_tiles, group = threadIdx.x / 128;
+    constexpr int OWN = N / HALVES;  /* rows of a warpgroup */
+    const int tiles = j.row_tiles * j.out_tiles, group = threadIdx.x / 128 / HALVES;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    const int first = threadIdx.x / 128 % HALVES * OWN;
     struct place p = { 0, 0 };
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
-        const struct tile t = tile_at(j, i, tall_outs<GROUPS, E>(), N);
+        const struct tile t = tile_at(j, i, tall_outs<GROUPS, E>(j), N);
         const int slice = j.part[t.part].slice;
-        float sum[N / 2], total[N / 2] = {};
+        float sum[OWN / 2], total[OWN / 2] = {};
         for (int begin = 0; begin < j.cols; begin += slice) {
             int before = -1;
             for (int c = begin; c < MIN(begin + slice, j.cols); c += STEP) {
                 barrier_wait(&full[p.at], p.phase);
-                const uint64_t w = rows_of_64(ring[p.at].w[group]), x = rows_of_64(ring[p.at].x);
+                const uint64_t w = rows_of_64(ring[p.at].w[group]);
+                const uint64_t x = rows_of_64(ring[p.at].x + first * 128);
                 wgmma_begin();
 #pragma unroll
                 for (int k = 0; k < STEP / 16; k++)
@@ -345,23 +337,29 @@ __device__ static inline void tall_sum(struct tall_stage<GROUPS, N> *ring, uint6
             wgmma_wait<0>();
             if (threadIdx.x % 128 == 0) barrier_arrive(&empty[before]);
 #pragma unroll
-            for (int k = 0; k < N / 2; k++) total[k] += sum[k];
+            for (int k = 0; k < OWN / 2; k++) total[k] += sum[k];
         }
         if constexpr (E == PRODUCTS_GATE) {
             tall_put_gated<N>(j, t, group, total, up);
         } else {
 #pragma unroll
-            for (int k = 0; k < N / 2; k++)
-                put<E>(j, j.part[t.part], t.row + k / 4 * 8 + 2 * (lane % 4) + k % 2,
-                       t.out + group * 64 + warp * 16 + lane / 4 + k % 4 / 2 * 8, total[k]);
+            for (int k = 0; k < OWN / 2; k++) {
+                const int out = warp * 16 + lane / 4 + k % 4 / 2 * 8;
+                if (out < j.tall)
+                    put<E>(j, j.part[t.part],
+                           t.row + first + k / 4 * 8 + 2 * (lane % 4) + k % 2,
+                           t.out + group * j.tall + out, total[k]);
+            }
         }
     }
 }
 
-template <int GROUPS, int N, enum products_end E>
-__global__ static void __launch_bounds__(GROUPS * 128 + 32, 1)
-tall(const __grid_constant__ struct job j) {
-    constexpr int STAGES = tall_stages<GROUPS, N>();
+/* HALVES: warpgroups that share outputs and have some of the rows each. A product that adds to the
+ * one before waits for it about 80 cycles: others are to be under way. */
+template <int GROUPS, int HALVES, int N, enum products_end E>
+__global__ static void __launch_bounds__(GROUPS * HALVES * 128 + 32, 1)
+tall(const __grid_constant__ struct many_job j) {
+    constexpr int STAGES = tall_stages<GROUPS, N>(), THREADS = GROUPS * HALVES * 128;
     extern __shared__ unsigned char memory[];
     __shared__ uint64_t full[STAGES], empty[STAGES];
     struct tall_stage<GROUPS, N> *ring =
@@ -370,21 +368,115 @@ tall(const __grid_constant__ struct job j) {
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(&full[i], 1);
-            barrier_init(&empty[i], GROUPS);
+            barrier_init(&empty[i], GROUPS * HALVES);
         }
         barriers_are_set();
     }
     __syncthreads();
-    if (threadIdx.x < GROUPS * 128)
-        tall_sum<GROUPS, N, E>(ring, full, empty, (float *)(ring + STAGES), j);
-    else if (threadIdx.x == GROUPS * 128)
+    if (threadIdx.x < THREADS)
+        tall_sum<GROUPS, HALVES, N, E>(ring, full, empty, (float *)(ring + STAGES), j);
+    else if (threadIdx.x == THREADS)
         tall_fetch<GROUPS, N, E>(ring, full, empty, j);
+}
+
+/* ---- slim: the same of at most 32 rows by mma, whose chains of sums are half as long as wgmma's.
+ * A warp has 16 outputs. ---- */
+
+enum { SLIM_ROWS = 32 };
+
+__device__ static inline void matrices(unsigned r[4], const void *at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_at(at)) : "memory");
+}
+
+/* c[16, 8] += a[16, 16] b[16, 8]. */
+__device__ static inline void mma(float *c, const unsigned a[4], unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},"
+        "{%8,%9},{%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* 16 bytes of a row as box_in leaves them. */
+__device__ static inline const unsigned char *unit_at(const unsigned char *rows, int row,
+                                                     int unit) {
+    return rows + row * 128 + ((unit ^ row) & 7) * 16;
+}
+
+/* A step of 64 columns; the place is free as soon as its numbers are in registers. */
+__device__ static inline void slim_step(float (&sum)[SLIM_ROWS / 2],
+                                        const struct tall_stage<1, SLIM_ROWS> *s,
+                                        uint64_t *empty, int warp) {
+    const int lane = threadIdx.x % 32;
+    unsigned a[4][4], b[4][SLIM_ROWS / 16][4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        matrices(a[k], unit_at(s->w[0], warp * 16 + lane % 16, 2 * k + lane / 16));
+#pragma unroll
+        for (int n = 0; n < SLIM_ROWS / 16; n++)
+            matrices(b[k][n], unit_at(s->x, 16 * n + lane / 16 * 8 + lane % 8,
+                                      2 * k + lane / 8 % 2));
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(empty);
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+#pragma unroll
+        for (int n = 0; n < SLIM_ROWS / 8; n++)
+            mma(sum + 4 * n, a[k], b[k][n / 2][n % 2 * 2], b[k][n / 2][n % 2 * 2 + 1]);
+}
+
+template <enum products_end E>
+__device__ static inline void slim_sum(struct tall_stage<1, SLIM_ROWS> *ring, uint64_t *full,
+                                       uint64_t *empty, const struct many_job &j) {
+    constexpr int STAGES = tall_stages<1, SLIM_ROWS>();
+    const int tiles = j.row_tiles * j.out_tiles, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    struct place p = { 0, 0 };
+    for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
+        const struct tile t = tile_at(j, i, j.tall, SLIM_ROWS);
+        const int slice = j.part[t.part].slice;
+        float total[SLIM_ROWS / 2] = {};
+        for (int begin = 0; begin < j.cols; begin += slice) {
+            float sum[SLIM_ROWS / 2] = {};
+            for (int c = begin; c < MIN(begin + slice, j.cols); c += STEP, next<STAGES>(p)) {
+                barrier_wait(&full[p.at], p.phase);
+                slim_step(sum, &ring[p.at], &empty[p.at], warp);
+            }
+#pragma unroll
+            for (int k = 0; k < SLIM_ROWS / 2; k++) total[k] += sum[k];
+        }
+#pragma unroll
+        for (int k = 0; k < SLIM_ROWS / 2; k++)
+            put<E>(j, j.part[t.part], t.row + k / 4 * 8 + 2 * (lane % 4) + k % 2,
+                   t.out + warp * 16 + lane / 4 + k % 4 / 2 * 8, total[k]);
+    }
+}
+
+template <enum products_end E>
+__global__ static void __launch_bounds__(160, 1) slim(const __grid_constant__ struct many_job j) {
+    constexpr int STAGES = tall_stages<1, SLIM_ROWS>();
+    extern __shared__ unsigned char memory[];
+    __shared__ uint64_t full[STAGES], empty[STAGES];
+    struct tall_stage<1, SLIM_ROWS> *ring =
+        (struct tall_stage<1, SLIM_ROWS> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
+    const int warps = j.tall / 16;
+    let_next_begin();
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(&full[i], 1);
+            barrier_init(&empty[i], warps);
+        }
+        barriers_are_set();
+    }
+    __syncthreads();
+    if (threadIdx.x < warps * 32) slim_sum<E>(ring, full, empty, j);
+    else if (threadIdx.x == warps * 32) tall_fetch<1, SLIM_ROWS, E>(ring, full, empty, j);
 }
 
 /* ---- which of them ---- */
 
 template <int OUTS, bool SLICED, enum products_end E>
-static void start_wide(struct cuda *c, struct job &j) {
+static void start_wide(struct cuda *c, struct many_job &j) {
     const size_t bytes = sizeof(struct wide_stage<OUTS>) * wide_stages<OUTS>() + 1024;
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute cluster = {};
@@ -402,38 +494,46 @@ static void start_wide(struct cuda *c, struct job &j) {
     cudaLaunchKernelEx(&config, wide<OUTS, SLICED, E>, j);
 }
 
-template <int GROUPS, int N, enum products_end E>
-static void start_tall(struct cuda *c, struct job &j) {
+template <int GROUPS, int HALVES, int N, enum products_end E>
+static void start_tall(struct cuda *c, struct many_job &j) {
     const size_t bytes = sizeof(struct tall_stage<GROUPS, N>) * tall_stages<GROUPS, N>() + 1024 +
                          (E == PRODUCTS_GATE ? N / 2 * 128 * sizeof(float) : 0);
-    cudaFuncSetAttribute(tall<GROUPS, N, E>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    cudaFuncSetAttribute(tall<GROUPS, HALVES, N, E>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          (int)bytes);
-    cuda_start(c, tall<GROUPS, N, E>, dim3((unsigned)MIN(j.row_tiles * j.out_tiles, c->processors)),
-               GROUPS * 128 + 32, bytes, j);
+    cuda_start(c, tall<GROUPS, HALVES, N, E>,
+               dim3((unsigned)MIN(j.row_tiles * j.out_tiles, c->processors)),
+               GROUPS * HALVES * 128 + 32, bytes, j);
 }
 
 template <int GROUPS, enum products_end E>
-static void start_tall_of(struct cuda *c, struct job &j, int n) {
-    if (n == 32) start_tall<GROUPS, 32, E>(c, j);
-    else if (n == 64) start_tall<GROUPS, 64, E>(c, j);
-    else start_tall<GROUPS, 128, E>(c, j);
+static void start_tall_of(struct cuda *c, struct many_job &j, int n) {
+    constexpr int HALVES = GROUPS == 1 ? 2 : 1;
+    if (n == 32) start_tall<GROUPS, 1, 32, E>(c, j);
+    else if (n == 64) start_tall<GROUPS, HALVES, 64, E>(c, j);
+    else start_tall<GROUPS, HALVES, 128, E>(c, j);
 }
 
-/* What is to be multiplied: plain weights, rounded rows. */
-struct plain {
-    struct tensor w[PARTS];
-    const __nv_bfloat16 *x;
-    int n;
-};
+static void start_slim(struct cuda *c, struct many_job &j, bool adds) {
+    const size_t bytes = sizeof(struct tall_stage<1, SLIM_ROWS>) * tall_stages<1, SLIM_ROWS>() +
+                         1024;
+    const unsigned blocks = (unsigned)MIN(j.row_tiles * j.out_tiles, c->processors);
+    cudaFuncSetAttribute(slim<PRODUCTS_ADD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         (int)bytes);
+    cudaFuncSetAttribute(slim<PRODUCTS_STORE>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         (int)bytes);
+    cuda_start(c, adds ? slim<PRODUCTS_ADD> : slim<PRODUCTS_STORE>, blocks,
+               (unsigned)j.tall / 16 * 32 + 32, bytes, j);
+}
 
-static void count_tiles(struct job &j, const struct plain &p, bool gates, int rows, int outs) {
+static void count_tiles(struct many_job &j, const struct many_plain &p, bool gates, int rows,
+                        int outs) {
     j.row_tiles = (int)blocks_of(j.n_rows, rows);
     j.out_tiles = 0;
     for (int i = 0; i < (gates ? 1 : p.n); i++)
         j.out_tiles += j.part[i].tiles = (int)blocks_of(j.part[i].outs, outs);
 }
 
-static bool map_all(struct job &j, const struct plain &p, int w_rows, int x_rows) {
+static bool map_all(struct many_job &j, const struct many_plain &p, int w_rows, int x_rows) {
     bool fits = cuda_tensor_map(&j.x, p.x, j.n_rows, j.cols, 2 * (int64_t)j.cols, x_rows);
     for (int i = 0; fits && i < p.n; i++)
         fits = cuda_tensor_map(&j.w[i], p.w[i].at, p.w[i].shape[0], j.cols, 2 * p.w[i].stride[0],
@@ -442,7 +542,7 @@ static bool map_all(struct job &j, const struct plain &p, int w_rows, int x_rows
 }
 
 template <int OUTS, bool SLICED, enum products_end E>
-static bool run_wide(struct cuda *c, struct job &j, const struct plain &p) {
+static bool run_wide(struct cuda *c, struct many_job &j, const struct many_plain &p) {
     const bool gates = E == PRODUCTS_GATE;
     count_tiles(j, p, gates, W_ROWS, gates ? OUTS / 2 : OUTS);
     if (!map_all(j, p, OUTS / 2, W_ROWS)) return false;
@@ -451,194 +551,78 @@ static bool run_wide(struct cuda *c, struct job &j, const struct plain &p) {
     return true;
 }
 
-/* Tiles of 64 outputs where those of 128 would leave multiprocessors idle. */
+/* Outputs of a warpgroup and warpgroups of a block: those with which the multiprocessor that has
+ * most to do reads least. Returns the warpgroups. */
+static int choose_tall(const struct cuda *c, struct many_job &j, const struct many_plain &p,
+                       bool gates, int n) {
+    int64_t least = INT64_MAX;
+    int groups = 2, outs = 64;
+    for (int g = gates ? 2 : 1; g <= 2; g++)
+        for (int o = 64; o >= 32; o -= 16) {
+            count_tiles(j, p, gates, n, gates ? o : g * o);
+            const int64_t rounds = blocks_of((int64_t)j.row_tiles * j.out_tiles, c->processors);
+            const int64_t rows = rounds * (g * o + n);
+            if (rows >= least) continue;
+            least = rows;
+            groups = g;
+            outs = o;
+        }
+    j.tall = outs;
+    count_tiles(j, p, gates, n, gates ? outs : groups * outs);
+    return groups;
+}
+
 template <enum products_end E>
-static bool run_tall(struct cuda *c, struct job &j, const struct plain &p) {
+static bool run_tall(struct cuda *c, struct many_job &j, const struct many_plain &p) {
     const bool gates = E == PRODUCTS_GATE;
     const int n = j.n_rows <= 32 ? 32 : j.n_rows <= 64 ? 64 : 128;
-    if (!map_all(j, p, 64, n)) return false;
-    count_tiles(j, p, gates, n, gates ? 64 : 128);
-    if (gates || j.row_tiles * j.out_tiles >= 2 * c->processors) {
-        start_tall_of<2, E>(c, j, n);
-        return true;
-    }
-    count_tiles(j, p, gates, n, 64);
-    start_tall_of<1, gates ? PRODUCTS_STORE : E>(c, j, n);
+    const int groups = choose_tall(c, j, p, gates, n);
+    if (!map_all(j, p, j.tall, n)) return false;
+    if (groups == 1 && n == SLIM_ROWS) start_slim(c, j, E == PRODUCTS_ADD);
+    else if (groups == 2) start_tall_of<2, E>(c, j, n);
+    else start_tall_of<1, gates ? PRODUCTS_STORE : E>(c, j, n);
     return true;
 }
 
 /* Rows enough that tiles of many rows fill the device are taken wide. */
-static bool is_wide(const struct cuda *c, const struct job &j, const struct plain &p) {
-    struct job count = j;
+static bool is_wide(const struct cuda *c, const struct many_job &j, const struct many_plain &p) {
+    struct many_job count = j;
     bool sliced = false;
     for (int i = 0; i < p.n; i++) sliced = sliced || j.part[i].slice < j.cols;
     count_tiles(count, p, false, W_ROWS, sliced ? 128 : 256);
     return j.n_rows > W_ROWS && count.row_tiles * count.out_tiles >= c->processors * 3 / 4;
 }
 
+/* Whether tiles of 224 outputs leave the multiprocessor that has most less to do than 256. */
+static bool narrow_is_less(const struct cuda *c, const struct many_job &j,
+                           const struct many_plain &p) {
+    struct many_job count = j;
+    int64_t work[2];
+    for (int i = 0; i < 2; i++) {
+        const int outs = i ? 224 : 256;
+        count_tiles(count, p, true, W_ROWS, outs / 2);
+        work[i] = (int64_t)blocks_of((int64_t)count.row_tiles * count.out_tiles, c->processors) *
+                  outs;
+    }
+    return work[1] < work[0];
+}
+
 template <enum products_end E>
-static bool run(struct cuda *c, struct job &j, const struct plain &p) {
+static bool run(struct cuda *c, struct many_job &j, const struct many_plain &p) {
     bool sliced = false;
     for (int i = 0; i < p.n; i++) sliced = sliced || j.part[i].slice < j.cols;
     if (!is_wide(c, j, p)) return run_tall<E>(c, j, p);
-    return sliced ? run_wide<128, true, E>(c, j, p) : run_wide<256, false, E>(c, j, p);
+    if (sliced) return run_wide<128, true, E>(c, j, p);
+    if constexpr (E == PRODUCTS_GATE)
+        if (narrow_is_less(c, j, p)) return run_wide<224, false, E>(c, j, p);
+    return run_wide<256, false, E>(c, j, p);
 }
 
-static bool multiply(struct cuda *c, struct job &j, const struct plain &p, enum products_end end) {
+bool cuda_multiply(struct cuda *c, struct many_job &j, const struct many_plain &p,
+                   enum products_end end) {
     const bool done = end == PRODUCTS_GATE  ? run<PRODUCTS_GATE>(c, j, p)
                       : end == PRODUCTS_ADD ? run_tall<PRODUCTS_ADD>(c, j, p)
                                             : run<PRODUCTS_STORE>(c, j, p);
     if (!done && c->error == cudaSuccess) c->error = cudaErrorUnknown;
-    return done;
-}
-
-/* ---- rows ---- */
-
-__global__ static void round_rows(__nv_bfloat16 *to, const float *x, int64_t x_row, int64_t cols) {
-    let_next_begin();
-    after_previous();
-    const int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
-    if (i >= cols) return;
-    const float4 *from = (const float4 *)(x + blockIdx.y * x_row + i);
-    const float4 u = from[0], v = from[1];
-    __nv_bfloat162 w[4] = { __floats2bfloat162_rn(u.x, u.y), __floats2bfloat162_rn(u.z, u.w),
-                            __floats2bfloat162_rn(v.x, v.y), __floats2bfloat162_rn(v.z, v.w) };
-    *(uint4 *)(to + blockIdx.y * cols + i) = *(const uint4 *)w;
-}
-
-__nv_bfloat16 *cuda_many_next(struct cuda *c, int64_t rows, int64_t cols) {
-    const bool fits = c->many[0] && rows > FEW_ROWS && cols % 8 == 0 && rows * cols <= CUDA_ROUNDED;
-    return fits ? c->many[c->many_turn ^ 1] : NULL;
-}
-
-void cuda_many_done(struct cuda *c, struct cuda_few is) {
-    c->many_turn ^= 1;
-    c->many_is = is;
-}
-
-/* Those of before, where the same rows were rounded last. */
-static const __nv_bfloat16 *rows_of(struct cuda *c, const struct cuda_products &a, int cols) {
-    const struct cuda_few *is = &c->many_is;
-    if (is->x == a.x && is->x_row == a.x_row && is->n_rows >= a.n_rows && is->cols == cols)
-        return c->many[c->many_turn];
-    __nv_bfloat16 *to = c->many[c->many_turn ^ 1];
-    cuda_start(c, round_rows, dim3(blocks_of(cols, 8 * 128), (unsigned)a.n_rows), 128, 0, to, a.x,
-               a.x_row, cols);
-    cuda_many_done(c, { a.x, a.x_row, a.n_rows, cols });
-    return to;
-}
-
-/* ---- packed weights: unpacked as many outputs at a time as there is room ---- */
-
-static int64_t outs_of(const struct cuda_products &a) {
-    int64_t outs = 0;
-    for (int i = 0; i < a.n; i++) outs += a.w[i].shape[0];
-    return outs;
-}
-
-/* Outputs from `first` on and n more of every part. */
-static bool multiply_unpacked(struct cuda *c, const struct job &whole, const struct plain &p,
-                              const struct cuda_products &a, int64_t first, int64_t most) {
-    struct job j = whole;
-    struct plain own = p;
-    __nv_bfloat16 *to = c->unpacked;
-    for (int i = 0; i < a.n; i++) {
-        const int64_t n = MIN(most, a.w[i].shape[0] - first);
-        if (!cuda_plain_weights(c, a.w[i], first, n, to)) return false;
-        own.w[i].at = to;
-        own.w[i].shape[0] = n;
-        own.w[i].stride[0] = j.cols;
-        to += n * j.cols;
-        j.part[i].outs = (int)n;
-        if (j.part[i].bias) j.part[i].bias += first;
-        if (j.part[i].y) j.part[i].y += first;
-    }
-    if (j.next) j.next += first;
-    return multiply(c, j, own, a.end);
-}
-
-/* Matrices of other sizes than each other go all at once or one by one. */
-static bool multiply_packed(struct cuda *c, struct job &j, const struct plain &p,
-                            const struct cuda_products &a) {
-    const int64_t room = CUDA_UNPACKED / j.cols, unit = 256;
-    j.fresh = true;
-    if (outs_of(a) <= room) return multiply_unpacked(c, j, p, a, 0, outs_of(a));
-    if (a.end != PRODUCTS_GATE && a.n > 1) {
-        bool done = true;
-        for (int i = 0; i < a.n && done; i++) {
-            struct cuda_products one = a;
-            struct plain own = p;
-            struct job of = j;
-            one.n = own.n = 1;
-            one.w[0] = a.w[i];
-            own.w[0] = p.w[i];
-            of.part[0] = j.part[i];
-            done = multiply_packed(c, of, own, one);
-        }
-        return done;
-    }
-    const int64_t outs = a.w[0].shape[0], most = room / a.n / unit * unit;
-    for (int64_t first = 0; first < outs; first += most)
-        if (!multiply_unpacked(c, j, p, a, first, most)) return false;
-    return true;
-}
-
-/* ---- */
-
-bool cuda_goes_many(const struct tensor &w, int64_t rows) {
-    return rows > FEW_ROWS && (w.dtype == BF16 || rows > PACKED_ROWS);
-}
-
-static bool takes(const struct cuda *c, const struct cuda_products &a) {
-    const int64_t cols = a.w[0].shape[1];
-    if (!c->many[0] || cols % 8 || 256 * 3 * cols > CUDA_UNPACKED || (uintptr_t)a.x % 16 ||
-        a.x_row % 4 || (a.end == PRODUCTS_ADD && a.n_rows > ADD_ROWS))
-        return false;
-    for (int i = 0; i < a.n; i++) {
-        const struct tensor &w = a.w[i];
-        if (w.dtype == BF16 && ((uintptr_t)w.at % 16 || w.stride[0] % 8)) return false;
-    }
-    return true;
-}
-
-/* Rows that fit where they are rounded. */
-static bool multiply_rows(struct cuda *c, const struct cuda_products &a) {
-    struct job j = {};
-    struct plain p = {};
-    const bool packed = a.w[0].dtype != BF16;
-    j.cols = (int)a.w[0].shape[1];
-    j.n_rows = a.n_rows;
-    j.gate = a.act;
-    j.scale = a.scale;
-    p.n = a.n;
-    for (int i = 0; i < a.n; i++) {
-        p.w[i] = a.w[i];
-        j.part[i] = (struct out){ a.bias[i], a.y[i], a.y_row[i], (int)a.w[i].shape[0], 0,
-                                  (int)cuda_slice(a.w[i]) };
-    }
-    p.x = rows_of(c, a, j.cols);
-    if (a.end == PRODUCTS_GATE) {
-        j.next_row = a.w[0].shape[0];
-        j.next = cuda_many_next(c, a.n_rows, j.next_row);
-        if (a.passes && j.next) j.part[0].y = NULL;
-    }
-    const bool done = packed ? multiply_packed(c, j, p, a) : multiply(c, j, p, a.end);
-    if (j.next) cuda_many_done(c, { a.y[0], a.y_row[0], a.n_rows, (int)j.next_row });
-    return done;
-}
-
-bool cuda_products_many(struct cuda *c, const struct cuda_products &a) {
-    if (!takes(c, a)) return false;
-    const int room = (int)(CUDA_ROUNDED / a.w[0].shape[1]);
-    if (a.n_rows <= room) return multiply_rows(c, a);
-    struct cuda_products part = a;
-    part.passes = false;
-    bool done = true;
-    for (int row = 0; row < a.n_rows && done; row += room) {
-        part.n_rows = MIN(room, a.n_rows - row);
-        part.x = a.x + row * a.x_row;
-        for (int i = 0; i < a.n; i++) part.y[i] = a.y[i] ? a.y[i] + row * a.y_row[i] : NULL;
-        done = multiply_rows(c, part);
-    }
     return done;
 }
