@@ -87,8 +87,8 @@ static void product(struct device *dev, float *y, const struct matrix *m, const 
 
 static void linear_of(struct device *dev, const struct format *f, int64_t outs, int64_t cols,
                       double bound) {
-    static const int64_t counts[] = { 1, 2, 8, 9, 16, 17, 32, 33, 64, 65, 130 };
-    enum { MOST = 130 };
+    static const int64_t counts[] = { 1, 2, 8, 9, 16, 17, 32, 33, 64, 65, 130, 256 };
+    enum { MOST = 260 };
     struct matrix m = matrix_new(f, outs, cols);
     float *x = numbers(MOST * cols), *want = mem_array((size_t)(MOST * outs), sizeof *want);
     float *got = mem_array((size_t)(MOST * outs), sizeof *got);
@@ -217,7 +217,7 @@ static void test_products(void **state) {
         { PRODUCTS_GATE, 2, { 14336, 14336 }, 128 },
     };
     static const enum act acts[] = { ACT_SILU, ACT_GELU_TANH, ACT_SWIGLU_CLAMP };
-    static const int rows[] = { 1, 2, 8, 9, 16, 17, 32, 60, 100, 300 };
+    static const int rows[] = { 1, 2, 8, 9, 16, 17, 32, 60, 100, 200, 300 };
     for (size_t i = 0; i < COUNT(formats); i++)
         for (size_t k = 0; k < COUNT(cases); k++)
             for (size_t r = 0; r < COUNT(rows); r++)

@@ -61,6 +61,8 @@ struct cuda {
     std::map<std::string, struct cuda_list> *lists;          /* of ops, by the caller's key */
     struct cuda_list *recording;             /* NULL: ops start at once */
     cudaEvent_t mark[2];                     /* see device.h */
+    int clusters;                            /* of linear_slices.cu, that run at a time; 0: nobody
+                                                has asked yet */
 };
 
 /* scaled: see linear.h. scales: of FP8, in F32, where the checkpoint's are not; owned. */

@@ -66,6 +66,16 @@ __device__ static inline void barrier_wait(uint64_t *b, unsigned parity) {
                              "@!p bra AGAIN; }" ::"r"(shared_at(b)), "r"(parity) : "memory"));
 }
 
+/* Four numbers at the same place in the memory of block `rank` of the cluster. */
+__device__ static inline float4 numbers_of(const float *p, unsigned rank) {
+    float4 v = {};
+    HOPPER_ONLY(asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %4, %5;"
+                             "ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [there]; }"
+                             : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                             : "r"(shared_at(p)), "r"(rank) : "memory"));
+    return v;
+}
+
 __device__ static inline unsigned cluster_rank(void) {
     unsigned r = 0;
     HOPPER_ONLY(asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)));

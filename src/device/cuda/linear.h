@@ -8,8 +8,9 @@
  *   linear_few.cu    the same on Hopper, up to FEW_ROWS rows. Its kernels are linear_ring.cu, of
  *                    bf16 weights, and linear_packed.cu, of others, which linear_pack.cu packs anew
  *                    at their first product.
- *   linear_many.cu   the same on Hopper, more rows, which linear_wgmma.cu multiplies. Packed
- *                    formats are unpacked for it, some outputs at a time: from PACKED_ROWS on.
+ *   linear_many.cu   the same on Hopper, more rows, which linear_wgmma.cu multiplies, or, up to
+ *                    128 rows times matrices in slices, linear_slices.cu. Packed formats are
+ *                    unpacked for them, some outputs at a time: from PACKED_ROWS on.
  *
  * The order of the last two. A weight is one bf16 number: as it lies, or fma(q, scale, bias)
  * rounded once. An mma takes 16 consecutive columns; the steps of a slice are one chain of sums,
@@ -24,11 +25,11 @@ struct cuda_rows {
     int64_t x_row, y_row, n;         /* floats from row to row */
 };
 
-/* Slices: few outputs leave the chip idle unless several warps share one, and a packed weight
- * costs more than its bytes. */
+/* Slices: few outputs leave the chip idle unless several warps or blocks share one, and a packed
+ * weight costs more than its bytes. */
 static inline int cuda_slices(const struct tensor &w) {
-    if (w.dtype != BF16) return 4;
-    return w.shape[0] >= 4096 ? 1 : w.shape[0] >= 2048 ? 2 : 4;
+    const bool few = w.shape[0] < 4096 || (w.shape[0] < 8192 && w.shape[1] > 2 * w.shape[0]);
+    return w.dtype != BF16 || few ? 4 : 1;
 }
 
 /* Columns of a slice, a multiple of 128 so that it holds whole groups. The last ones may be

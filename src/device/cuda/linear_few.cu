@@ -11,14 +11,15 @@ bool cuda_streams(const struct cuda *c, const struct tensor &w) {
     return w.dtype == BF16 ? w.stride[0] % 8 == 0 : cuda_packs(w);
 }
 
-/* All slices of a tile in one warp where there are tiles enough; where the parts of a launch have
- * other numbers of slices, that is the only way. */
+/* All slices of a tile in one warp where there are tiles enough, which plain weights have sooner;
+ * where the parts of a launch have other numbers of slices, that is the only way. */
 static int spread_of(const struct cuda *c, const struct few_job &j,
                      const struct cuda_products &a) {
     const int slices = cuda_slices(a.w[0]);
     for (int i = 1; i < a.n; i++)
         if (cuda_slices(a.w[i]) != slices) return 1;
-    return j.units < 5 * c->processors ? slices : 1;
+    const bool enough = a.w[0].dtype == BF16 && a.w[0].shape[0] >= 4096;
+    return !enough && j.units < 5 * c->processors ? slices : 1;
 }
 
 /* Where a part of the launch is. False: it can not be described to the copy engine. */

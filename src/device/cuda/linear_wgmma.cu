@@ -4,15 +4,15 @@
  * Sums run in the order that linear.h gives: which kernel and which tile a row meets does not
  * change its bits. `wide` has 128 rows and 256 outputs a tile (224 where that fits better, 128
  * where slices need sums of their own), and pairs of blocks that share their weights; `tall` has 32
- * to 128 outputs and 32 to 128 rows, so that a few rows still read weights on every multiprocessor;
- * `slim` is for 32 rows and fewer. */
+ * to 128 outputs and 32 to 128 rows, so that a few rows still read weights on every multiprocessor.
+ * Slices of up to 256 rows may be tiles of their own (`apart`), which another kernel adds up. */
 #include "device/cuda/linear_wgmma.h"
 
 enum { STEP = 64, RING = 192 << 10 };
 
 /* ---- tiles ---- */
 
-struct tile { int part, out, row; };
+struct tile { int part, out, row, slice; };
 
 enum { ROW_TILES = 16 };             /* whose rows stay in the second cache while weights pass */
 
@@ -20,7 +20,7 @@ enum { ROW_TILES = 16 };             /* whose rows stay in the second cache whil
 __device__ static inline struct tile tile_at(const struct many_job &j, int i, int outs, int rows) {
     const int band = ROW_TILES * j.out_tiles, first = i / band * ROW_TILES;
     const int high = MIN((int)ROW_TILES, j.row_tiles - first), in = i % band;
-    struct tile t = { 0, in / high, (first + in % high) * rows };
+    struct tile t = { 0, in / high, (first + in % high) * rows, 0 };
     while (t.part + 1 < MANY_PARTS && t.out >= j.part[t.part].tiles)
         t.out -= j.part[t.part++].tiles;
     t.out *= outs;
@@ -94,20 +94,38 @@ __device__ __host__ static inline constexpr int wide_stages(void) {
 /* Of a gated pair a tile has half as many outputs, of both. */
 template <int OUTS, enum products_end E>
 __device__ static inline struct tile wide_tile(const struct many_job &j, int i) {
-    return tile_at(j, i, E == PRODUCTS_GATE ? OUTS / 2 : OUTS, W_ROWS);
+    const int tiles = j.row_tiles * j.out_tiles, outs = E == PRODUCTS_GATE ? OUTS / 2 : OUTS;
+    struct tile t = tile_at(j, j.apart ? i % tiles : i, outs, W_ROWS);
+    if (j.apart) t.slice = i / tiles;
+    return t;
+}
+
+__device__ static inline int wide_tiles(const struct many_job &j) {
+    return j.row_tiles * j.out_tiles * MAX(j.apart, 1);
+}
+
+/* The columns of a tile: all, or a slice. */
+struct columns { int begin, end; };
+
+__device__ static inline struct columns columns_of(const struct many_job &j,
+                                                   const struct tile &t) {
+    const int slice = j.part[t.part].slice;
+    if (!j.apart) return { 0, j.cols };
+    return { t.slice * slice, MIN(t.slice * slice + slice, j.cols) };
 }
 
 /* Each block of a pair copies one half of the weights, to both. */
 template <int OUTS, enum products_end E>
 __device__ static inline void wide_fetch(struct wide_stage<OUTS> *ring, uint64_t *full,
                                          uint64_t *empty, const struct many_job &j) {
-    const int tiles = j.row_tiles * j.out_tiles, half = (int)cluster_rank();
+    const int tiles = wide_tiles(j), half = (int)cluster_rank();
     struct place p = { 0, 1 };
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
         const struct tile t = wide_tile<OUTS, E>(j, i);
         const CUtensorMap *w = &j.w[E == PRODUCTS_GATE ? half : t.part];
         const int out = E == PRODUCTS_GATE ? t.out : t.out + half * (OUTS / 2);
-        for (int c = 0; c < j.cols; c += STEP, next<wide_stages<OUTS>()>(p)) {
+        const struct columns cols = columns_of(j, t);
+        for (int c = cols.begin; c < cols.end; c += STEP, next<wide_stages<OUTS>()>(p)) {
             struct wide_stage<OUTS> *s = &ring[p.at];
             barrier_wait(&empty[p.at], p.phase);
             barrier_expect(&full[p.at], sizeof *s);
@@ -122,8 +140,8 @@ __device__ static inline void wide_put(const struct many_job &j, const struct ti
                                        const float (&sum)[OUTS / 2]) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const int row = t.row + group * 64 + warp * 16 + lane / 4;
-    const struct many_part &o = j.part[t.part];
     if constexpr (E == PRODUCTS_GATE) {
+        const struct many_part &o = j.part[0];
         const bool silu = j.gate.act == ACT_SILU;
 #pragma unroll
         for (int n = 0; n < OUTS / 16; n++)
@@ -146,6 +164,8 @@ __device__ static inline void wide_put(const struct many_job &j, const struct ti
                 if (i + 1 < o.outs) y[1] = v;
             }
     } else {
+        struct many_part o = j.part[t.part];
+        o.y += t.slice * j.apart_y;
         const bool pairs = ((uintptr_t)o.y | (uintptr_t)o.y_row * 4) % 8 == 0;
 #pragma unroll
         for (int n = 0; n < OUTS / 8; n += 8) {
@@ -170,15 +190,16 @@ __device__ static inline void wide_free(uint64_t *empty) {
 template <int OUTS, bool SLICED, enum products_end E>
 __device__ static inline void wide_sum(struct wide_stage<OUTS> *ring, uint64_t *full,
                                        uint64_t *empty, const struct many_job &j) {
-    const int tiles = j.row_tiles * j.out_tiles, group = threadIdx.x / 128 - 1;
+    const int tiles = wide_tiles(j), group = threadIdx.x / 128 - 1;
     struct place p = { 0, 0 };
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
         const struct tile t = wide_tile<OUTS, E>(j, i);
+        const struct columns cols = columns_of(j, t);
         const int slice = SLICED ? j.part[t.part].slice : j.cols;
         float sum[OUTS / 2], total[SLICED ? OUTS / 2 : 1] = {};
-        for (int begin = 0; begin < j.cols; begin += slice) {
+        for (int begin = cols.begin; begin < cols.end; begin += slice) {
             int before = -1;
-            for (int c = begin; c < MIN(begin + slice, j.cols); c += STEP) {
+            for (int c = begin; c < MIN(begin + slice, cols.end); c += STEP) {
                 barrier_wait(&full[p.at], p.phase);
                 const uint64_t x = rows_of_64(ring[p.at].x + group * 64 * 128);
                 const uint64_t w = rows_of_64(ring[p.at].w);
@@ -211,6 +232,7 @@ wide(const __grid_constant__ struct many_job j) {
     __shared__ uint64_t full[STAGES], empty[STAGES];
     struct wide_stage<OUTS> *ring =
         (struct wide_stage<OUTS> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
+    let_next_begin();
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(&full[i], 1);
@@ -222,6 +244,8 @@ wide(const __grid_constant__ struct many_job j) {
     cluster_sync();
     if (threadIdx.x / 128 == PRODUCER) {
         registers_less<40>();
+        after_previous();
+        writes_are_global();
         if (threadIdx.x == 0) wide_fetch<OUTS, E>(ring, full, empty, j);
     } else {
         registers_more<232>();
@@ -379,113 +403,49 @@ tall(const __grid_constant__ struct many_job j) {
         tall_fetch<GROUPS, N, E>(ring, full, empty, j);
 }
 
-/* ---- slim: the same of at most 32 rows by mma, whose chains of sums are half as long as wgmma's.
- * A warp has 16 outputs. ---- */
+/* ---- slices apart: few tiles of `wide` would leave multiprocessors idle, four times as many do
+ * not. Sums of slices are written one beside the other, and added in their order. ---- */
 
-enum { SLIM_ROWS = 32 };
+enum { APART_ROWS = 256, APART_THREADS = 128 };
 
-__device__ static inline void matrices(unsigned r[4], const void *at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_at(at)) : "memory");
-}
+struct apart_sum { const float *from[MANY_PARTS]; };     /* the first slice of each part */
 
-/* c[16, 8] += a[16, 16] b[16, 8]. */
-__device__ static inline void mma(float *c, const unsigned a[4], unsigned b0, unsigned b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},"
-        "{%8,%9},{%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/* 16 bytes of a row as box_in leaves them. */
-__device__ static inline const unsigned char *unit_at(const unsigned char *rows, int row,
-                                                     int unit) {
-    return rows + row * 128 + ((unit ^ row) & 7) * 16;
-}
-
-/* A step of 64 columns; the place is free as soon as its numbers are in registers. */
-__device__ static inline void slim_step(float (&sum)[SLIM_ROWS / 2],
-                                        const struct tall_stage<1, SLIM_ROWS> *s,
-                                        uint64_t *empty, int warp) {
-    const int lane = threadIdx.x % 32;
-    unsigned a[4][4], b[4][SLIM_ROWS / 16][4];
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        matrices(a[k], unit_at(s->w[0], warp * 16 + lane % 16, 2 * k + lane / 16));
-#pragma unroll
-        for (int n = 0; n < SLIM_ROWS / 16; n++)
-            matrices(b[k][n], unit_at(s->x, 16 * n + lane / 16 * 8 + lane % 8,
-                                      2 * k + lane / 8 % 2));
-    }
-    __syncwarp();
-    if (lane == 0) barrier_arrive(empty);
-#pragma unroll
-    for (int k = 0; k < 4; k++)
-#pragma unroll
-        for (int n = 0; n < SLIM_ROWS / 8; n++)
-            mma(sum + 4 * n, a[k], b[k][n / 2][n % 2 * 2], b[k][n / 2][n % 2 * 2 + 1]);
-}
-
+/* A thread has four neighbours of a row. */
 template <enum products_end E>
-__device__ static inline void slim_sum(struct tall_stage<1, SLIM_ROWS> *ring, uint64_t *full,
-                                       uint64_t *empty, const struct many_job &j) {
-    constexpr int STAGES = tall_stages<1, SLIM_ROWS>();
-    const int tiles = j.row_tiles * j.out_tiles, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    struct place p = { 0, 0 };
-    for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
-        const struct tile t = tile_at(j, i, j.tall, SLIM_ROWS);
-        const int slice = j.part[t.part].slice;
-        float total[SLIM_ROWS / 2] = {};
-        for (int begin = 0; begin < j.cols; begin += slice) {
-            float sum[SLIM_ROWS / 2] = {};
-            for (int c = begin; c < MIN(begin + slice, j.cols); c += STEP, next<STAGES>(p)) {
-                barrier_wait(&full[p.at], p.phase);
-                slim_step(sum, &ring[p.at], &empty[p.at], warp);
-            }
-#pragma unroll
-            for (int k = 0; k < SLIM_ROWS / 2; k++) total[k] += sum[k];
-        }
-#pragma unroll
-        for (int k = 0; k < SLIM_ROWS / 2; k++)
-            put<E>(j, j.part[t.part], t.row + k / 4 * 8 + 2 * (lane % 4) + k % 2,
-                   t.out + warp * 16 + lane / 4 + k % 4 / 2 * 8, total[k]);
-    }
-}
-
-template <enum products_end E>
-__global__ static void __launch_bounds__(160, 1) slim(const __grid_constant__ struct many_job j) {
-    constexpr int STAGES = tall_stages<1, SLIM_ROWS>();
-    extern __shared__ unsigned char memory[];
-    __shared__ uint64_t full[STAGES], empty[STAGES];
-    struct tall_stage<1, SLIM_ROWS> *ring =
-        (struct tall_stage<1, SLIM_ROWS> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
-    const int warps = j.tall / 16;
+__global__ static void add_slices(const __grid_constant__ struct many_job j,
+                                  const struct apart_sum s) {
+    const struct many_part &o = j.part[blockIdx.z];
+    const int i = (int)(blockIdx.x * APART_THREADS + threadIdx.x) * 4, row = (int)blockIdx.y;
+    after_previous();
     let_next_begin();
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) {
-            barrier_init(&full[i], 1);
-            barrier_init(&empty[i], warps);
-        }
-        barriers_are_set();
+    if (i >= o.outs) return;
+    const float *from = s.from[blockIdx.z] + (int64_t)row * o.outs + i;
+    float4 sum = *(const float4 *)from;
+    for (int n = 1; n < j.apart; n++) {
+        const float4 one = *(const float4 *)(from + n * j.apart_y);
+        sum = make_float4(sum.x + one.x, sum.y + one.y, sum.z + one.z, sum.w + one.w);
     }
-    __syncthreads();
-    if (threadIdx.x < warps * 32) slim_sum<E>(ring, full, empty, j);
-    else if (threadIdx.x == warps * 32) tall_fetch<1, SLIM_ROWS, E>(ring, full, empty, j);
+    float v[4] = { sum.x, sum.y, sum.z, sum.w };
+    put_four<E>(j, o, row, i, v);
 }
 
 /* ---- which of them ---- */
+
 
 template <int OUTS, bool SLICED, enum products_end E>
 static void start_wide(struct cuda *c, struct many_job &j) {
     const size_t bytes = sizeof(struct wide_stage<OUTS>) * wide_stages<OUTS>() + 1024;
     cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = 2;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    config.gridDim = dim3((unsigned)MIN(j.row_tiles * j.out_tiles, c->processors / 2 * 2));
+    cudaLaunchAttribute attrs[2] = {};
+    attrs[0].id = cudaLaunchAttributeClusterDimension;
+    attrs[0].val.clusterDim.x = 2;
+    attrs[0].val.clusterDim.y = attrs[0].val.clusterDim.z = 1;
+    attrs[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attrs[1].val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = attrs;
+    config.numAttrs = 2;
+    config.gridDim = dim3((unsigned)MIN(j.row_tiles * j.out_tiles * MAX(j.apart, 1),
+                                        c->processors / 2 * 2));
     config.blockDim = dim3(W_THREADS);
     config.dynamicSmemBytes = bytes;
     config.stream = c->stream;
@@ -511,18 +471,6 @@ static void start_tall_of(struct cuda *c, struct many_job &j, int n) {
     if (n == 32) start_tall<GROUPS, 1, 32, E>(c, j);
     else if (n == 64) start_tall<GROUPS, HALVES, 64, E>(c, j);
     else start_tall<GROUPS, HALVES, 128, E>(c, j);
-}
-
-static void start_slim(struct cuda *c, struct many_job &j, bool adds) {
-    const size_t bytes = sizeof(struct tall_stage<1, SLIM_ROWS>) * tall_stages<1, SLIM_ROWS>() +
-                         1024;
-    const unsigned blocks = (unsigned)MIN(j.row_tiles * j.out_tiles, c->processors);
-    cudaFuncSetAttribute(slim<PRODUCTS_ADD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         (int)bytes);
-    cudaFuncSetAttribute(slim<PRODUCTS_STORE>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         (int)bytes);
-    cuda_start(c, adds ? slim<PRODUCTS_ADD> : slim<PRODUCTS_STORE>, blocks,
-               (unsigned)j.tall / 16 * 32 + 32, bytes, j);
 }
 
 static void count_tiles(struct many_job &j, const struct many_plain &p, bool gates, int rows,
@@ -558,7 +506,7 @@ static int choose_tall(const struct cuda *c, struct many_job &j, const struct ma
     int64_t least = INT64_MAX;
     int groups = 2, outs = 64;
     for (int g = gates ? 2 : 1; g <= 2; g++)
-        for (int o = 64; o >= 32; o -= 16) {
+        for (int o = 64; o >= 32; o -= 8) {
             count_tiles(j, p, gates, n, gates ? o : g * o);
             const int64_t rounds = blocks_of((int64_t)j.row_tiles * j.out_tiles, c->processors);
             const int64_t rows = rounds * (g * o + n);
@@ -578,8 +526,7 @@ static bool run_tall(struct cuda *c, struct many_job &j, const struct many_plain
     const int n = j.n_rows <= 32 ? 32 : j.n_rows <= 64 ? 64 : 128;
     const int groups = choose_tall(c, j, p, gates, n);
     if (!map_all(j, p, j.tall, n)) return false;
-    if (groups == 1 && n == SLIM_ROWS) start_slim(c, j, E == PRODUCTS_ADD);
-    else if (groups == 2) start_tall_of<2, E>(c, j, n);
+    if (groups == 2) start_tall_of<2, E>(c, j, n);
     else start_tall_of<1, gates ? PRODUCTS_STORE : E>(c, j, n);
     return true;
 }
@@ -591,6 +538,48 @@ static bool is_wide(const struct cuda *c, const struct many_job &j, const struct
     for (int i = 0; i < p.n; i++) sliced = sliced || j.part[i].slice < j.cols;
     count_tiles(count, p, false, W_ROWS, sliced ? 128 : 256);
     return j.n_rows > W_ROWS && count.row_tiles * count.out_tiles >= c->processors * 3 / 4;
+}
+
+template <enum products_end E>
+static bool run_apart(struct cuda *c, const struct many_job &whole, const struct many_plain &p) {
+    struct many_job j = whole;
+    struct apart_sum from = {};
+    int64_t outs = 0, rounds[2];
+    for (int i = 0; i < p.n; i++) outs += j.part[i].outs;
+    j.apart = (int)blocks_of(j.cols, j.part[0].slice);
+    j.apart_y = outs * j.n_rows;
+    if (j.apart * j.apart_y > PARTIAL_FLOATS) return false;
+    float *to = c->partial;
+    int most = 0;
+    for (int i = 0; i < p.n; i++) {
+        struct many_part &o = j.part[i];
+        from.from[i] = to;
+        o.bias = NULL;
+        o.y = to;
+        o.y_row = o.outs;
+        to += (int64_t)o.outs * j.n_rows;
+        most = MAX(most, o.outs);
+    }
+    for (int n = 0; n < 2; n++) {
+        count_tiles(j, p, false, W_ROWS, n ? 128 : 256);
+        rounds[n] = (int64_t)blocks_of(j.row_tiles * j.out_tiles * j.apart, c->processors);
+    }
+    const bool done = rounds[1] < 2 * rounds[0] ? run_wide<128, false, PRODUCTS_STORE>(c, j, p)
+                                                : run_wide<256, false, PRODUCTS_STORE>(c, j, p);
+    for (int i = 0; i < p.n; i++) j.part[i] = whole.part[i];
+    if (done) cuda_start(c, add_slices<E>, dim3(blocks_of(most, 4 * APART_THREADS),
+                         (unsigned)j.n_rows, (unsigned)p.n), APART_THREADS, 0, j, from);
+    return done;
+}
+
+/* Tiles of many rows whose slices fill the chip, where all columns would not. */
+static bool is_apart(const struct cuda *c, const struct many_job &j, const struct many_plain &p) {
+    if (j.n_rows <= W_ROWS || j.n_rows > APART_ROWS || is_wide(c, j, p)) return false;
+    for (int i = 0; i < p.n; i++)
+        if (j.part[i].slice >= j.cols || j.part[i].slice != j.part[0].slice ||
+            j.part[i].outs % 4)
+            return false;
+    return true;
 }
 
 /* Whether tiles of 224 outputs leave the multiprocessor that has most less to do than 256. */
@@ -620,6 +609,11 @@ static bool run(struct cuda *c, struct many_job &j, const struct many_plain &p) 
 
 bool cuda_multiply(struct cuda *c, struct many_job &j, const struct many_plain &p,
                    enum products_end end) {
+    if (cuda_multiply_slices(c, j, p, end)) return true;
+    if (end != PRODUCTS_GATE && is_apart(c, j, p) &&
+        (end == PRODUCTS_ADD ? run_apart<PRODUCTS_ADD>(c, j, p)
+                             : run_apart<PRODUCTS_STORE>(c, j, p)))
+        return true;
     const bool done = end == PRODUCTS_GATE  ? run<PRODUCTS_GATE>(c, j, p)
                       : end == PRODUCTS_ADD ? run_tall<PRODUCTS_ADD>(c, j, p)
                                             : run<PRODUCTS_STORE>(c, j, p);
