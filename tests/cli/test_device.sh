@@ -53,9 +53,50 @@ ask auto
 grep -q 'the CPU is taken, the NVIDIA driver is for CUDA 11.4' "$work/err" && [ "$code" = 0 ] ||
     { echo "auto beside an old driver: exit $code, $(cat "$work/err")"; failed=1; }
 
-# A GPU that is taken away: the CPU's table, whose sync fails after some steps. Sanitizers want to
-# be in the program alone, and not in an object beside it.
+# Sanitizers want to be in the program alone, and not in an object beside it.
 case $MLXCEL_BUILD in *san*) exit $failed ;; esac
+
+# The true object, where nvcc has made one (scripts/check does), beside drivers that are of no use: a
+# library that is all the driver there is says which.
+for so in "$MLXCEL_BUILD/mlxcel-cuda.so" build/check-cuda/mlxcel-cuda.so; do
+    [ -f "$so" ] || continue
+    [ -z "$(find src/device/device.h src/device/cuda/cuda.cu -newer "$so")" ] || continue
+    cat >"$work/driver.c" <<'END'
+#include <stdlib.h>
+#include <string.h>
+static int is(const char *what) { return !strcmp(getenv("DRIVER"), what); }
+static int nothing(void) { return 0; }
+int cuDriverGetVersion(int *version) { *version = is("old") ? 11040 : 99000; return 0; }
+int cuInit(unsigned flags) { (void)flags; return is("bare") ? 100 : is("broken") ? 999 : 0; }
+int cuGetProcAddress_v2(const char *name, void **at, int version, unsigned long long flags,
+                        int *status) {
+    (void)version, (void)flags;
+    *at = !strcmp(name, "cuInit") ? (void *)cuInit
+        : !strcmp(name, "cuDriverGetVersion") ? (void *)cuDriverGetVersion
+        : !strcmp(name, "cuGetProcAddress") ? (void *)cuGetProcAddress_v2 : (void *)nothing;
+    if (status) *status = 0;
+    return 0;
+}
+END
+    ${CC:-cc} -shared -fPIC "$work/driver.c" -o "$work/libcuda.so.1" || exit 1
+    cp "$so" "$work/mlxcel-cuda.so"
+    for is in 'old/is for CUDA 11.4, but CUDA [0-9.]* is needed' \
+              'bare/there is an NVIDIA driver here, but no GPU' \
+              'broken/the NVIDIA driver does not start'; do
+        export DRIVER="${is%%/*}"
+        export LD_LIBRARY_PATH="$work"
+        ask cuda
+        expect "a driver that is $DRIVER" "device cuda: .*${is#*/}.*; there is: cpu"
+        [ "$(wc -l <"$work/err")" = 1 ] || { echo "more than a sentence: $(cat "$work/err")"; failed=1; }
+        ask auto
+        grep -q "the CPU is taken, .*${is#*/}" "$work/err" && [ "$code" = 0 ] ||
+            { echo "auto, a driver that is $DRIVER: exit $code, $(cat "$work/err")"; failed=1; }
+        unset LD_LIBRARY_PATH
+    done
+    break
+done
+
+# A GPU that is taken away: the CPU's table, whose sync fails after some steps.
 cat >"$work/lost.c" <<'END'
 #include "device/device.h"
 static struct device_ops ops;

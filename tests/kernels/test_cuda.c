@@ -101,7 +101,7 @@ static void linear_of(struct device *dev, const struct format *f, int64_t outs, 
     if (!(far < bound))
         fail_msg("%s [%d, %d]: %g of the size, at most %g", f->name, (int)outs, (int)cols, far,
                  bound);
-    for (size_t i = 0; i < COUNT(counts); i++) {
+    for (size_t i = first_of(5); i < COUNT(counts); i += step_of(5)) {
         const int64_t skip = counts[i] < MOST ? 1 : 0;   /* the rows are others than at first */
         product(dev, got, &m, x + skip * cols, counts[i]);
         if (memcmp(got, all + skip * outs, (size_t)(counts[i] * outs) * sizeof *got) != 0)
@@ -122,7 +122,7 @@ static void test_linear(void **state) {
     static const int64_t shapes[][2] = { { 1, 128 }, { 17, 384 }, { 300, 640 }, { 131, 2048 },
                                          { 64, 4096 } };
     for (size_t i = 0; i < COUNT(formats); i++)
-        for (size_t k = 0; k < COUNT(shapes); k++) {
+        for (size_t k = first_of(2); k < COUNT(shapes); k += step_of(2)) {
             linear_of(&f32, &formats[i], shapes[k][0], shapes[k][1], 2e-4);
             linear_of(&rounding, &formats[i], shapes[k][0], shapes[k][1], 2e-2);
         }
@@ -131,7 +131,7 @@ static void test_linear(void **state) {
     linear_of(&rounding, &plain, 40, 576, 2e-2);
     linear_of(&rounding, &plain, 40, 72, 2e-2);
     /* One slice, two, four in one warp; a tile that is cut off; columns that fill no stage. */
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = first_of(3); i < 6; i += step_of(3)) {
         if (formats[i].dtype == F16) continue;
         linear_of(&rounding, &formats[i], 4096, 512, 4e-2);
         linear_of(&rounding, &formats[i], 2064, 2176, 4e-2);
@@ -220,14 +220,15 @@ static void test_products(void **state) {
     static const int rows[] = { 1, 2, 8, 9, 16, 17, 32, 60, 100, 200, 300 };
     for (size_t i = 0; i < COUNT(formats); i++)
         for (size_t k = 0; k < COUNT(cases); k++)
-            for (size_t r = 0; r < COUNT(rows); r++)
+            for (size_t r = (i + k) % step_of(10); r < COUNT(rows); r += step_of(10))
                 products_of(&formats[i], &cases[k], rows[r], acts[(k + r) % COUNT(acts)]);
     /* More outputs than are unpacked at a time. */
     static const struct products_case large[] = {
         { PRODUCTS_GATE, 2, { 11008, 11008 }, 3072 },
         { PRODUCTS_STORE, 2, { 21984, 64 }, 3072 },
     };
-    for (size_t k = 0; k < COUNT(large); k++) products_of(&formats[1], &large[k], 100, ACT_SILU);
+    for (size_t k = 0; k < COUNT(large) && !getenv("GPU_BRIEF"); k++)
+        products_of(&formats[1], &large[k], 100, ACT_SILU);
 }
 
 /* A product of rows that the op before left, which are not rounded twice: norm, then gate, then a
@@ -308,7 +309,7 @@ static void test_norm_before(void **state) {
     for (size_t f = 0; f < COUNT(formats); f++)
         for (size_t i = 0; i < COUNT(shapes); i++)
             for (int rows = 1; rows <= 3; rows++)
-                for (int how = 0; how < 4; how++)
+                for (size_t how = 0; how < 4; how += step_of(3))
                     norm_before(&formats[f], shapes[i][0], shapes[i][1], rows, how & 1, how & 2);
 }
 

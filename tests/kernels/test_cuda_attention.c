@@ -258,7 +258,7 @@ static void test_f32(void **state) {
         { 8, 2, 64, 64, 0, 16, false, false, false, 0, I8 },
         { 6, 2, 12, 10, 100, 16, false, true, true, 0, I8 },
     };
-    for (size_t i = 0; i < COUNT(shapes); i++) check(&f32, &shapes[i], 2e-5);
+    for (size_t i = first_of(6); i < COUNT(shapes); i += step_of(6)) check(&f32, &shapes[i], 2e-5);
 }
 
 static void test_rounding(void **state) {
@@ -281,7 +281,8 @@ static void test_rounding(void **state) {
         { 40, 1, 128, 128, 200, 32, false, false, false, 30, I8 },
         { 4, 2, 256, 256, 0, 32, false, false, false, 0, I8 },
     };
-    for (size_t i = 0; i < COUNT(shapes); i++) check(&rounding, &shapes[i], 6e-3);
+    for (size_t i = first_of(6); i < COUNT(shapes); i += step_of(6))
+        check(&rounding, &shapes[i], 6e-3);
 }
 
 static int run(void) {

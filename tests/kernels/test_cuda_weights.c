@@ -55,10 +55,12 @@ static const struct format formats[] = {
     { "3 bits", MLX_AFFINE, BF16, 3, 64, 0 },  { "bf16", BF16, F32, 0, 0, 0 },
 };
 
+static float scales_times = 1;       /* what scales are multiplied by */
+
 static void *scales_of(enum dtype dtype, size_t n) {
     unsigned char *at = mem_array(n, dtype_bytes(dtype));
     for (size_t i = 0; i < n; i++) {
-        float f = uniform() / 8;
+        float f = uniform() / 8 * scales_times;
         uint32_t bits;
         memcpy(&bits, &f, sizeof bits);
         uint16_t half = dtype == F16 ? (uint16_t)(0x2000 | (draw() & 0x83ff))
@@ -124,7 +126,7 @@ static void back(struct device *dev, void *to, void *from, size_t bytes) {
 
 /* The largest difference, as a share of the number and the root of the mean square of all. */
 static double difference(const float *got, const float *want, int64_t n) {
-    double most = 0, square = 1e-30;
+    double most = 0, square = 1e-300;
     for (int64_t i = 0; i < n; i++) square += (double)want[i] * (double)want[i];
     for (int64_t i = 0; i < n; i++) {
         double d = fabs((double)got[i] - (double)want[i]) /
@@ -145,9 +147,27 @@ static void product(struct device *dev, float *y, const struct linear *l, const 
     back(dev, NULL, dx, (size_t)(rows * cols) * 4);
 }
 
-/* ---- tests ---- */
+/* ---- tests; with GPU_BRIEF, of every third shape, as gpu.h says ---- */
+
+static size_t step = 1, begin;
 
 enum { MOST = 40 };
+
+static void check_rows(struct device *dev, const struct linear *l) {
+    const int64_t cols = l->w.shape[1];
+    const int ids[] = { (int)l->w.shape[0] - 1, 0, (int)l->w.shape[0] / 2 };
+    const size_t bytes = 3 * (size_t)cols * 4;
+    float *want = numbers(3 * cols), *got = numbers(3 * cols);
+    void *dids = there(dev, ids, sizeof ids), *dy = there(dev, NULL, bytes);
+    struct tensor it = tensor_1d((void *)(uintptr_t)ids, I32, 3), gt = tensor_1d(dids, I32, 3);
+    struct tensor y = tensor_2d(want, F32, 3, cols), gy = tensor_2d(dy, F32, 3, cols);
+    cpu.op->embed(&cpu, &y, &l->w, &it, 2);
+    dev->op->embed(dev, &gy, &l->w, &gt, 2);
+    back(dev, got, dy, bytes);
+    back(dev, NULL, dids, sizeof ids);
+    if (!(difference(got, want, 3 * cols) < 1e-6)) fail_msg("a row of a packed table");
+    free(want), free(got);
+}
 
 static void check_linear(const struct format *f, int64_t outs, int64_t cols) {
     static const int64_t counts[] = { 1, 2, 3, 4, 7, 16, 17, 39 };
@@ -171,17 +191,46 @@ static void check_linear(const struct format *f, int64_t outs, int64_t cols) {
         }
     }
     free(x), free(want), free(all), free(got);
+    check_rows(&rounding, &l);       /* of a table that products have had rearranged */
 }
 
 static void test_formats(void **state) {
     (void)state;
     static const int64_t shapes[][2] = { { 1, 64 }, { 33, 192 }, { 300, 640 }, { 256, 2048 },
-                                         { 528, 1216 }, { 4208, 256 } };
+                                         { 528, 1216 }, { 4208, 256 }, { 4272, 192 } };
     for (size_t f = 0; f < COUNT(formats); f++) {
-        for (size_t i = 0; i < COUNT(shapes); i++)
+        for (size_t i = (f + begin) % step; i < COUNT(shapes); i += step)
             check_linear(&formats[f], shapes[i][0], shapes[i][1]);
         if (!dtype_grouped(formats[f].dtype)) check_linear(&formats[f], 19, 77);
     }
+}
+
+/* Scales of FP8 that a sum of two bf16 does not reach. */
+static void test_extremes(void **state) {
+    (void)state;
+    static const float times[] = { 0x1p12f, 0x1p-70f };
+    for (size_t i = 0; i < COUNT(times); i++) {
+        scales_times = times[i];
+        check_linear(&formats[0], 528, 1216);
+        check_linear(&formats[2], 4272, 192);
+    }
+    scales_times = 1;
+}
+
+/* A code that is no number spoils its output, and no other. */
+static void test_no_number(void **state) {
+    (void)state;
+    enum { OUTS = 64, COLS = 256, BAD = 21 };
+    float y[OUTS];
+    struct linear l = matrix_new(&formats[0], OUTS, COLS, false);
+    float *x = numbers(COLS);
+    ((unsigned char *)l.w.at)[BAD * COLS + 77] = 0xff;
+    for (int round = 0; round < 2; round++) {
+        product(round ? &rounding : &gpu, y, &l, x, 1);
+        for (int i = 0; i < OUTS; i++)
+            if (isnan(y[i]) != (i == BAD)) fail_msg("output %d is %g", i, (double)y[i]);
+    }
+    free(x);
 }
 
 /* Rows of tables, and every second row of FP8: a view that begins inside a block. */
@@ -279,7 +328,8 @@ static void test_experts(void **state) {
         { 9, 40, 3, 192, 64, false, false }, { 70, 16, 4, 128, 192, true, true },
     };
     for (size_t f = 0; f < COUNT(formats); f++)
-        for (size_t i = 0; i < COUNT(mixtures); i++) check_experts(&formats[f], &mixtures[i]);
+        for (size_t i = (f + begin) % step; i < COUNT(mixtures); i += step)
+            check_experts(&formats[f], &mixtures[i]);
     /* Columns that fill no vector, and more experts a row than a block of warps takes. */
     check_experts(&formats[COUNT(formats) - 1], &(struct mixture){ 20, 7, 2, 30, 50, true, true });
     check_experts(&formats[COUNT(formats) - 1],
@@ -403,7 +453,8 @@ static void test_cycles(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_formats), cmocka_unit_test(test_tables),
+        cmocka_unit_test(test_formats), cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_no_number), cmocka_unit_test(test_tables),
         cmocka_unit_test(test_experts), cmocka_unit_test(test_route),
         cmocka_unit_test(test_loading), cmocka_unit_test(test_no_room),
         cmocka_unit_test(test_cycles),
@@ -421,6 +472,12 @@ int main(void) {
         !op->open(&rounding, &rounded, &err)) {
         puts(err.text);
         return 1;
+    }
+    if (getenv("GPU_ONLY")) cmocka_set_test_filter(getenv("GPU_ONLY"));
+    if (getenv("GPU_BRIEF")) {
+        step = 3;
+        begin = (size_t)(getenv("GPU_BRIEF")[0] - '0') % step;
+        cmocka_set_skip_filter("test_cycles");   /* others that run beside take memory as well */
     }
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     op->close(&gpu);

@@ -65,7 +65,8 @@ struct cuda {
                                                 has asked yet */
 };
 
-/* scaled: see linear.h. scales: of FP8, in F32, where the checkpoint's are not; owned. */
+/* scaled: see linear.h. scales: of FP8, in F32, or, where scaled, as linear_format.h has them;
+ * owned. */
 struct cuda_packed { size_t bytes; bool scaled; float *scales; };
 struct cuda_list { cudaGraphExec_t graph; };     /* NULL: the key was seen once */
 

@@ -31,6 +31,12 @@ __device__ static inline unsigned packed_code(const struct tensor &t, int64_t ro
         const unsigned word = ((const unsigned *)t.at)[block * 128 + lane * 4 + c % 64 / 16];
         return word >> (c % 2 * 16 + c % 16 / 8 * 8 + r / 8 * 4) & 15;
     }
+    if (t.dtype == FP8) {
+        const unsigned both = ((const unsigned short *)t.at)[block * 512 + r / 8 * 256 + lane * 8 +
+                                                             c % 64 / 16 * 2 + c % 2];
+        return c % 16 < 8 ? (both >> 8 & 0x80) | (both >> 4 & 0x7f)
+                          : (both >> 4 & 0x80) | (both >> 8 & 0x70) | (both & 15);
+    }
     return ((const unsigned char *)t.at)[block * 1024 + c % 64 / 32 * 512 + lane * 16 +
                                          c % 32 / 16 * 8 + c % 16 / 8 * 4 + r / 8 * 2 + c % 2];
 }

@@ -35,7 +35,7 @@ static bool describe_part(struct cuda *c, struct few_part *p, CUtensorMap *map,
     if (!cuda_pack(c, w)) return false;
     if (w.dtype != FP8) return true;
     const struct cuda_packed *is = cuda_is_packed(c, w.at);
-    if (is->scales) p->scales = (const char *)is->scales;
+    p->scales = (const char *)is->scales;
     p->blocks.first = (int)(q.first / q.cols);
     p->blocks.down = (int)MIN(q.block_rows, (int64_t)1 << 30);
     p->blocks.across = (int)((q.cols + q.block_cols - 1) / q.block_cols);

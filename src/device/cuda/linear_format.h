@@ -1,21 +1,23 @@
 /* linear_format.h - packed weights as linear_packed.cu streams them: how the 16 rows of a tile
  * arrive in shared memory, and how a warp makes bf16 fragments of them.
  *
- * A format is a struct with CHUNK, the columns of a stage; BYTES, what it takes; `from`, where a
- * lane reads next, which `seek` sets; `fetch`, by which a warp asks for n columns, each lane for
- * what it will read itself, but for scales; and `steps`, the A operands of four mmas for 64
- * columns. Lane l = 4 g + t of an operand has rows g and g + 8: a[0] columns 2t and the next of row
- * g, a[1] of row g + 8, a[2] and a[3] those 8 columns later.
+ * A format is a struct with CHUNK, the columns of a stage; BYTES, what it takes; ALONE, see
+ * linear_packed.cu; `from`, where a lane reads next, which `seek` sets; `fetch`, by which a warp
+ * asks for n columns, each lane for what it will read itself, but for scales; and `steps`, the A
+ * operands of four mmas for 64 columns. Lane l = 4 g + t of an operand has rows g and g + 8: a[0]
+ * columns 2t and the next of row g, a[1] of row g + 8, a[2] and a[3] those 8 columns later.
  *
  * They are rearranged in place (linear_pack.cu), 16 rows at a time, so a view that begins at such
  * a tile stays one:
  *   weights   for each 64 columns, what lane 0 reads (16 bytes), then lane 1...
  *   scales    for each group, those of 16 rows, row r at place r % 8 * 2 + r / 8: lane 4 g finds
- *             both of its rows side by side. Those of FP8 stay as they are.
+ *             both of its rows side by side. Those of FP8 stay in their order.
  * 4 bits: 512 bytes for 64 columns, a word for each step: bits 0-3 a[0], 4-7 a[1], 8-11 a[2],
  * 12-15 a[3] of the even column, 16-31 the same of the odd one.
  * 8 bits: 1,024 bytes, the first half for two steps: a word for a[0] and a[1], one for a[2] and
- * a[3], then the same of the next step. */
+ * a[3], then the same of the next step.
+ * FP8: 1,024 bytes, the first half for rows 0 to 7, a word for each step: a[0] and a[2] of the even
+ * column in its lower half, of the odd one in its upper half; then a[1] and a[3]. */
 #pragma once
 #include "device/cuda/linear_few.h"
 
@@ -147,7 +149,7 @@ struct nibbles_from {
 
 template <enum factors HOW, bool G32> struct format_affine4 {
     typedef affine_factors<G32, CHUNK_4> factors_of;
-    enum { CHUNK = CHUNK_4, WEIGHTS = CHUNK / 64 * BLOCK_4,
+    enum { ALONE = false, CHUNK = CHUNK_4, WEIGHTS = CHUNK / 64 * BLOCK_4,
            BYTES = WEIGHTS + 2 * factors_of::BYTES };
     struct from { nibbles_from w; const char *factors; };
 
@@ -211,7 +213,7 @@ __device__ static inline void bytes_steps(unsigned a[2][4], const char *at, cons
 
 template <bool BF, bool G32> struct format_affine8 {
     typedef affine_factors<G32, CHUNK_8> factors_of;
-    enum { CHUNK = CHUNK_8, WEIGHTS = CHUNK / 64 * BLOCK_8,
+    enum { ALONE = true, CHUNK = CHUNK_8, WEIGHTS = CHUNK / 64 * BLOCK_8,
            BYTES = WEIGHTS + 2 * factors_of::BYTES };
     struct from { bytes_from w; const char *factors; };
 
@@ -245,16 +247,53 @@ template <bool BF, bool G32> struct format_affine8 {
     }
 };
 
-/* A scale of F32 for each row of a tile and 128 columns, whatever blocks the matrix has. */
-struct format_fp8 {
-    enum { CHUNK = CHUNK_8, WEIGHTS = CHUNK / 64 * BLOCK_8, BYTES = WEIGHTS + 4 * TILE };
-    struct from { bytes_from w; const float *scales; int col, shift; };
+/* ---- FP8 ---- */
+
+/* Two e4m3 as bf16 are their numbers over 2^120, where their bits lie behind zeros. In a word half
+ * of its bits are so for one pair; the other's are what is left over (linear_pack.cu). */
+__device__ static inline unsigned e4m3_first(unsigned word) { return word & 0x87f087f0; }
+
+__device__ static inline unsigned e4m3_second(unsigned word) {
+    return (word << 4 & 0x80f080f0) | (word >> 4 & 0x07000700);
+}
+
+/* A scale times 2^120 as the sum of two bf16, so that w = fma(q, high, q low): once rounded, but
+ * for 2^-17 of it. */
+struct fp8_quick {
+    __nv_bfloat162 high, low;
+    __device__ inline fp8_quick(unsigned scale) {
+        high = __low2bfloat162(pair_of(scale));
+        low = __high2bfloat162(pair_of(scale));
+    }
+    __device__ inline unsigned weights(unsigned pair) const {
+        const __nv_bfloat162 q = pair_of(pair);
+        return bits_of(__hfma2(q, high, __hmul2(q, low)));
+    }
+};
+
+/* A scale in F32, whatever it is, and whatever is no number. */
+struct fp8_any {
+    float scale;
+    __device__ inline fp8_any(unsigned bits) { scale = __uint_as_float(bits); }
+    __device__ inline float one(unsigned bf16) const {
+        return float_of_e4m3((bf16 >> 8 & 0x80) | (bf16 >> 4 & 0x7f)) * scale;
+    }
+    __device__ inline unsigned weights(unsigned pair) const {
+        return rounded_pair(one(pair & 0xffff), one(pair >> 16));
+    }
+};
+
+/* A scale for each row of a tile and 128 columns, whatever blocks the matrix has. */
+template <class S> struct format_fp8 {
+    enum { CHUNK = CHUNK_8, WEIGHTS = CHUNK / 64 * BLOCK_8, BYTES = WEIGHTS + 4 * TILE,
+           ALONE = true };
+    struct from { bytes_from w; const unsigned *scales; int col, shift; };
 
     __device__ static inline void seek(struct from &f, const struct few_part &p,
                                        const struct few_job &j, int tile, int col) {
         f.w.seek(p, j, tile, col);
         const int row = p.blocks.first + tile * TILE + lane_of() % TILE;
-        f.scales = (const float *)p.scales + (int64_t)(row / p.blocks.down) * p.blocks.across;
+        f.scales = (const unsigned *)p.scales + (int64_t)(row / p.blocks.down) * p.blocks.across;
         f.col = col;
         f.shift = p.blocks.shift;
     }
@@ -268,22 +307,25 @@ struct format_fp8 {
 
     __device__ static inline void steps(unsigned a[STEPS][4], const char *stage, int block,
                                         const struct few_job &) {
-        const float *at = (const float *)(stage + WEIGHTS) + lane_of() / 4;
-        const float scale[2] = { at[0], at[8] };
 #pragma unroll
-        for (int half = 0; half < 2; half++)
-            bytes_steps(a + 2 * half, stage + block * BLOCK_8 + half * 512,
-                        [&](unsigned two, int row) {
-                const float2 v = e4m3_pair(two);
-                return rounded_pair(v.x * scale[row], v.y * scale[row]);
-            });
+        for (int half = 0; half < 2; half++) {
+            const uint4 v = *(const uint4 *)(stage + block * BLOCK_8 + half * 512 + lane_of() * 16);
+            const S s(((const unsigned *)(stage + WEIGHTS))[half * 8 + lane_of() / 4]);
+            const unsigned word[STEPS] = { v.x, v.y, v.z, v.w };
+#pragma unroll
+            for (int i = 0; i < STEPS; i++) {
+                a[i][half] = s.weights(e4m3_first(word[i]));
+                a[i][2 + half] = s.weights(e4m3_second(word[i]));
+            }
+        }
     }
 };
 
 /* ---- MXFP4: groups of 32 columns have a power of two ---- */
 
 struct format_mxfp4 {
-    enum { CHUNK = CHUNK_4, WEIGHTS = CHUNK / 64 * BLOCK_4, BYTES = WEIGHTS + TILE * CHUNK / 32 };
+    enum { CHUNK = CHUNK_4, WEIGHTS = CHUNK / 64 * BLOCK_4, BYTES = WEIGHTS + TILE * CHUNK / 32,
+           ALONE = false };
     struct from { nibbles_from w; const char *scales; };
 
     __device__ static inline void seek(struct from &f, const struct few_part &p,

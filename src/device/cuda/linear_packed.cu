@@ -4,7 +4,7 @@
  * the kernel's rows exist, since nobody writes weights; it waits for others only to add slices. */
 #include "device/cuda/linear_format.h"
 
-enum { SLICES = 4, WARPS = 16 };
+enum { SLICES = 4, MANY_WARPS = 16, FEW_WARPS = 8 };
 
 /* What a warp has still to ask for. */
 template <class F> struct feed { int unit, strip, col; typename F::from from; };
@@ -29,13 +29,13 @@ __device__ static inline void fetch_next(struct feed<F> &f, char *stage, const s
     async_commit();
 }
 
-/* Until all but the last `left` of what was asked for is there; or a little more. */
+/* Until all but the last `left` of what was asked for is there. The most usual ones come first. */
 __device__ static inline void wait_for_all_but(int left) {
-    if (left >= 10) async_wait<10>();
-    else if (left >= 6) async_wait<6>();
-    else if (left >= 4) async_wait<4>();
-    else if (left >= 2) async_wait<2>();
-    else if (left >= 1) async_wait<1>();
+    if (left == 1) async_wait<1>();
+    else if (left == 2) async_wait<2>();
+    else if (left == 4) async_wait<4>();
+    else if (left == 6) async_wait<6>();
+    else if (left == 10) async_wait<10>();
     else async_wait<0>();
 }
 
@@ -99,7 +99,7 @@ __device__ static inline void strip_of(float sum[N][4], struct ring<F> &r,
 }
 
 /* Shared memory: the rings of the warps, one after the other, the rows, the warps' sums. */
-template <class F, bool SHARED, int N>
+template <class F, bool SHARED, int N, int WARPS>
 __global__ static void __launch_bounds__(WARPS * 32, N == 1 ? 2 : 1)
     stream(const __grid_constant__ struct few_job j) {
     extern __shared__ __align__(128) char memory[];
@@ -143,36 +143,55 @@ static int stages_for(size_t room, size_t each) {
     return 2;
 }
 
-template <class F, bool SHARED, int N>
-static void start(struct cuda *c, struct few_job &j, size_t x_bytes) {
-    const int units_each = (int)blocks_of(j.units, c->processors);
+/* Blocks of a product and of the next are on a processor together. Two blocks of one product must
+ * not be, for then another processor has none, and neither has it of the products that follow,
+ * which go where there is room. A product that adds begins while the last blocks of attention are
+ * here and there, which take a place of two from a processor: formats whose blocks are large
+ * (ALONE) then ask for so much that two never fit, and what follows finds a block everywhere. ROOM
+ * is what fits beside it, and it is three stages of gate and up. */
+static constexpr size_t ROOM = (111 << 10) + 256, ROOM_ADD = (112 << 10) + 512;
+
+template <class F, bool SHARED, int N, int WARPS>
+static void start(struct cuda *c, struct few_job &j, size_t x_bytes, int units_each) {
     j.spread = SLICES;
     j.warps = MIN(units_each, WARPS / SLICES) * SLICES;
     const size_t beside = (SHARED ? x_bytes + 128 : 0) + 2 * few_kept(j) + 128;
-    const size_t most = N == 1 && beside < SHARED_HALF / 2 ? SHARED_HALF : SHARED_MOST;
+    const bool halves = N == 1 && beside < ROOM / 2;
+    const bool alone = halves && F::ALONE && j.end == PRODUCTS_ADD;
+    const size_t most = !halves ? SHARED_MOST : alone ? ROOM_ADD : ROOM;
     j.stages = stages_for(most - beside, (size_t)(j.warps * (int)F::BYTES));
-    const size_t bytes = (size_t)(j.stages * j.warps * (int)F::BYTES) + beside;
-    cudaFuncSetAttribute(stream<F, SHARED, N>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    const size_t needed = (size_t)(j.stages * j.warps * (int)F::BYTES) + beside;
+    cudaFuncSetAttribute(stream<F, SHARED, N, WARPS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          SHARED_MOST);
-    cuda_start(c, stream<F, SHARED, N>, dim3((unsigned)MIN(j.units, c->processors)),
-               dim3(32u * (j.norm.x ? (int)WARPS : j.warps)), bytes, j);
+    cuda_start(c, stream<F, SHARED, N, WARPS>, dim3((unsigned)MIN(j.units, c->processors)),
+               dim3(32u * (j.norm.x ? (int)WARPS : j.warps)), alone ? most : needed, j);
+}
+
+/* A processor that has no more than two tiles keeps eight warps busy, with more registers each. */
+template <class F, bool SHARED, int N>
+static void by_warps(struct cuda *c, struct few_job &j, size_t x_bytes) {
+    constexpr int FEW = F::ALONE && N == 1 ? FEW_WARPS : MANY_WARPS;
+    const int each = (int)blocks_of(j.units, c->processors);
+    if (!j.norm.x && each * SLICES <= FEW) start<F, SHARED, N, FEW>(c, j, x_bytes, each);
+    else start<F, SHARED, N, MANY_WARPS>(c, j, x_bytes, each);
 }
 
 template <class F>
 static void by_rows(struct cuda *c, struct few_job &j) {
     const size_t x_bytes = 2 * (size_t)j.n_rows * (size_t)j.cols;
     const bool fits = x_bytes <= SHARED_HALF;
-    if (j.n_rows <= 8 && fits) start<F, true, 1>(c, j, x_bytes);
-    else if (j.n_rows <= 8) start<F, false, 1>(c, j, x_bytes);
-    else if (fits) start<F, true, 2>(c, j, x_bytes);
-    else start<F, false, 2>(c, j, x_bytes);
+    if (j.n_rows <= 8 && fits) by_warps<F, true, 1>(c, j, x_bytes);
+    else if (j.n_rows <= 8) by_warps<F, false, 1>(c, j, x_bytes);
+    else if (fits) by_warps<F, true, 2>(c, j, x_bytes);
+    else by_warps<F, false, 2>(c, j, x_bytes);
 }
 
 /* Which format; F the function that is a template of it. */
 #define BY_FORMAT(w, scaled, ...) \
     do { \
         const bool g32 = (w).quant.group == 32, f16 = (w).quant.scale_dtype == F16; \
-        if ((w).dtype == FP8) { typedef format_fp8 F; __VA_ARGS__; } \
+        if ((w).dtype == FP8 && scaled) { typedef format_fp8<fp8_quick> F; __VA_ARGS__; } \
+        else if ((w).dtype == FP8) { typedef format_fp8<fp8_any> F; __VA_ARGS__; } \
         else if ((w).dtype == MXFP4) { typedef format_mxfp4 F; __VA_ARGS__; } \
         else if ((w).quant.bits == 8 && f16 && g32) \
             { typedef format_affine8<false, true> F; __VA_ARGS__; } \

@@ -97,6 +97,8 @@ static void carry(struct upload *u) {
 
 /* A small model is there sooner than threads and pinned buffers would be. */
 static void carry_few(struct device *dev, struct upload *u) {
+    /* Gaps between tensors are read in part where a word is, and not used. */
+    fail(u, cudaMemsetAsync(u->slab, 0, u->bytes, cuda_of(dev)->stream));
     for (const item &i : u->items)
         fail(u, cudaMemcpyAsync(u->slab + i.at, i.from, i.bytes, cudaMemcpyHostToDevice,
                                 cuda_of(dev)->stream));
