@@ -1,8 +1,11 @@
 /* bpe.c - byte pair encoding: the pair of lowest rank merges first, the leftmost of equals.
  *
  * Short words scan for the lowest rank, long ones keep a heap over a linked list: n log n
- * for a megabyte of one letter. Words that repeat within a call are remembered. */
+ * for a megabyte of one letter. Words that repeat within a call are remembered. Words of bytes that
+ * are Chinese and the like are cut where no token reaches across, and begin with characters. */
 #include "tokens/model.h"
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #define XXH_INLINE_ALL
@@ -10,15 +13,26 @@
 #include "base/pull.h"
 #include "base/utf8.h"
 #include "tokens/byte_chars.h"
+#include "tokens/joints.h"
 #include "tokens/text.h"
 
 enum { SCAN_MAX = 32, MERGES_MAX = 1 << 23, CACHE_SLOTS = 1 << 12, CACHE_WORD_MAX = 64,
        CACHE_IDS_MAX = 15, FAST_CPS = 0x180, PAIR_BYTES_MAX = 1 << 9, CACHE_FROM = 32,
-       LATE = 16, MERGE_BYTES_MIN = 12 };
+       LATE = 16, MERGE_BYTES_MIN = 12, WIDE_FROM = 0x800, WIDE_END = 0x10000, WIDE_BYTES = 3 };
 
 static const uint32_t NO_RANK = UINT32_MAX;
 
 struct merge { uint32_t left, right, rank, id; };    /* rank NO_RANK: a free slot */
+
+/* What characters of three bytes come out as where nothing reaches into them; made when the first
+ * word of such is met. */
+struct wide {
+    struct joints *joints;
+    /* Every merge comes after those that made its parts: then merges come in the order of their
+     * ranks, and those inside a character may as well come first. */
+    bool in_order;
+    struct { int id[WIDE_BYTES]; } of_cp[WIDE_END - WIDE_FROM];      /* -1: no more */
+};
 
 struct bpe {
     struct merge *merge;             /* [n_slots] hash table by the pair */
@@ -34,6 +48,7 @@ struct bpe {
     bool has_fallback, all_bytes;
     int of_cp[FAST_CPS];             /* ids of single characters */
     int space_id;                    /* of U+2581 */
+    _Atomic(struct wide *) wide;     /* NULL: not made */
 };
 
 struct cached {
@@ -486,6 +501,13 @@ static void merge_heap(const struct bpe *b, struct space *s) {
     s->n = out;
 }
 
+static void merge(const struct bpe *b, struct space *s) {
+    if (s->n <= SCAN_MAX)
+        merge_scan(b, s);
+    else
+        merge_heap(b, s);
+}
+
 static int whole_word(const struct tok_model *m, struct space *s, struct str word) {
     if (!m->bytes)
         return vocab_find(m->vocab, word);
@@ -498,12 +520,10 @@ static int whole_word(const struct tok_model *m, struct space *s, struct str wor
 static void encode_word(const struct tok_model *m, struct space *s, struct str word) {
     const struct bpe *b = m->own;
     s->n = 0;
-    if (m->ignore_merges) {
-        int id = whole_word(m, s, word);
-        if (id >= 0 && !(s->plain && vocab_is_command(m->vocab, id))) {
-            put_symbol(s, id);
-            return;
-        }
+    int whole = m->ignore_merges ? whole_word(m, s, word) : -1;
+    if (whole >= 0 && !(s->plain && vocab_is_command(m->vocab, whole))) {
+        put_symbol(s, whole);
+        return;
     }
     if (m->bytes && b->all_bytes) {
         for (size_t i = 0; i < word.len; i++)
@@ -517,10 +537,138 @@ static void encode_word(const struct tok_model *m, struct space *s, struct str w
     } else {
         put_chars(m, s, word);
     }
-    if (s->n <= SCAN_MAX)
-        merge_scan(b, s);
-    else
-        merge_heap(b, s);
+    merge(b, s);
+}
+
+/* ---- words of bytes with characters of three ---- */
+
+/* False: a byte is not in the vocabulary. */
+static bool put_bytes(const struct bpe *b, struct space *s, struct str bytes) {
+    for (size_t i = 0; i < bytes.len; i++) {
+        int id = b->of_byte[(uint8_t)bytes.at[i]];
+        if (id < 0)
+            return false;
+        put_symbol(s, id);
+    }
+    return true;
+}
+
+static bool merges_in_order(const struct bpe *b, int n_ids) {
+    uint32_t *made = mem_array((size_t)n_ids, sizeof *made);     /* 1 + the last rank, by id */
+    bool ok = true;
+    for (size_t i = 0; i < b->n_slots; i++) {
+        const struct merge *m = &b->merge[i];
+        if (m->rank != NO_RANK)
+            made[m->id] = MAX(made[m->id], m->rank + 1);
+    }
+    for (size_t i = 0; ok && i < b->n_slots; i++) {
+        const struct merge *m = &b->merge[i];
+        ok = m->rank == NO_RANK || MAX(made[m->left], made[m->right]) <= m->rank;
+    }
+    free(made);
+    return ok;
+}
+
+static struct wide *wide_new(const struct tok_model *m) {
+    const struct bpe *b = m->own;
+    struct wide *w = mem_new(sizeof *w);
+    struct space s = { 0 };
+    struct buf c = { 0 };
+    w->joints = joints_new(m->vocab);
+    w->in_order = merges_in_order(b, m->vocab->n);
+    for (uint32_t cp = WIDE_FROM; cp < WIDE_END; cp++) {
+        int *id = w->of_cp[cp - WIDE_FROM].id;
+        buf_clear(&c);
+        utf8_put(&c, cp);            /* surrogates, which no text has, as U+FFFD */
+        s.n = 0;
+        if (put_bytes(b, &s, buf_view(&c)))
+            merge(b, &s);
+        for (size_t i = 0; i < WIDE_BYTES; i++)
+            id[i] = i < s.n ? s.id[i] : -1;
+    }
+    free(s.id);
+    free(s.prev);
+    free(s.next);
+    free(s.rank);
+    free(s.made);
+    buf_free(&c);
+    return w;
+}
+
+static const struct wide *wide_of(const struct tok_model *m) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    struct bpe *b = m->own;
+    struct wide *w = atomic_load_explicit(&b->wide, memory_order_acquire);
+    if (w)
+        return w;
+    pthread_mutex_lock(&lock);
+    w = atomic_load(&b->wide);
+    if (!w)
+        atomic_store_explicit(&b->wide, w = wide_new(m), memory_order_release);
+    pthread_mutex_unlock(&lock);
+    return w;
+}
+
+/* A run of characters that tokens join: symbols were put for it, unless it is `torn` or has
+ * characters of other lengths; then its bytes are. */
+struct run { size_t from; bool torn; };
+
+static bool end_run(const struct bpe *b, struct space *s, struct run *run, struct str word,
+                    size_t end, struct ids *out) {
+    if (run->torn)
+        s->n = 0;
+    if (run->torn && !put_bytes(b, s, str_cut(word, run->from, end)))
+        return false;
+    if (s->n > 1)
+        merge(b, s);
+    for (size_t i = 0; i < s->n; i++)
+        ids_put(out, s->id[i]);
+    *run = (struct run){ end, false };
+    s->n = 0;
+    return true;
+}
+
+/* False: it is not this kind of word, and nothing was put. */
+static bool encode_wide(const struct tok_model *m, struct space *s, struct str word,
+                        struct ids *out) {
+    const struct bpe *b = m->own;
+    const struct wide *w = wide_of(m);
+    struct run run = { 0, false };
+    int before = out->len, whole = m->ignore_merges ? whole_word(m, s, word) : -1;
+    struct str left = { 0 };
+    bool ok = true;
+    if (whole >= 0) {
+        ids_put(out, whole);
+        return true;
+    }
+    s->n = 0;
+    for (size_t at = 0, n; ok && at < word.len; at += n) {
+        uint32_t cp;
+        n = (size_t)cp_at(word, at, &cp);
+        struct str c = str_cut(word, at, at + n);
+        bool wide = n == WIDE_BYTES && w->in_order;
+        const int *id = wide ? w->of_cp[cp - WIDE_FROM].id : NULL;
+        if (at) {
+            enum joint joint = joints_between(w->joints, left, c);
+            if (joint == JOINT_FREE)
+                ok = end_run(b, s, &run, word, at, out);
+            run.torn |= joint == JOINT_TORN;
+        }
+        run.torn |= !wide;
+        ok = ok && (n > 1 || !(word.at[at] & 0x80)) && (!wide || id[0] >= 0);
+        for (int i = 0; wide && i < WIDE_BYTES && id[i] >= 0; i++)
+            put_symbol(s, id[i]);
+        left = c;
+    }
+    ok = ok && end_run(b, s, &run, word, word.len, out);
+    if (!ok)
+        out->len = before;
+    return ok;
+}
+
+static bool may_be_wide(const struct tok_model *m, struct str word, bool plain) {
+    return m->bytes && !plain && !m->prefix.len && !m->suffix.len && word.len >= WIDE_BYTES
+        && word.at[word.len - 1] & 0x80;
 }
 
 /* Plain words are rare (most make no command anyway), so the words remembered are the others. */
@@ -529,6 +677,8 @@ static void encode_remembered(const struct tok_model *m, struct space *s, struct
     struct cached *hit = NULL;
     uint64_t hash = 0;
     s->plain = plain ? m->vocab : NULL;
+    if (may_be_wide(m, word, plain) && encode_wide(m, s, word, out))
+        return;
     if (word.len <= CACHE_WORD_MAX && !plain && s->n_words++ >= CACHE_FROM) {
         if (!s->cache)
             s->cache = mem_array(CACHE_SLOTS, sizeof *s->cache);
@@ -579,6 +729,10 @@ static void encode(const struct tok_model *m, void *space, struct str word, bool
 
 static void close_model(struct tok_model *m) {
     struct bpe *b = m->own;
+    struct wide *w = b ? atomic_load(&b->wide) : NULL;
+    if (w)
+        joints_free(w->joints);
+    free(w);
     if (b)
         free(b->merge);
     free(b);

@@ -100,31 +100,60 @@ static bool stays(struct str s, bool below_300) {
     return true;
 }
 
+/* Starters that no form changes and that compose with nothing, most of a Chinese text: what is on
+ * one side of such does not reach the other. */
+static bool inert(uint32_t cp, bool compat) {
+    return (cp >= 0x4e00 && cp <= 0x9fff) || (cp >= 0x3001 && cp <= 0x3029) ||
+           (!compat && cp >= 0xff01 && cp <= 0xff5e);
+}
+
+/* The end of the characters from `at` on that are inert, or are not. */
+static size_t run_end(struct str s, size_t at, bool is, bool compat) {
+    uint32_t cp;
+    for (size_t n; at < s.len; at += n) {
+        n = (size_t)cp_at(s, at, &cp);
+        if (inert(cp, compat) != is) break;
+    }
+    return at;
+}
+
+static void form_run(struct chars *list, const struct text *in, size_t at, size_t end,
+                     bool compat) {
+    struct str s = buf_view(&in->bytes);
+    utf8proc_option_t options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE;
+    if (compat)
+        options |= UTF8PROC_COMPAT;
+    list->n = 0;
+    while (at < end) {
+        uint32_t cp, origin = text_origin(in, at);
+        at += (size_t)cp_at(s, at, &cp);
+        utf8proc_int32_t to[32] = { 0 };
+        utf8proc_ssize_t n = utf8proc_decompose_char((int32_t)cp, to, 32, options, NULL);
+        if (n < 0 || n > 32)
+            chars_put(list, (int32_t)cp, origin);
+        for (utf8proc_ssize_t k = 0; n <= 32 && k < n; k++)
+            chars_put(list, to[k], origin);
+    }
+    reorder(list);
+}
+
 static void form(const struct text *in, struct text *out, bool compat, bool composes) {
     struct str s = buf_view(&in->bytes);
+    struct chars list = { 0 };
     if (stays(s, composes && !compat)) {
         text_copy(out, in, 0, s.len);
         return;
     }
-    struct chars list = { 0 };
-    utf8proc_option_t options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE;
-    if (compat)
-        options |= UTF8PROC_COMPAT;
-    for (size_t i = 0; i < s.len;) {
-        uint32_t cp, origin = text_origin(in, i);
-        i += (size_t)cp_at(s, i, &cp);
-        utf8proc_int32_t to[32] = { 0 };
-        utf8proc_ssize_t n = utf8proc_decompose_char((int32_t)cp, to, 32, options, NULL);
-        if (n < 0 || n > 32)
-            chars_put(&list, (int32_t)cp, origin);
-        for (utf8proc_ssize_t k = 0; n <= 32 && k < n; k++)
-            chars_put(&list, to[k], origin);
+    for (size_t at = 0, end; at < s.len; at = end) {
+        size_t odd = run_end(s, at, true, compat);
+        text_copy(out, in, at, odd);
+        end = run_end(s, odd, false, compat);
+        form_run(&list, in, odd, end, compat);
+        if (composes)
+            compose(&list);
+        for (size_t i = 0; i < list.n; i++)
+            text_cp(out, (uint32_t)list.at[i].cp, list.at[i].origin);
     }
-    reorder(&list);
-    if (composes)
-        compose(&list);
-    for (size_t i = 0; i < list.n; i++)
-        text_cp(out, (uint32_t)list.at[i].cp, list.at[i].origin);
     free(list.at);
 }
 

@@ -106,12 +106,7 @@ bool cp_is_space(uint32_t cp) {
         || cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f || cp == 0x3000;
 }
 
-int cp_at(struct str s, size_t at, uint32_t *cp) {
-    unsigned char c = (unsigned char)s.at[at];
-    if (c < 0x80) {
-        *cp = c;
-        return 1;
-    }
+int cp_at_slowly(struct str s, size_t at, uint32_t *cp) {
     int n = utf8_next(str_from(s, at), cp);
     if (n)
         return n;
