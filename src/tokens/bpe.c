@@ -634,13 +634,9 @@ static bool encode_wide(const struct tok_model *m, struct space *s, struct str w
     const struct bpe *b = m->own;
     const struct wide *w = wide_of(m);
     struct run run = { 0, false };
-    int before = out->len, whole = m->ignore_merges ? whole_word(m, s, word) : -1;
+    int before = out->len;
     struct str left = { 0 };
     bool ok = true;
-    if (whole >= 0) {
-        ids_put(out, whole);
-        return true;
-    }
     s->n = 0;
     for (size_t at = 0, n; ok && at < word.len; at += n) {
         uint32_t cp;
@@ -666,9 +662,10 @@ static bool encode_wide(const struct tok_model *m, struct space *s, struct str w
     return ok;
 }
 
+/* Where a whole word is looked for before its merges, remembering words is faster. */
 static bool may_be_wide(const struct tok_model *m, struct str word, bool plain) {
-    return m->bytes && !plain && !m->prefix.len && !m->suffix.len && word.len >= WIDE_BYTES
-        && word.at[word.len - 1] & 0x80;
+    return m->bytes && !plain && !m->ignore_merges && !m->prefix.len && !m->suffix.len
+        && word.len >= WIDE_BYTES && word.at[word.len - 1] & 0x80;
 }
 
 /* Plain words are rare (most make no command anyway), so the words remembered are the others. */
