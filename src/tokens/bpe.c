@@ -583,6 +583,8 @@ static struct wide *wide_new(const struct tok_model *m) {
         s.n = 0;
         if (put_bytes(b, &s, buf_view(&c)))
             merge(b, &s);
+        else
+            s.n = 0;
         for (size_t i = 0; i < WIDE_BYTES; i++)
             id[i] = i < s.n ? s.id[i] : -1;
     }
