@@ -353,6 +353,17 @@ static void put_symbol(struct space *s, int id) {
     s->id[s->n++] = id;
 }
 
+/* False: a byte is not in the vocabulary. */
+static bool put_bytes(const struct bpe *b, struct space *s, struct str bytes) {
+    for (size_t i = 0; i < bytes.len; i++) {
+        int id = b->of_byte[(uint8_t)bytes.at[i]];
+        if (id < 0)
+            return false;
+        put_symbol(s, id);
+    }
+    return true;
+}
+
 /* The characters of a word as symbols. An unknown one waits for the next known one, so that a run
  * can be fused; a run of byte tokens does not let it out, as in the original. */
 static void put_chars(const struct tok_model *m, struct space *s, struct str word) {
@@ -512,8 +523,7 @@ static int whole_word(const struct tok_model *m, struct space *s, struct str wor
     if (!m->bytes)
         return vocab_find(m->vocab, word);
     buf_clear(&s->text);
-    for (size_t i = 0; i < word.len; i++)
-        utf8_put(&s->text, byte_to_cp((uint8_t)word.at[i]));
+    byte_chars_put(&s->text, word);
     return vocab_find(m->vocab, buf_view(&s->text));
 }
 
@@ -526,12 +536,10 @@ static void encode_word(const struct tok_model *m, struct space *s, struct str w
         return;
     }
     if (m->bytes && b->all_bytes) {
-        for (size_t i = 0; i < word.len; i++)
-            put_symbol(s, b->of_byte[(uint8_t)word.at[i]]);
+        put_bytes(b, s, word);
     } else if (m->bytes) {
         struct buf mapped = { 0 };
-        for (size_t i = 0; i < word.len; i++)
-            utf8_put(&mapped, byte_to_cp((uint8_t)word.at[i]));
+        byte_chars_put(&mapped, word);
         put_chars(m, s, buf_view(&mapped));
         buf_free(&mapped);
     } else {
@@ -541,17 +549,6 @@ static void encode_word(const struct tok_model *m, struct space *s, struct str w
 }
 
 /* ---- words of bytes with characters of three ---- */
-
-/* False: a byte is not in the vocabulary. */
-static bool put_bytes(const struct bpe *b, struct space *s, struct str bytes) {
-    for (size_t i = 0; i < bytes.len; i++) {
-        int id = b->of_byte[(uint8_t)bytes.at[i]];
-        if (id < 0)
-            return false;
-        put_symbol(s, id);
-    }
-    return true;
-}
 
 static bool merges_in_order(const struct bpe *b, int n_ids) {
     uint32_t *made = mem_array((size_t)n_ids, sizeof *made);     /* 1 + the last rank, by id */
@@ -572,7 +569,7 @@ static bool merges_in_order(const struct bpe *b, int n_ids) {
 static struct wide *wide_new(const struct tok_model *m) {
     const struct bpe *b = m->own;
     struct wide *w = mem_new(sizeof *w);
-    struct space s = { 0 };
+    struct space *s = space_new(m);
     struct buf c = { 0 };
     w->joints = joints_new(m->vocab);
     w->in_order = merges_in_order(b, m->vocab->n);
@@ -580,19 +577,15 @@ static struct wide *wide_new(const struct tok_model *m) {
         int *id = w->of_cp[cp - WIDE_FROM].id;
         buf_clear(&c);
         utf8_put(&c, cp);            /* surrogates, which no text has, as U+FFFD */
-        s.n = 0;
-        if (put_bytes(b, &s, buf_view(&c)))
-            merge(b, &s);
+        s->n = 0;
+        if (put_bytes(b, s, buf_view(&c)))
+            merge(b, s);
         else
-            s.n = 0;
+            s->n = 0;
         for (size_t i = 0; i < WIDE_BYTES; i++)
-            id[i] = i < s.n ? s.id[i] : -1;
+            id[i] = i < s->n ? s->id[i] : -1;
     }
-    free(s.id);
-    free(s.prev);
-    free(s.next);
-    free(s.rank);
-    free(s.made);
+    space_free(s);
     buf_free(&c);
     return w;
 }

@@ -130,8 +130,7 @@ bool build_byte_level(struct tokenizer *t, const char *const *regex, int n, bool
 
 bool build_put_bytes(struct tokenizer *t, struct str bytes, uint64_t id, struct err *err) {
     struct buf text = { 0 };
-    for (size_t i = 0; i < bytes.len; i++)
-        utf8_put(&text, byte_to_cp((uint8_t)bytes.at[i]));
+    byte_chars_put(&text, bytes);
     const char *wrong = vocab_put(&t->vocab, buf_view(&text), id);
     buf_free(&text);
     return !wrong || err_set(err, "the token of rank %llu %s", (unsigned long long)id, wrong);

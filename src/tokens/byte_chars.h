@@ -1,7 +1,7 @@
 /* byte_chars.h - GPT-2's printable stand-ins for bytes: printable Latin-1 stands for
  * itself, the other 68 bytes are U+0100 and on, in order. */
 #pragma once
-#include <stdint.h>
+#include "base/buf.h"
 
 static inline uint32_t byte_to_cp(uint8_t b) {
     if (b >= 0x21 && b <= 0x7e)
@@ -23,3 +23,8 @@ static inline int cp_to_byte(uint32_t cp) {
         return (int)(cp - 0x100);
     return cp == 0x143 ? 0xad : (int)(cp - 0x121 + 0x7f);
 }
+
+/* Puts the stand-ins of all bytes. */
+void byte_chars_put(struct buf *, struct str bytes);
+/* Puts the bytes that a spelling stands for. False, nothing put: a character stands for none. */
+bool byte_chars_read(struct buf *, struct str spelling);

@@ -55,18 +55,8 @@ static void give_whole(struct decode *d, int at) {
 
 static void byte_level(struct decode *d, int at, struct str token) {
     struct buf *held = &d->step[at].held;
-    size_t old = held->len;
-    for (size_t i = 0; i < token.len;) {
-        uint32_t cp;
-        i += (size_t)cp_at(token, i, &cp);
-        int byte = cp_to_byte(cp);
-        if (byte < 0) {              /* not spelt in stand-ins: taken as it is */
-            held->len = old;
-            buf_str(held, token);
-            break;
-        }
-        buf_char(held, (char)byte);
-    }
+    if (!byte_chars_read(held, token))
+        buf_str(held, token);        /* not spelt in stand-ins: taken as it is */
     give_whole(d, at);
 }
 

@@ -28,20 +28,6 @@ static bool has(const uint64_t *bits, uint32_t bit) {
     return bits[bit / 64] >> bit % 64 & 1;
 }
 
-/* False: it has a character that stands for no byte, so that no merge of bytes makes it. */
-static bool to_bytes(struct buf *to, struct str spelling) {
-    buf_clear(to);
-    for (size_t i = 0; i < spelling.len;) {
-        uint32_t cp;
-        int n = utf8_next(str_from(spelling, i), &cp);
-        int byte = n ? cp_to_byte(cp) : -1;
-        if (byte < 0) return false;
-        buf_char(to, (char)byte);
-        i += (size_t)n;
-    }
-    return true;
-}
-
 static bool goes_on(struct str s, size_t at) {
     return ((unsigned char)s.at[at] & 0xc0) == 0x80;
 }
@@ -68,7 +54,9 @@ struct joints *joints_new(const struct vocab *v) {
     struct joints *j = mem_new(sizeof *j);
     struct buf bytes = { 0 };
     for (int id = 0; id < v->n; id++) {
-        if (!to_bytes(&bytes, vocab_text(v, id))) continue;
+        buf_clear(&bytes);
+        /* What is not spelt in stand-ins no merge of bytes makes. */
+        if (!byte_chars_read(&bytes, vocab_text(v, id))) continue;
         for (size_t at = 1; at < bytes.len; at++)
             if (!goes_on(buf_view(&bytes), at)) note(j, buf_view(&bytes), at);
     }

@@ -11,15 +11,9 @@
 /* What is not spelt in stand-ins is taken as it is, as the decoder does. */
 static void from_stand_ins(struct buf *b) {
     struct buf out = { 0 };
-    for (size_t i = 0; i < b->len;) {
-        uint32_t cp;
-        i += (size_t)cp_at(buf_view(b), i, &cp);
-        int byte = cp_to_byte(cp);
-        if (byte < 0) {
-            buf_free(&out);
-            return;
-        }
-        buf_char(&out, (char)byte);
+    if (!byte_chars_read(&out, buf_view(b))) {
+        buf_free(&out);
+        return;
     }
     buf_free(b);
     *b = out;

@@ -100,7 +100,7 @@ static void put_spelling(struct buf *to, struct str bytes) {
     for (size_t i = 0; i < bytes.len; i++) {
         char c = bytes.at[i];
         if (c == '"' || c == '\\') buf_char(to, '\\');
-        utf8_put(to, byte_to_cp((uint8_t)c));
+        byte_chars_put(to, str_cut(bytes, i, i + 1));
     }
     buf_char(to, '"');
 }
