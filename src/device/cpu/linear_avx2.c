@@ -5,9 +5,9 @@
  * format. */
 #if defined __x86_64__
 #include "device/cpu/linear.h"
+#include "device/cpu/load_avx2.h"
 #include "device/small_float.h"
 
-#include <immintrin.h>
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
@@ -23,16 +23,6 @@ INLINE __m256i lanes(void) {
 /* The first n of 8 lanes; none when n <= 0. */
 INLINE __m256i first(int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)MIN(n, HALF)), lanes());
-}
-
-INLINE __m256 load_plain(enum dtype dtype, const byte *at) {
-    if (dtype == F32) {
-        return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)(const void *)at));
-    }
-    __m128i h = _mm_loadu_si128((const __m128i *)(const void *)at);
-    if (dtype == F16)
-        return _mm256_cvtph_ps(h);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
 
 /* The first n values of a half, zeros after them; nothing past them is read. */

@@ -4,8 +4,7 @@
 #if defined __x86_64__
 #include "base/base.h"
 #include "device/cpu/linear_chains.h"
-
-#include <immintrin.h>
+#include "device/cpu/load_avx2.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNSET __attribute__((uninitialized))
@@ -37,15 +36,6 @@ INLINE void transpose(__m256 v[HALF]) {
         v[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
         v[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
     }
-}
-
-INLINE __m256 load_plain(enum dtype dtype, const unsigned char *at) {
-    if (dtype == F32)
-        return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)(const void *)at));
-    const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)at);
-    if (dtype == F16)
-        return _mm256_cvtph_ps(h);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
 
 INLINE void sort_plain(float *panel, const unsigned char *w, enum dtype dtype, int64_t stride,
