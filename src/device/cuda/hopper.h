@@ -188,107 +188,69 @@ __device__ static inline void registers_less(void) {
 /* d[64, N] = a[64, 16] b[N, 16]' + (add ? d : 0). A warp has 16 rows of d: d[4 i + k] of a lane is
  * row lane/4 + 8 (k/2), column 8 i + 2 (lane%4) + k%2. */
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+/* The registers of N sums: their names in the assembler's text, and the operands themselves. */
+#define NAMES_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define NAMES_32 NAMES_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define NAMES_64 NAMES_32 \
+    ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47" \
+    ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define NAMES_112 NAMES_64 \
+    ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79" \
+    ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95" \
+    ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111"
+#define NAMES_128 NAMES_112 \
+    ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define EIGHT(d, i) \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), \
     "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define SUMS_16(d) EIGHT(d, 0), EIGHT(d, 8)
+#define SUMS_32(d) SUMS_16(d), EIGHT(d, 16), EIGHT(d, 24)
+#define SUMS_64(d) SUMS_32(d), EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56)
+#define SUMS_112(d) SUMS_64(d), EIGHT(d, 64), EIGHT(d, 72), EIGHT(d, 80), EIGHT(d, 88), \
+    EIGHT(d, 96), EIGHT(d, 104)
+#define SUMS_128(d) SUMS_112(d), EIGHT(d, 112), EIGHT(d, 120)
 
-__device__ static inline void wgmma(float (&d)[128], uint64_t a, uint64_t b, int add) {
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %130, 0;"
-        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
-        "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
-        "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
-        "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"
-        "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}, "
-        "%128, %129, p, 1, 1, 0, 0; }"
-        : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24),
-          EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56),
-          EIGHT(d, 64), EIGHT(d, 72), EIGHT(d, 80), EIGHT(d, 88),
-          EIGHT(d, 96), EIGHT(d, 104), EIGHT(d, 112), EIGHT(d, 120)
-        : "l"(a), "l"(b), "r"(add));
-}
-
-__device__ static inline void wgmma(float (&d)[112], uint64_t a, uint64_t b, int add) {
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %114, 0;"
-        "wgmma.mma_async.sync.aligned.m64n224k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
-        "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
-        "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
-        "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111}, "
-        "%112, %113, p, 1, 1, 0, 0; }"
-        : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24),
-          EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56),
-          EIGHT(d, 64), EIGHT(d, 72), EIGHT(d, 80), EIGHT(d, 88),
-          EIGHT(d, 96), EIGHT(d, 104)
-        : "l"(a), "l"(b), "r"(add));
-}
-
-__device__ static inline void wgmma(float (&d)[64], uint64_t a, uint64_t b, int add) {
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %66, 0;"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-        "%64, %65, p, 1, 1, 0, 0; }"
-        : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24),
-          EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56)
-        : "l"(a), "l"(b), "r"(add));
-}
-
-__device__ static inline void wgmma(float (&d)[32], uint64_t a, uint64_t b, int add) {
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0;"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
-        "%32, %33, p, 1, 1, 0, 0; }"
-        : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24)
-        : "l"(a), "l"(b), "r"(add));
-}
-
-__device__ static inline void wgmma(float (&d)[16], uint64_t a, uint64_t b, int add) {
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %18, 0;"
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, "
-        "%16, %17, p, 1, 1, 0, 0; }"
-        : EIGHT(d, 0), EIGHT(d, 8)
-        : "l"(a), "l"(b), "r"(add));
-}
+/* The overload of `sums` registers, which are `n` columns; a, b, add: the next registers' names. */
+#define WGMMA(sums, n, a, b, add_at) \
+    __device__ static inline void wgmma(float (&d)[sums], uint64_t x, uint64_t y, int add) { \
+        asm volatile("{ .reg .pred p; setp.ne.b32 p, " add_at ", 0;" \
+            "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" NAMES_##sums "}, " \
+            a ", " b ", p, 1, 1, 0, 0; }" \
+            : SUMS_##sums(d) : "l"(x), "l"(y), "r"(add)); \
+    }
+WGMMA(128, 256, "%128", "%129", "%130")
+WGMMA(112, 224, "%112", "%113", "%114")
+WGMMA(64, 128, "%64", "%65", "%66")
+WGMMA(32, 64, "%32", "%33", "%34")
+WGMMA(16, 32, "%16", "%17", "%18")
 
 /* d[64, N] = a[64, 16] b[16, N] + (add ? d : 0), a from registers as mma.m16n8k16 has it, b by
  * rows_turned. */
-__device__ static inline void wgmma_turned(float (&d)[64], const unsigned (&a)[4], uint64_t b,
-                                           int add) {
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %69, 0;"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-        "{%64,%65,%66,%67}, %68, p, 1, 1, 1; }"
-        : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24),
-          EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-}
+#define WGMMA_TURNED(sums, n, a, b, add_at) \
+    __device__ static inline void wgmma_turned(float (&d)[sums], const unsigned (&x)[4], \
+                                               uint64_t y, int add) { \
+        asm volatile("{ .reg .pred p; setp.ne.b32 p, " add_at ", 0;" \
+            "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" NAMES_##sums "}, " \
+            "{" a "}, " b ", p, 1, 1, 1; }" \
+            : SUMS_##sums(d) \
+            : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "l"(y), "r"(add)); \
+    }
+WGMMA_TURNED(64, 128, "%64,%65,%66,%67", "%68", "%69")
+WGMMA_TURNED(32, 64, "%32,%33,%34,%35", "%36", "%37")
 
-__device__ static inline void wgmma_turned(float (&d)[32], const unsigned (&a)[4], uint64_t b,
-                                           int add) {
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %37, 0;"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
-        "{%32,%33,%34,%35}, %36, p, 1, 1, 1; }"
-        : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-}
-
+#undef NAMES_16
+#undef NAMES_32
+#undef NAMES_64
+#undef NAMES_112
+#undef NAMES_128
 #undef EIGHT
+#undef SUMS_16
+#undef SUMS_32
+#undef SUMS_64
+#undef SUMS_112
+#undef SUMS_128
+#undef WGMMA
+#undef WGMMA_TURNED
 #else
 template <int N>
 __device__ static inline void wgmma(float (&)[N], uint64_t, uint64_t, int) { __trap(); }

@@ -531,12 +531,16 @@ static bool run_tall(struct cuda *c, struct many_job &j, const struct many_plain
     return true;
 }
 
+static bool is_sliced(const struct many_job &j, const struct many_plain &p) {
+    for (int i = 0; i < p.n; i++)
+        if (j.part[i].slice < j.cols) return true;
+    return false;
+}
+
 /* Rows enough that tiles of many rows fill the device are taken wide. */
 static bool is_wide(const struct cuda *c, const struct many_job &j, const struct many_plain &p) {
     struct many_job count = j;
-    bool sliced = false;
-    for (int i = 0; i < p.n; i++) sliced = sliced || j.part[i].slice < j.cols;
-    count_tiles(count, p, false, W_ROWS, sliced ? 128 : 256);
+    count_tiles(count, p, false, W_ROWS, is_sliced(j, p) ? 128 : 256);
     return j.n_rows > W_ROWS && count.row_tiles * count.out_tiles >= c->processors * 3 / 4;
 }
 
@@ -598,10 +602,8 @@ static bool narrow_is_less(const struct cuda *c, const struct many_job &j,
 
 template <enum products_end E>
 static bool run(struct cuda *c, struct many_job &j, const struct many_plain &p) {
-    bool sliced = false;
-    for (int i = 0; i < p.n; i++) sliced = sliced || j.part[i].slice < j.cols;
     if (!is_wide(c, j, p)) return run_tall<E>(c, j, p);
-    if (sliced) return run_wide<128, true, E>(c, j, p);
+    if (is_sliced(j, p)) return run_wide<128, true, E>(c, j, p);
     if constexpr (E == PRODUCTS_GATE)
         if (narrow_is_less(c, j, p)) return run_wide<224, false, E>(c, j, p);
     return run_wide<256, false, E>(c, j, p);

@@ -6,7 +6,7 @@
 
 enum { MANY_PARTS = 3 };             /* matrices of a launch */
 
-struct many_part {                         /* where a part's results go */
+struct many_part {                   /* where a part's results go */
     const float *bias;               /* NULL: none */
     float *y;                        /* NULL: nowhere, `next` has them */
     int64_t y_row;
