@@ -32,6 +32,7 @@ void pieces_free(struct pieces *);
 
 /* The Unicode property White_Space. */
 bool cp_is_space(uint32_t cp);
+/* What cp_at leaves. */
 int cp_at_slowly(struct str, size_t at, uint32_t *cp);
 /* The code point at `at`, and its length; text is valid UTF-8. Here what most texts are made of:
  * ASCII, and three bytes whose second one no rule narrows. */
