@@ -18,14 +18,16 @@
 
 enum { SCAN_MAX = 32, MERGES_MAX = 1 << 23, CACHE_SLOTS = 1 << 12, CACHE_WORD_MAX = 64,
        CACHE_IDS_MAX = 15, FAST_CPS = 0x180, PAIR_BYTES_MAX = 1 << 9, CACHE_FROM = 32,
-       LATE = 16, MERGE_BYTES_MIN = 12, WIDE_FROM = 0x800, WIDE_END = 0x10000, WIDE_BYTES = 3 };
+       LATE = 16, MERGE_BYTES_MIN = 12, WIDE_FROM = 0x800, WIDE_END = 0x10000, WIDE_BYTES = 3,
+       WIDE_WORTH = 1 << 16 };
 
 static const uint32_t NO_RANK = UINT32_MAX;
 
 struct merge { uint32_t left, right, rank, id; };    /* rank NO_RANK: a free slot */
 
-/* What characters of three bytes come out as where nothing reaches into them; made when the first
- * word of such is met. */
+/* What characters of three bytes come out as where nothing reaches into them. It takes tens of
+ * milliseconds to make, as long as merging WIDE_WORTH bytes of such words some times over: so it is
+ * made when there were as many, and a short prompt does not wait for it. */
 struct wide {
     struct joints *joints;
     /* Every merge comes after those that made its parts: then merges come in the order of their
@@ -49,6 +51,7 @@ struct bpe {
     int of_cp[FAST_CPS];             /* ids of single characters */
     int space_id;                    /* of U+2581 */
     _Atomic(struct wide *) wide;     /* NULL: not made */
+    _Atomic size_t wide_bytes;       /* of words that had to do without */
 };
 
 struct cached {
@@ -590,11 +593,12 @@ static struct wide *wide_new(const struct tok_model *m) {
     return w;
 }
 
-static const struct wide *wide_of(const struct tok_model *m) {
+/* NULL: there is none yet; `n` bytes are merged without. */
+static const struct wide *wide_of(const struct tok_model *m, size_t n) {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     struct bpe *b = m->own;
     struct wide *w = atomic_load_explicit(&b->wide, memory_order_acquire);
-    if (w)
+    if (w || atomic_fetch_add(&b->wide_bytes, n) < WIDE_WORTH)
         return w;
     pthread_mutex_lock(&lock);
     w = atomic_load(&b->wide);
@@ -623,15 +627,15 @@ static bool end_run(const struct bpe *b, struct space *s, struct run *run, struc
     return true;
 }
 
-/* False: it is not this kind of word, and nothing was put. */
+/* False: it is not this kind of word, or too early, and nothing was put. */
 static bool encode_wide(const struct tok_model *m, struct space *s, struct str word,
                         struct ids *out) {
     const struct bpe *b = m->own;
-    const struct wide *w = wide_of(m);
+    const struct wide *w = wide_of(m, word.len);
     struct run run = { 0, false };
     int before = out->len;
     struct str left = { 0 };
-    bool ok = true;
+    bool ok = w != NULL;
     s->n = 0;
     for (size_t at = 0, n; ok && at < word.len; at += n) {
         uint32_t cp;
