@@ -206,8 +206,9 @@ function directives(raw, code,   what, at) {
 function includes(kind, what) {
     if (what ~ /^(cuda|cublas|cudnn|nccl|nvrtc|cooperative_groups)/ && path !~ /^src\/device\/cuda\//)
         report(path, FNR, "<" what "> is for src/device/cuda only")
-    if (what ~ /^(immintrin|x86intrin|arm_neon|arm_sve)\.h$/ && in_src && path !~ /^src\/device\/cpu\//)
-        report(path, FNR, "<" what "> is for src/device/cpu only")
+    if (what ~ /^(immintrin|x86intrin|arm_neon|arm_sve)\.h$/ && in_src &&
+        path !~ /^src\/(device\/cpu\/|sample\/row_)/)
+        report(path, FNR, "<" what "> is for src/device/cpu and src/sample/row_*.c only")
     if (kind != "\"" || !in_src) return
     edge[path, ++n_edges[path]] = "src/" what
     if (folder in layer && folder_of(what) in layer && !((folder SUBSEP folder_of(what)) in below))

@@ -35,13 +35,13 @@ static float penalty(const struct sample_params *p, int length) {
     return e < (double)FLT_MAX ? (float)e : FLT_MAX;
 }
 
-void penalize_dry(struct sampler *s, const struct sample_params *p, const int *history, int n) {
-    if (p->dry_multiplier == 0 || p->dry_base < 1) return;
+bool penalize_dry(struct sampler *s, const struct sample_params *p, const int *history, int n) {
+    if (p->dry_multiplier == 0 || p->dry_base < 1) return false;
     if (p->dry_last >= 0 && n > p->dry_last) {
         history += n - p->dry_last;
         n = p->dry_last;
     }
-    if (n <= p->dry_allowed || n < 2) return;
+    if (n <= p->dry_allowed || n < 2) return false;
     if (s->n_history < (size_t)n) {
         size_t room = (size_t)n + (size_t)n / 2;
         s->reversed = mem_grow(s->reversed, room, sizeof *s->reversed);
@@ -54,7 +54,7 @@ void penalize_dry(struct sampler *s, const struct sample_params *p, const int *h
         s->reversed[i] = history[n - 1 - i];
         if (longest == n && is_breaker(p, s->reversed[i])) longest = i;
     }
-    if (longest < p->dry_allowed || longest < 1) return;
+    if (longest < p->dry_allowed || longest < 1) return false;
     z_function(s->reversed, n, s->match);
 
     /* The token after the match that begins (backwards) at i is the one before i. */
@@ -70,4 +70,5 @@ void penalize_dry(struct sampler *s, const struct sample_params *p, const int *h
             s->logit[next] = MAX(-FLT_MAX, s->logit[next] - penalty(p, s->count[next]));
         s->count[next] = 0;
     }
+    return true;
 }

@@ -13,8 +13,9 @@ void penalize_bias(struct sampler *s, const struct sample_params *p) {
 
 /* Repetition as in CTRL (arXiv 1909.05858), which makes a logit smaller on either side of zero;
  * frequency and presence as OpenAI defines them. Over prompt and answer alike. */
-void penalize_repeats(struct sampler *s, const struct sample_params *p, const int *history, int n) {
-    if (p->repeat_penalty == 1 && p->presence_penalty == 0 && p->frequency_penalty == 0) return;
+bool penalize_repeats(struct sampler *s, const struct sample_params *p, const int *history, int n) {
+    if (p->repeat_penalty == 1 && p->presence_penalty == 0 && p->frequency_penalty == 0)
+        return false;
     int first = p->penalty_last < 0 ? 0 : MAX(0, n - p->penalty_last);
     for (int i = first; i < n; i++)
         if (history[i] >= 0 && history[i] < s->vocab) s->count[history[i]]++;
@@ -28,4 +29,5 @@ void penalize_repeats(struct sampler *s, const struct sample_params *p, const in
         if (isfinite(s->logit[id])) s->logit[id] = MAX(-FLT_MAX, MIN(FLT_MAX, l));
         s->count[id] = 0;
     }
+    return true;
 }

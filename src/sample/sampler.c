@@ -9,11 +9,13 @@
 
 struct sampler *sampler_open(int vocab) {
     struct sampler *s = mem_new(sizeof *s);
-    size_t n = (size_t)vocab;
+    size_t n = (size_t)vocab, blocks = n / ROW_BLOCK + 1;
+    s->row    = row_ops_here(0);
     s->vocab  = vocab;
-    s->id     = mem_array(n, sizeof *s->id);
-    s->block  = mem_array(n / SET_BLOCK + 1, sizeof *s->block);
-    s->weight = mem_array(n, sizeof *s->weight);
+    s->id     = mem_array(n + ROW_BLOCK, sizeof *s->id);
+    s->block  = mem_array(blocks, sizeof *s->block);
+    s->weight = mem_array(n + ROW_BLOCK, sizeof *s->weight);
+    s->mass   = mem_array(blocks, sizeof *s->mass);
     s->key    = mem_array(n, sizeof *s->key);
     s->spare  = mem_array(n, sizeof *s->spare);
     s->count  = mem_array(n, sizeof *s->count);
@@ -27,6 +29,7 @@ void sampler_close(struct sampler *s) {
     free(s->count);
     free(s->spare);
     free(s->key);
+    free(s->mass);
     free(s->weight);
     free(s->block);
     free(s->id);
@@ -54,12 +57,23 @@ double sample_chance(uint64_t seed, uint64_t position) {
     return uniform(seed, position, DRAW_TOKEN);
 }
 
+/* The penalties of a step. Whether there are any. */
+static bool penalize(struct sampler *s, const struct sample_params *p, enum sampler_step step,
+                     const int *history, int n) {
+    if (step == STEP_PENALTIES) return penalize_repeats(s, p, history, n);
+    return step == STEP_DRY && penalize_dry(s, p, history, n);
+}
+
 static void run_step(struct sampler *s, const struct sample_params *p, enum sampler_step step,
                      const int *history, int n, uint64_t position) {
     switch (step) {
     case STEP_END:         break;
-    case STEP_PENALTIES:   penalize_repeats(s, p, history, n); s->sorted = false; break;
-    case STEP_DRY:         penalize_dry(s, p, history, n); s->sorted = false; break;
+    case STEP_PENALTIES:
+    case STEP_DRY:
+        if (!penalize(s, p, step, history, n)) break;
+        s->sorted = s->weighed = false;
+        if (s->whole) set_arg_max(s);
+        break;
     case STEP_TOP_N_SIGMA: filter_top_n_sigma(s, p); break;
     case STEP_TOP_K:       filter_top_k(s, p); break;
     case STEP_TYPICAL:     filter_typical(s, p); break;
@@ -70,53 +84,49 @@ static void run_step(struct sampler *s, const struct sample_params *p, enum samp
     }
 }
 
-static int draw(struct sampler *s, double chance) {
-    double left = set_weigh(s) * chance;
+/* Draws: of the ids (NULL: 0, 1, ...), the first at whose end more weight has passed than `left`;
+ * the last one with any where rounding leaves none. */
+static int passed(const int *id, int n, const float *weight, double left) {
     int last = 0;
-    for (int i = 0; i < s->n; i++) {
-        if (s->weight[i] <= 0) continue;
+    for (int i = 0; i < n; i++) {
+        const float w = weight[id ? id[i] : i];
+        if (w <= 0) continue;
         last = i;
-        left -= (double)s->weight[i];
+        left -= (double)w;
         if (left < 0) break;
     }
-    return s->id[last];
+    return id ? id[last] : last;
 }
 
-/* Runs the steps until there is a set: penalties need none, and where top-k comes first it can be
- * had without one of the whole vocabulary. The step to go on with. */
-static int open_set(struct sampler *s, const struct sample_params *p, const int *history, int n) {
-    for (int i = 0; i < SAMPLER_STEPS_MAX; i++) {
-        enum sampler_step step = p->order[i];
-        if (step == STEP_PENALTIES) {
-            penalize_repeats(s, p, history, n);
-        } else if (step == STEP_DRY) {
-            penalize_dry(s, p, history, n);
-        } else if (step == STEP_TOP_K && p->top_k > 0 && p->top_k < s->vocab) {
-            if (i > 0) set_arg_max(s);       /* penalties may have changed some */
-            set_all_best(s, p->top_k);
-            return i + 1;
-        } else if (step != STEP_TOP_N_SIGMA || p->top_n_sigma > 0) {
-            set_all(s);
-            return i;
-        }
+/* Of a whole set first the block. */
+static int draw(struct sampler *s, double chance) {
+    double left = set_weigh(s) * chance, before = 0;
+    if (!s->whole) return passed(s->id, s->n, s->weight, left);
+    int block = 0;
+    for (int b = 0; b * ROW_BLOCK < s->vocab; b++) {
+        if (s->mass[b] <= 0) continue;
+        block = b * ROW_BLOCK;
+        before = left;
+        left -= s->mass[b];
+        if (left < 0) break;
     }
-    set_all(s);
-    return SAMPLER_STEPS_MAX;
+    return block + passed(NULL, MIN(ROW_BLOCK, s->vocab - block), s->weight + block, before);
 }
 
 int sampler_pick(struct sampler *s, const struct sample_params *p, float *logits,
                  const int *history, int n, uint64_t position) {
     s->logit = logits;
     penalize_bias(s, p);
-    if (p->temperature == 0) {
-        for (int i = 0; i < SAMPLER_STEPS_MAX && p->order[i] != STEP_END; i++) {
-            if (p->order[i] == STEP_PENALTIES) penalize_repeats(s, p, history, n);
-            if (p->order[i] == STEP_DRY) penalize_dry(s, p, history, n);
-        }
-        return set_arg_max(s);
+    /* Penalties need no set; at temperature 0 nothing else matters. */
+    int i = 0;
+    for (; i < SAMPLER_STEPS_MAX && p->order[i] != STEP_END; i++) {
+        const bool penalty = p->order[i] == STEP_PENALTIES || p->order[i] == STEP_DRY;
+        if (penalty) penalize(s, p, p->order[i], history, n);
+        else if (p->temperature != 0) break;
     }
-    if (set_arg_max(s) < 0) return -1;
-    int i = open_set(s, p, history, n);
+    const int best = set_arg_max(s);
+    if (best < 0 || p->temperature == 0) return best;
+    set_all(s);
     for (; i < SAMPLER_STEPS_MAX && p->order[i] != STEP_END && s->n > 1; i++)
         run_step(s, p, p->order[i], history, n, position);
     return draw(s, uniform(p->seed, position, DRAW_TOKEN));

@@ -9,15 +9,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Distances to the best logit are counted in 1024 steps of 1/32; all that is farther shares the
- * last one. Division by a constant and rounding are monotone, so a better logit never falls
- * into a later bucket. */
-enum { BUCKETS = 1024, BUCKETS_PER_UNIT = 32 };
-
-static int bucket_of(float best, float logit) {
-    float at = (best - logit) * BUCKETS_PER_UNIT;
-    return at < BUCKETS - 1 ? (int)at : BUCKETS - 1;
-}
+/* What is sorted rather than narrowed down once more; a list is at most a FEW-th of a whole set. */
+enum { SORT_MAX = 512, NARROWINGS = 8, FEW = 16 };
 
 /* Ascending for floats of either sign. -0 counts as 0. */
 static uint32_t ascending(float f) {
@@ -36,13 +29,18 @@ static void insertion_sort(uint64_t *key, int n) {
     }
 }
 
+static bool is_sorted(const uint64_t *key, int n) {
+    int i = 1;
+    while (i < n && key[i - 1] <= key[i]) i++;
+    return i >= n;
+}
+
 /* Least significant digit first; a digit that all keys share is skipped, so the upper bytes of
- * ids and the like cost a count only. The result is in a or b: which one is returned. */
+ * ids and the like cost a count only. The result is in a or b: which one is returned. Many equal
+ * logits come in order of their ids, and need nothing. */
 static uint64_t *radix_sort(uint64_t *a, uint64_t *b, int n) {
-    if (n <= 64) {
-        insertion_sort(a, n);
-        return a;
-    }
+    if (n <= 64) insertion_sort(a, n);
+    if (is_sorted(a, n)) return a;
     for (int shift = 0; shift < 64; shift += 8) {
         int at[256] = { 0 };
         for (int i = 0; i < n; i++) at[a[i] >> shift & 255]++;
@@ -69,99 +67,46 @@ static uint64_t key_of(float rank, int id) {
     return (uint64_t)ascending(rank) << 32 | (uint32_t)id;
 }
 
-/* ---- passes over the whole vocabulary ---- */
-
-/* So many numbers at a time, in the vectors of the compiler: they become whatever the processor
- * that is compiled for has. */
-enum { LANES = 4 };
-typedef float floats __attribute__((vector_size(LANES * 4)));
-typedef int32_t ints __attribute__((vector_size(LANES * 4)));
-_Static_assert(SET_BLOCK % LANES == 0, "a block is whole vectors");
-
-static floats load(const float *at) {
-    floats v;
-    memcpy(&v, at, sizeof v);
-    return v;
-}
-
-/* a where the mask has ones, else b. */
-static floats choose(ints mask, floats a, floats b) {
-    return (floats)(((ints)a & mask) | ((ints)b & ~mask));
-}
-
-static floats all(float x) {
-    return (floats){ x, x, x, x };
-}
-
-/* The highest of n logits; *bad when one of them is NaN or +inf. */
-static float highest(const float *logit, int n, bool *bad) {
-    floats most = all(-INFINITY);
-    ints good = (ints)(most == most);
-    int i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        floats x = load(logit + i);
-        most = choose((ints)(x > most), x, most);
-        good &= (ints)(x <= all(FLT_MAX));
-    }
-    for (int l = 0; i + l < n; l++) {
-        float x = logit[i + l];
-        most[l] = MAX(x, most[l]);
-        good[l] &= -(x <= FLT_MAX);
-    }
-    for (int l = 1; l < LANES; l++) {
-        most[0] = MAX(most[0], most[l]);
-        good[0] &= good[l];
-    }
-    *bad |= !good[0];
-    return most[0];
-}
-
 static int n_blocks(const struct sampler *s) {
-    return (s->vocab + SET_BLOCK - 1) / SET_BLOCK;
+    return (s->vocab + ROW_BLOCK - 1) / ROW_BLOCK;
 }
 
 static int block_end(const struct sampler *s, int block) {
-    return MIN(s->vocab, (block + 1) * SET_BLOCK);
+    return MIN(s->vocab, (block + 1) * ROW_BLOCK);
 }
 
 int set_arg_max(struct sampler *s) {
     int best = -1;
-    bool bad = false;
-    for (int b = 0; b < n_blocks(s); b++) {
-        const int begin = b * SET_BLOCK;
-        s->block[b] = highest(s->logit + begin, block_end(s, b) - begin, &bad);
+    const bool sound = s->row->tops(s->logit, s->vocab, s->block);
+    for (int b = 0; b < n_blocks(s); b++)
         if (s->block[b] > (best < 0 ? -INFINITY : s->block[best])) best = b;
-    }
-    if (bad || best < 0) return -1;
-    for (int i = best * SET_BLOCK;; i++)
-        if (s->logit[i] == s->block[best]) return i;
-}
-
-/* Whether no logit is -inf; the others are finite, which set_arg_max saw to. */
-static bool all_finite(const struct sampler *s) {
-    ints good = (ints)(all(0) == all(0));
-    int i = 0;
-    for (; i + LANES <= s->vocab; i += LANES) good &= (ints)(load(s->logit + i) >= all(-FLT_MAX));
-    for (int l = 0; i + l < s->vocab; l++) good[l] &= -(s->logit[i + l] >= -FLT_MAX);
-    return good[0] & good[1] & good[2] & good[3];
+    s->topped = true;
+    if (!sound || best < 0) return -1;
+    s->best = s->block[best];
+    for (int i = best * ROW_BLOCK;; i++)
+        if (s->logit[i] == s->best) return i;
 }
 
 void set_all(struct sampler *s) {
-    s->sorted = false;
-    s->whole = all_finite(s);
-    int n = 0, *id = s->id;
-    for (int i = 0; i < s->vocab; i++) {
-        id[n] = i;
-        n += s->whole || isfinite(s->logit[i]);
-    }
-    s->n = n;
+    s->whole = true;
+    s->sorted = s->weighed = false;
+    s->n = s->vocab;
+}
+
+float set_best(const struct sampler *s) {
+    if (s->whole) return s->best;
+    float best = s->logit[s->id[0]];
+    if (s->sorted) return best;
+    for (int i = 1; i < s->n; i++) best = MAX(best, s->logit[s->id[i]]);
+    return best;
 }
 
 /* The k-th highest of the blocks' best ones is a bound: k logits at least are no lower. So only
  * blocks that reach it need to be looked at, which are about k. */
-void set_all_best(struct sampler *s, int k) {
+static void list_best(struct sampler *s, int k) {
     const int blocks = n_blocks(s);
     float bound = -FLT_MAX;
+    if (!s->topped) set_arg_max(s);
     if (k < blocks) {
         for (int b = 0; b < blocks; b++) s->key[b] = key_of(-s->block[b], b);
         int block = (int)(radix_sort(s->key, s->spare, blocks)[k - 1] & 0xffffffffu);
@@ -169,7 +114,7 @@ void set_all_best(struct sampler *s, int k) {
     }
     int n = 0;
     for (int b = 0; b < blocks; b++)
-        for (int i = b * SET_BLOCK; s->block[b] >= bound && i < block_end(s, b); i++)
+        for (int i = b * ROW_BLOCK; s->block[b] >= bound && i < block_end(s, b); i++)
             if (s->logit[i] >= bound) s->key[n++] = key_of(-s->logit[i], i);
     s->n = MIN(n, k);
     ids_from_keys(s, radix_sort(s->key, s->spare, n), s->n);
@@ -177,141 +122,211 @@ void set_all_best(struct sampler *s, int k) {
     s->whole = false;
 }
 
-float set_best(const struct sampler *s) {
-    bool bad = false;
-    if (s->whole) return highest(s->logit, s->n, &bad);
-    float best = s->logit[s->id[0]];
-    if (s->sorted) return best;
-    for (int i = 1; i < s->n; i++) best = MAX(best, s->logit[s->id[i]]);
-    return best;
+/* Of a list, by its distances from the center. With the best as the center that is the order of
+ * logits, which a distance may round to the same. */
+static float rank_of(const struct sampler *s, float center, float best, int id) {
+    return center >= best ? -s->logit[id] : fabsf(center - s->logit[id]);
 }
 
-/* e^x for x <= 0, to some 1e-7 of it: 2^n times a polynomial; 0 where the result would not be a
- * normal number. A candidate's weight is the same in a vector and alone. */
-static floats exp_of(floats x) {
-    const ints small = (ints)(x < all(-87));
-    x = choose(small, all(-87), x);
-    const ints n = __builtin_convertvector(x * 1.44269504f - 0.5f, ints);
-    const floats whole = __builtin_convertvector(n, floats);
-    const floats r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    floats p = r * 1.9875691e-4f + 1.3981999e-3f;
-    p = p * r + 8.3334519e-3f;
-    p = p * r + 4.1665796e-2f;
-    p = p * r + 1.6666665e-1f;
-    p = p * r + 5.0000001e-1f;
-    p = p * r * r + r + 1;
-    return choose(small, all(0), p * (floats)((n + 127) << 23));
+/* The list's keys, sorted. */
+static const uint64_t *sort_list(struct sampler *s, float center, float best) {
+    for (int i = 0; i < s->n; i++)
+        s->key[i] = key_of(rank_of(s, center, best, s->id[i]), s->id[i]);
+    return radix_sort(s->key, s->spare, s->n);
 }
 
-/* Sums lane by lane, and the lanes in a fixed tree. */
-static double weigh_whole(struct sampler *s, float best) {
-    typedef double doubles __attribute__((vector_size(LANES * 8)));
-    doubles sum = { 0 };
-    for (int i = 0; i < s->n; i += LANES) {
-        floats x = all(-INFINITY);
-        const size_t n = (size_t)MIN(LANES, s->n - i);
-        if (n == LANES) x = load(s->logit + i) - best;
-        for (size_t l = 0; n < LANES && l < n; l++) x[l] = s->logit[(size_t)i + l] - best;
-        floats w = exp_of(x);
-        sum += __builtin_convertvector(w, doubles);
-        memcpy(s->weight + i, &w, n * sizeof *s->weight);
+void set_keep_best(struct sampler *s, int k) {
+    const float best = set_best(s);
+    if (s->whole) list_best(s, k);
+    else if (!s->sorted) ids_from_keys(s, sort_list(s, best, best), s->n);
+    s->sorted = true;
+    s->n = MIN(s->n, k);
+}
+
+/* By the passes over a row, so that a weight is the same in every set. */
+static double weigh_list(struct sampler *s, float best) {
+    double mass, sum = 0;
+    float far[ROW_BLOCK], weight[ROW_BLOCK];
+    for (int begin = 0; begin < s->n; begin += ROW_BLOCK) {
+        const int n = MIN(ROW_BLOCK, s->n - begin);
+        for (int i = 0; i < n; i++) far[i] = s->logit[s->id[begin + i]];
+        s->row->weigh(far, n, best, weight, &mass);
+        for (int i = 0; i < n; i++) {
+            s->weight[s->id[begin + i]] = weight[i];
+            sum += (double)weight[i];
+        }
     }
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++) sum[l] += sum[l + half];
-    return sum[0];
+    return sum;
+}
+
+double set_weigh(struct sampler *s) {
+    double sum = 0;
+    if (!s->whole) return weigh_list(s, set_best(s));
+    if (s->weighed) s->row->add(s->weight, s->vocab, s->mass);
+    else s->row->weigh(s->logit, s->vocab, s->best, s->weight, s->mass);
+    s->weighed = true;
+    for (int b = 0; b < n_blocks(s); b++) sum += s->mass[b];
+    return sum;
+}
+
+struct row_sums set_sums(struct sampler *s, double center) {
+    if (s->whole) return s->row->sums(s->logit, s->vocab, center);
+    struct row_sums sums = { .n = s->n };
+    for (int i = 0; i < s->n; i++) {
+        const double x = (double)s->logit[s->id[i]] - center;
+        sums.x += x;
+        sums.xx += x * x;
+    }
+    return sums;
+}
+
+double set_weighed(struct sampler *s, double center) {
+    if (s->whole) return s->row->weighed(s->logit, s->weight, s->vocab, center);
+    double sum = 0;
+    for (int i = 0; i < s->n; i++)
+        sum += (double)s->weight[s->id[i]] * ((double)s->logit[s->id[i]] - center);
+    return sum;
 }
 
 void set_temper(struct sampler *s, float temperature) {
     const float best = set_best(s);
-    int i = 0;
-    for (; s->whole && i + LANES <= s->n; i += LANES) {
-        floats x = (load(s->logit + i) - best) / temperature;
-        x = choose((ints)(x < all(-FLT_MAX)), all(-FLT_MAX), x);
-        memcpy(s->logit + i, &x, sizeof x);
+    if (s->whole) {
+        s->row->temper(s->logit, s->vocab, best, temperature);
+        s->best = 0;
+        s->topped = s->weighed = false;
+        return;
     }
-    for (; i < s->n; i++) {
+    for (int i = 0; i < s->n; i++) {
         float *l = &s->logit[s->id[i]];
         *l = MAX(-FLT_MAX, (*l - best) / temperature);
     }
 }
 
-double set_weigh(struct sampler *s) {
-    float best = set_best(s);
-    double sum = 0;
-    if (s->whole) return weigh_whole(s, best);
-    for (int i = 0; i < s->n; i += LANES) {
-        const size_t n = (size_t)MIN(LANES, s->n - i);
-        floats x = all(-INFINITY);
-        for (size_t l = 0; l < n; l++) x[l] = s->logit[s->id[(size_t)i + l]] - best;
-        floats w = exp_of(x);
-        memcpy(s->weight + i, &w, n * sizeof *s->weight);
-        for (size_t l = 0; l < n; l++) sum += (double)s->weight[(size_t)i + l];
-    }
-    return sum;
-}
-
-/* Leaves the candidates of the buckets up to `last`, sorted. */
-static void sort_up_to(struct sampler *s, float best, int last) {
-    int n = 0;
-    for (int i = 0; i < s->n; i++) {
-        float l = s->logit[s->id[i]];
-        if (last >= BUCKETS - 1 || bucket_of(best, l) <= last) s->key[n++] = key_of(-l, s->id[i]);
-    }
+/* Makes a list of what is no lower, where that is few: then passes over the row would cost more. */
+static bool list_few(struct sampler *s, float least) {
+    const int n = s->row->list(s->logit, s->vocab, least, s->id, s->vocab / FEW);
+    if (n < 0) return false;
     s->n = n;
-    ids_from_keys(s, radix_sort(s->key, s->spare, n), n);
-    s->sorted = true;
-    s->whole = false;
-}
-
-void set_keep_best(struct sampler *s, int k) {
-    if (!s->sorted) {
-        int held[BUCKETS] = { 0 }, sum = 0, last = 0;
-        float best = set_best(s);
-        for (int i = 0; i < s->n; i++) held[bucket_of(best, s->logit[s->id[i]])]++;
-        for (; last < BUCKETS - 1; last++) {
-            sum += held[last];
-            if (sum >= k) break;
-        }
-        sort_up_to(s, best, last);
-    }
-    s->n = MIN(s->n, k);
-}
-
-void set_keep_mass(struct sampler *s, float share) {
-    double total = set_weigh(s), wanted = total * (double)share, sum = 0;
-    if (!s->sorted) {
-        double mass[BUCKETS] = { 0 };
-        float best = set_best(s);
-        int last = 0;
-        for (int i = 0; i < s->n; i++)
-            mass[bucket_of(best, s->logit[s->id[i]])] += (double)s->weight[i];
-        /* This sum is not in the order of the exact one below and may round to the other side of
-         * `wanted`: one more bucket than needed makes up for it. */
-        for (; last < BUCKETS - 1 && sum < wanted; last++) sum += mass[last];
-        sort_up_to(s, best, last);
-        set_weigh(s);
-        sum = 0;
-    }
-    for (int i = 0; i < s->n; i++) {
-        sum += (double)s->weight[i];
-        if (sum >= wanted) {
-            s->n = i + 1;
-            return;
-        }
-    }
+    s->whole = s->sorted = false;
+    return true;
 }
 
 void set_keep_above(struct sampler *s, float least) {
+    if (s->whole && list_few(s, least)) return;
+    if (s->whole) {
+        s->row->keep_above(s->logit, s->weight, s->vocab, least);
+        s->topped = false;
+        return;
+    }
     int n = 0;
     for (int i = 0; i < s->n; i++)
         if (s->logit[s->id[i]] >= least) s->id[n++] = s->id[i];
     s->n = n;
-    s->whole = false;
 }
 
-void set_sort_by(struct sampler *s, const float *rank) {
-    for (int i = 0; i < s->n; i++) s->key[i] = key_of(rank[i], s->id[i]);
-    ids_from_keys(s, radix_sort(s->key, s->spare, s->n), s->n);
-    s->sorted = false;
-    s->whole = false;
+void set_drop(struct sampler *s, int id) {
+    s->logit[id] = -INFINITY;
+    s->weight[id] = 0;
+}
+
+/* ---- up to a mass ---- */
+
+/* The buckets reach three times as far as the blocks' best ones do: about as far as all logits
+ * where they are spread like a bell. What is e^-32 as likely as the best needs none of its own. */
+static struct row_ruler ruler_of(struct sampler *s, float center) {
+    const float most = 32, least = 0x1p-20f;
+    float far = least;
+    if (!s->topped) set_arg_max(s);
+    for (int b = 0; b < n_blocks(s); b++)
+        if (s->block[b] >= -FLT_MAX) far = MAX(far, 3 * (s->best - s->block[b]));
+    return (struct row_ruler){ center, ROW_BUCKETS / MIN(far, most) };
+}
+
+/* The first bucket at whose end there is `wanted`, of which the ones before have *sum; the last
+ * one with any where rounding leaves less. */
+static int border_of(const double mass[ROW_BUCKETS], double wanted, double *sum) {
+    int last = 0;
+    double before = *sum, here = *sum;
+    for (int b = 0; b < ROW_BUCKETS; b++) {
+        if (b > 0 && mass[b] <= 0) continue;
+        last = b;
+        before = here;
+        here += mass[b];
+        if (here >= wanted) break;
+    }
+    *sum = before;
+    return last;
+}
+
+/* key[0..n) are candidates in whose midst the border falls; all before them hold *sum. Divides the
+ * distance between the first and the last of them into buckets, drops what is behind that of the
+ * border and leaves the candidates in it. How many; n where it is no use. */
+static int narrow(struct sampler *s, int n, double wanted, double *sum) {
+    uint64_t low = s->key[0], high = low;
+    for (int i = 1; i < n; i++) {
+        low = MIN(low, s->key[i]);
+        high = MAX(high, s->key[i]);
+    }
+    /* Half of the ranks: those are 32 bits that ascend with it, which are whole numbers. */
+    const uint64_t first = low >> 32, span = (high >> 32) - first + 1;
+    double mass[ROW_BUCKETS] = { 0 };
+    if (span == 1) return n;
+    for (int i = 0; i < n; i++) {
+        const uint64_t b = ((s->key[i] >> 32) - first) * ROW_BUCKETS / span;
+        mass[b] += (double)s->weight[s->key[i] & 0xffffffffu];
+    }
+    const uint64_t last = (uint64_t)border_of(mass, wanted, sum);
+    int left = 0;
+    for (int i = 0; i < n; i++) {
+        const uint64_t b = ((s->key[i] >> 32) - first) * ROW_BUCKETS / span;
+        if (b > last) set_drop(s, (int)(s->key[i] & 0xffffffffu));
+        else if (b == last) s->key[left++] = s->key[i];
+    }
+    return left;
+}
+
+static void keep_nearest_whole(struct sampler *s, float center, double wanted) {
+    double mass[ROW_BUCKETS], sum = 0;
+    const struct row_ruler ruler = ruler_of(s, center);
+    s->row->spread(s->logit, s->weight, s->vocab, ruler, mass);
+    const int border = border_of(mass, wanted, &sum);
+    int n = s->row->find(s->logit, s->vocab, ruler, border, s->id);
+    for (int i = 0; i < n; i++)
+        s->key[i] = key_of(rank_of(s, center, s->best, s->id[i]), s->id[i]);
+    for (int i = 0, before = 0; i < NARROWINGS && n > SORT_MAX && n != before; i++) {
+        before = n;
+        n = narrow(s, n, wanted, &sum);
+    }
+    const uint64_t *key = radix_sort(s->key, s->spare, n);
+    int last = -1;
+    for (int i = 0; i < n; i++) {
+        const int id = (int)(key[i] & 0xffffffffu);
+        if (last >= 0) set_drop(s, id);
+        else if ((sum += (double)s->weight[id]) >= wanted || i == n - 1) last = id;
+    }
+    if (center >= s->best) {
+        set_keep_above(s, s->logit[last]);
+        return;
+    }
+    s->row->keep_near(s->logit, s->weight, s->vocab, ruler, border);
+    set_arg_max(s);
+    list_few(s, -FLT_MAX);
+}
+
+void set_keep_nearest(struct sampler *s, float center, double wanted) {
+    if (s->whole) {
+        keep_nearest_whole(s, center, wanted);
+        return;
+    }
+    const float best = set_best(s);
+    const uint64_t *key = sort_list(s, center, best);
+    double sum = 0;
+    int kept = 0, n = 0;
+    while (kept < s->n && (kept == 0 || sum < wanted))
+        sum += (double)s->weight[key[kept++] & 0xffffffffu];
+    const uint64_t last = key[kept - 1];
+    for (int i = 0; i < s->n; i++)
+        if (key_of(rank_of(s, center, best, s->id[i]), s->id[i]) <= last)
+            s->id[n++] = s->id[i];
+    s->n = n;
 }

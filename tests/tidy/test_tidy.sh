@@ -93,7 +93,7 @@ echo '#include "base/a.h"' | put src/base/c.h;         wants 'which includes it'
 
 echo '#include <cuda_runtime.h>' | put src/layers/a.c; wants 'for src/device/cuda only'
 echo '#include <cuda_runtime.h>' | put src/device/cuda/a.cu; clean
-echo '#include <immintrin.h>' | put src/layers/a.c;    wants 'for src/device/cpu only'
+echo '#include <immintrin.h>' | put src/layers/a.c;    wants 'for src/device/cpu and'
 echo '#ifdef __AVX2__' | put src/layers/a.c;           wants 'instruction sets are told apart'
 echo '#if defined(__ARM_NEON)' | put src/base/a.c;     wants 'instruction sets are told apart'
 echo '#ifdef __AVX2__' | put src/device/cpu/a.c;       clean

@@ -71,14 +71,25 @@ static int ref_top_p(const struct ref *r, double share) {
 static struct sampler *start(float *logit, int n) {
     struct sampler *s = sampler_open(n);
     s->logit = logit;
+    assert_true(set_arg_max(s) >= 0);
     set_all(s);
     return s;
 }
 
+/* A whole set as a list. */
+static void list(struct sampler *s) {
+    if (!s->whole) return;
+    s->n = 0;
+    for (int i = 0; i < s->vocab; i++)
+        if (isfinite(s->logit[i])) s->id[s->n++] = i;
+    s->whole = false;
+}
+
 /* The set holds exactly the first n of the reference's order. */
-static void assert_first(const struct sampler *s, const struct ref *r, int n) {
+static void assert_first(struct sampler *s, const struct ref *r, int n) {
     static bool wanted[VOCAB];
     memset(wanted, 0, sizeof wanted);
+    list(s);
     assert_int_equal(s->n, n);
     for (int i = 0; i < n; i++) wanted[r->id[i]] = true;
     for (int i = 0; i < n; i++) {
@@ -145,7 +156,9 @@ static void min_p_and_sigma_keep_what_is_near(void **state) {
             struct sampler *s = start(logit, VOCAB);
             filter_min_p(s, &p);
             assert_first(s, &ref, n);
-            set_all(s);
+            sampler_close(s);
+            make_logits(logit, VOCAB, kind, 5);      /* a stage drops what it does not keep */
+            s = start(logit, VOCAB);
             filter_top_n_sigma(s, &p);
             assert_first(s, &ref, m);
             sampler_close(s);
@@ -183,9 +196,10 @@ static void typical_keeps_the_usual(void **state) {
         struct sample_params p = { .typical_p = (float)shares[c] };
         struct sampler *s = start(logit, VOCAB);
         filter_typical(s, &p);
+        list(s);
         assert_true(abs(s->n - n) <= 1);             /* the entropy's own rounding */
-        for (int i = 0; i < MIN(n, s->n) - 2; i++)
-            assert_true(fabs(typical_score[s->id[i]] - typical_score[order[i]]) < 1e-5);
+        for (int i = 0; i < s->n; i++)
+            assert_true(typical_score[s->id[i]] < typical_score[order[n - 1]] + 1e-5);
         sampler_close(s);
     }
 }
@@ -208,6 +222,7 @@ static void xtc_removes_the_likeliest(void **state) {
         struct sampler *s = start(l, 4);
         struct sample_params p = { .xtc_probability = 0.5f, .xtc_threshold = cases[c].threshold };
         filter_xtc(s, &p, cases[c].chance);
+        list(s);
         assert_int_equal(s->n, cases[c].n);
         assert_memory_equal(s->id, cases[c].ids, (size_t)cases[c].n * sizeof(int));
         sampler_close(s);
@@ -217,6 +232,7 @@ static void xtc_removes_the_likeliest(void **state) {
     struct sampler *s = start(ties, 3);
     struct sample_params p = { .xtc_probability = 1, .xtc_threshold = 0.2f };
     filter_xtc(s, &p, 0.5);
+    list(s);
     assert_int_equal(s->n, 1);
     assert_int_equal(s->id[0], 2);
     sampler_close(s);
