@@ -308,12 +308,11 @@ static void check_listed(struct pool *pool, const struct cpu_kernels *k, const s
     }
 }
 
-/* Room for a tile's rows and no more, so that ROWS go through it in two runs. */
-static struct cpu_scratch exact_scratch(int threads, int64_t cols) {
-    const int64_t steps = (cols + CPU_LANES - 1) / CPU_LANES, groups = CPU_TILE_ROWS / CHAINS_ROWS;
-    const int64_t floats = CPU_LANES * (threads * chains_panel_lane(steps)
-                                        + groups * chains_group_lane(steps));
-    struct cpu_scratch s = { .bytes = (size_t)floats * sizeof(float), .exact = true };
+/* Room for a tile's rows and no more than some others, so that crowds go through it in runs. */
+static struct cpu_scratch exact_scratch(const struct cpu_kernels *k, int threads, int64_t cols) {
+    struct cpu_scratch s = { .bytes = 64, .exact = true };
+    if (k->chains)
+        s.bytes = cpu_chains_bytes(k->chains, threads, cols, CPU_TILE_ROWS);
     s.at = aligned_alloc(64, s.bytes);
     return s;
 }
@@ -327,7 +326,7 @@ static float *check_set(const struct cpu_kernels *k, struct matrix *m, const str
     struct tensor xs = tensor_2d((float *)(uintptr_t)x, F32, ROWS, cols);
     struct tensor ys = tensor_2d(y, F32, ROWS, outs);
     struct pool *one = pool_open(1), *three = pool_open(3);
-    struct cpu_scratch scratch = exact_scratch(3, cols);
+    struct cpu_scratch scratch = exact_scratch(k, 3, cols);
     cpu_linear(one, k, NULL, &ys, &l, &xs);
     check_near(e, y, outs);
     if (k != &cpu_kernels_generic)
@@ -413,47 +412,63 @@ static void small_formats(void **state) {
     }
 }
 
+enum { CROWD = 601, CROWD_OUTS = 37, CROWD_COLS = 83 };
+
 /* More rows than a thread keeps sums of, listed, on a pool and on this thread alone, with room for
- * all and for some: the bits of one row after the other. */
-static void crowds_of_rows(void **state) {
-    (void)state;
-    enum { CROWD = 601, OUTS = 37, COLS = 83 };
-    struct matrix m = matrix_new((struct format){ .dtype = BF16 }, 0, OUTS, COLS);
-    struct linear l = linear_of(&m, true);
-    float *x = randoms(CROWD * COLS), *want = randoms(CROWD * OUTS), *y = randoms(CROWD * OUTS);
+ * all and for some, and every number that a last group can have: the bits of one row after the
+ * other. */
+static void check_crowd(const struct cpu_kernels *k, const struct linear *l, const float *x,
+                        bool exact) {
+    enum { OUTS = CROWD_OUTS, COLS = CROWD_COLS, MOST = CHAINS_ROWS_MAX };
+    float *want = randoms(CROWD * OUTS), *y = randoms(CROWD * OUTS);
     int32_t x_row[CROWD], y_row[CROWD];
     struct pool *pool = pool_open(2);
-    struct cpu_scratch some = exact_scratch(2, COLS), all = { .bytes = 1 << 20, .exact = true };
+    struct cpu_scratch some = exact_scratch(k, 2, COLS), all = { .bytes = 4 << 20 };
     all.at = aligned_alloc(64, all.bytes);
+    some.exact = all.exact = exact;
+    struct cpu_rows rows = { .x = x, .y = want, .x_stride = COLS, .y_stride = OUTS };
     for (int r = 0; r < CROWD; r++) {
         x_row[r] = r * 7 % CROWD;
         y_row[r] = CROWD - 1 - r;
+        rows.n = 1;
+        rows.x_row = &x_row[r];
+        rows.y_row = &y_row[r];
+        cpu_linear_rows(NULL, k, &all, l, &rows, 0, OUTS);
     }
-    const struct cpu_kernels *k;
-    for (int i = 0; (k = cpu_isa(i)); i++) {
-        struct cpu_rows rows = { .x = x, .y = want, .x_stride = COLS, .y_stride = OUTS };
-        for (int r = 0; r < CROWD; r++) {
-            rows.n = 1;
-            rows.x_row = &x_row[r];
-            rows.y_row = &y_row[r];
-            cpu_linear_rows(NULL, k, NULL, &l, &rows, 0, OUTS);
-        }
-        rows = (struct cpu_rows){ .x = x, .y = y, .x_stride = COLS, .y_stride = OUTS,
-                                  .x_row = x_row, .y_row = y_row, .n = CROWD };
-        for (int way = 0; way < 4; way++) {
-            const struct cpu_scratch *s = way % 2 ? &some : &all;
-            memset(y, 0, CROWD * OUTS * sizeof *y);
-            cpu_linear_rows(way / 2 ? pool : NULL, k, s, &l, &rows, 0, 19);
-            cpu_linear_rows(way / 2 ? pool : NULL, k, s, &l, &rows, 19, OUTS);
-            check_bits(y, want, CROWD * OUTS, "a crowd");
-        }
+    rows = (struct cpu_rows){ .x = x, .y = y, .x_stride = COLS, .y_stride = OUTS, .x_row = x_row,
+                              .y_row = y_row, .n = CROWD };
+    for (int way = 0; way < 4; way++) {
+        const struct cpu_scratch *s = way % 2 ? &some : &all;
+        memset(y, 0, CROWD * OUTS * sizeof *y);
+        cpu_linear_rows(way / 2 ? pool : NULL, k, s, l, &rows, 0, 19);
+        cpu_linear_rows(way / 2 ? pool : NULL, k, s, l, &rows, 19, OUTS);
+        check_bits(y, want, CROWD * OUTS, "a crowd");
+    }
+    for (int last = 1; last <= MOST; last++) {
+        rows.n = MOST * (MOST - 1) + last;
+        memset(y, 0, CROWD * OUTS * sizeof *y);
+        cpu_linear_rows(NULL, k, &all, l, &rows, 0, OUTS);
+        check_bits(y + (CROWD - rows.n) * OUTS, want + (CROWD - rows.n) * OUTS, rows.n * OUTS,
+                   "a last group");
     }
     free(some.at);
     free(all.at);
-    free(x);
     free(want);
     free(y);
     pool_close(pool);
+}
+
+static void crowds_of_rows(void **state) {
+    (void)state;
+    struct matrix m = matrix_new((struct format){ .dtype = BF16 }, 0, CROWD_OUTS, CROWD_COLS);
+    struct linear l = linear_of(&m, true);
+    float *x = randoms(CROWD * CROWD_COLS);
+    const struct cpu_kernels *k;
+    for (int i = 0; (k = cpu_isa(i)); i++) {
+        check_crowd(k, &l, x, true);
+        check_crowd(k, &l, x, false);
+    }
+    free(x);
     matrix_free(&m);
 }
 
@@ -692,6 +707,12 @@ static void check_bf16(const struct cpu_kernels *k, struct pool *pool, int64_t r
     check_order(k, &m, outs % 2, y, rounded, rows);
     if (rows >= ROWS)
         check_same(pool, k, &scratch, &l, &xs, y);
+    if (rows >= ROWS && k->bf16->chains) {       /* which have little room above, or none */
+        scratch.bytes += cpu_chains_bytes(k->bf16->chains, 2, cols, rows);
+        free(scratch.at);
+        scratch.at = aligned_alloc(64, scratch.bytes);
+        check_same(pool, k, &scratch, &l, &xs, y);
+    }
     free(scratch.at);
     free(rounded);
     free(x);

@@ -161,12 +161,12 @@ static void run_job(struct pool *pool, struct cpu_job *j) {
         cpu_int8_run(pool, j, 1);
         return;
     }
-    if (cpu_bf16_applies(j)) {
-        cpu_bf16_run(pool, j);
-        return;
-    }
     if (cpu_chains_applies(pool, j)) {
         cpu_chains_run(pool, j);
+        return;
+    }
+    if (cpu_bf16_applies(j)) {
+        cpu_bf16_run(pool, j);
         return;
     }
     j->blocks = (j->end - j->begin + CPU_TILE_OUTS - 1) / CPU_TILE_OUTS;

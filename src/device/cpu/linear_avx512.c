@@ -447,8 +447,8 @@ static bool few(float *const *y, const struct cpu_matrix *m, int64_t row, int64_
 
 /* The sets above AVX-512 differ from it in what rounded rows meet. */
 #define KERNELS                                                                                    \
-    .unpack = unpack, .tile = tile, .sum = sum, .few = few, .attention = &cpu_attention_avx512,    \
-    .recurrent = &cpu_recurrent_avx512, .gate = cpu_gate_avx512
+    .unpack = unpack, .tile = tile, .sum = sum, .few = few, .chains = &cpu_chains_avx512,          \
+    .attention = &cpu_attention_avx512, .recurrent = &cpu_recurrent_avx512, .gate = cpu_gate_avx512
 
 const struct cpu_kernels cpu_kernels_avx512 = {
     .name = "avx512", .int8 = &cpu_int8_avx512, KERNELS

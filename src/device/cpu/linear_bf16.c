@@ -2,7 +2,8 @@
  * the caches. The arithmetic is in linear_bf16.h.
  *
  * First all rows are rounded, into the scratch. Then a piece takes blocks of some rows of w, and
- * all rows of x go by, chunk after chunk. */
+ * all rows of x go by, chunk after chunk. Many rows: linear_chains.c, where the set has kernels for
+ * them. */
 #include "device/cpu/linear_job.h"
 
 #include <assert.h>

@@ -27,6 +27,8 @@ struct cpu_bf16_block {
     int rows;
 };
 
+struct cpu_chains_kernels;
+
 struct cpu_bf16_kernels {
     int rows, outs;                  /* that are multiplied together at most */
     /* Row r of a chunk from cols floats, rounded to nearest even. A chunk takes as many numbers
@@ -34,6 +36,7 @@ struct cpu_bf16_kernels {
     void (*round)(uint16_t *chunk, int rows, int r, const float *x, int64_t cols);
     /* y[r][0..outs) = the products. */
     void (*multiply)(float *const *y, const struct cpu_bf16_block *);
+    const struct cpu_chains_kernels *chains;     /* NULL: many rows go the same way as few */
 };
 
 extern const struct cpu_bf16_kernels cpu_bf16_avx512, cpu_bf16_amx;

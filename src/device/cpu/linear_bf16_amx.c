@@ -6,6 +6,7 @@
 #if defined __x86_64__
 #include "device/cpu/amx.h"
 #include "device/cpu/linear.h"
+#include "device/cpu/transpose_avx512.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -131,33 +132,6 @@ static void run_pair(const struct cpu_bf16_block *b, const unsigned char *rest,
     amx_release();
 }
 
-/* A matrix of 16 x 16 on its other side. */
-INLINE void transpose(__m512 a[TILE]) {
-    __m512 t[TILE], u[TILE];
-    UNROLL for (int i = 0; i < TILE; i += 2) {
-        t[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-    }
-    UNROLL for (int i = 0; i < TILE; i += 4) {
-        for (int k = 0; k < 2; k++) {
-            const __m512d low = _mm512_castps_pd(t[i + k]), high = _mm512_castps_pd(t[i + k + 2]);
-            u[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-            u[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-        }
-    }
-    /* A quarter of u[i + k] has four rows of one column: quarters 0, 2 and 1, 3 of all. */
-    UNROLL for (int k = 0; k < 4; k++) {
-        const __m512 even[] = { _mm512_shuffle_f32x4(u[k], u[4 + k], 0x88),
-                                _mm512_shuffle_f32x4(u[8 + k], u[12 + k], 0x88) };
-        const __m512 odd[] = { _mm512_shuffle_f32x4(u[k], u[4 + k], 0xdd),
-                               _mm512_shuffle_f32x4(u[8 + k], u[12 + k], 0xdd) };
-        a[k] = _mm512_shuffle_f32x4(even[0], even[1], 0x88);
-        a[4 + k] = _mm512_shuffle_f32x4(odd[0], odd[1], 0x88);
-        a[8 + k] = _mm512_shuffle_f32x4(even[0], even[1], 0xdd);
-        a[12 + k] = _mm512_shuffle_f32x4(odd[0], odd[1], 0xdd);
-    }
-}
-
 /* y[r][begin + o] = s[o][r]. What s has past outs and rows may be anything. */
 static void put(float *const *y, int rows, int begin, int outs, sums s) {
     if (rows < 4) {
@@ -171,7 +145,7 @@ static void put(float *const *y, int rows, int begin, int outs, sums s) {
     __m512 a[TILE];
     UNROLL for (int o = 0; o < TILE; o++)
         a[o] = _mm512_load_ps(s[o]);
-    transpose(a);
+    transpose_16(a);
     UNROLL for (int r = 0; r < TILE; r++)
         _mm512_store_ps(rows_of[r], a[r]);
     for (int r = 0; r < rows; r++)

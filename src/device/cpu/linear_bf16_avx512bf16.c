@@ -88,5 +88,6 @@ static void multiply(float *const *y, const struct cpu_bf16_block *b) {
 
 const struct cpu_bf16_kernels cpu_bf16_avx512 = {
     .rows = 8 * ROWS, .outs = 16, .round = round_row, .multiply = multiply,
+    .chains = &cpu_chains_avx512_bf16,
 };
 #endif

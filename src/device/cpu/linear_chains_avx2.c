@@ -9,7 +9,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNSET __attribute__((uninitialized))
 
-enum { LANES = 16, HALF = 8 };
+enum { LANES = 16, HALF = 8, OUTS = 16, ROWS = 6 };
 
 /* Where a lane lies. */
 INLINE int place(int lane) {
@@ -40,12 +40,12 @@ INLINE void transpose(__m256 v[HALF]) {
 
 INLINE void sort_plain(float *panel, const unsigned char *w, enum dtype dtype, int64_t stride,
                        int64_t step, int64_t steps, int64_t n) {
-    const int64_t lane = chains_panel_lane(steps), size = dtype == F32 ? 4 : 2;
+    const int64_t lane = chains_panel_lane(steps, OUTS), size = dtype == F32 ? 4 : 2;
     for (int64_t i = 0; i < n; i += LANES, step++) {
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) {
             const int h = part / 2 * HALF, o = part % 2 * HALF;
-            float *to = panel + step * CHAINS_OUTS + o;
+            float *to = panel + step * OUTS + o;
             __m256 v[HALF];
 #pragma GCC unroll 8
             for (int r = 0; r < HALF; r++)
@@ -71,11 +71,11 @@ static void sort(float *panel, const unsigned char *w, enum dtype dtype, int64_t
 /* What is stored past a step's rows is the next step's, or fills the lane up. */
 static void sort_x(float *group, int64_t quarter, const float *const *x, int rows, int64_t cols) {
     const __m256i numbers = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
-    const int64_t steps = (cols + LANES - 1) / LANES, lane = chains_group_lane(steps);
+    const int64_t steps = (cols + LANES - 1) / LANES, lane = chains_group_lane(steps, ROWS);
     for (int64_t step = 0; step < steps; step++) {
         for (int h = 0; h < LANES; h += HALF) {
             const int64_t at = MIN(step * LANES + h, cols), n = MIN(cols - at, HALF);
-            float *to = group + step * CHAINS_ROWS;
+            float *to = group + step * ROWS;
             __m256i some = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), numbers);
             __m256 v[HALF];
 #pragma GCC unroll 8
@@ -91,12 +91,12 @@ static void sort_x(float *group, int64_t quarter, const float *const *x, int row
     }
 }
 
-INLINE void chain(int rows, __m256 a[CHAINS_ROWS][2], const float *w, const float *x,
+INLINE void chain(int rows, __m256 a[ROWS][2], const float *w, const float *x,
                   int64_t steps) {
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
         a[r][0] = a[r][1] = _mm256_setzero_ps();
-    for (int64_t i = 0; i < steps; i++, w += CHAINS_OUTS, x += CHAINS_ROWS) {
+    for (int64_t i = 0; i < steps; i++, w += OUTS, x += ROWS) {
         const __m256 lower = _mm256_load_ps(w), upper = _mm256_load_ps(w + HALF);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
@@ -107,27 +107,27 @@ INLINE void chain(int rows, __m256 a[CHAINS_ROWS][2], const float *w, const floa
     }
 }
 
-INLINE void add_to(int rows, __m256 a[CHAINS_ROWS][2], const float *sums) {
+INLINE void add_to(int rows, __m256 a[ROWS][2], const float *sums) {
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
-        a[r][0] = _mm256_add_ps(_mm256_load_ps(sums + r * CHAINS_OUTS), a[r][0]);
-        a[r][1] = _mm256_add_ps(_mm256_load_ps(sums + r * CHAINS_OUTS + HALF), a[r][1]);
+        a[r][0] = _mm256_add_ps(_mm256_load_ps(sums + r * OUTS), a[r][0]);
+        a[r][1] = _mm256_add_ps(_mm256_load_ps(sums + r * OUTS + HALF), a[r][1]);
     }
 }
 
-INLINE void keep(int rows, float *sums, __m256 a[CHAINS_ROWS][2]) {
+INLINE void keep(int rows, float *sums, __m256 a[ROWS][2]) {
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
-        _mm256_store_ps(sums + r * CHAINS_OUTS, a[r][0]);
-        _mm256_store_ps(sums + r * CHAINS_OUTS + HALF, a[r][1]);
+        _mm256_store_ps(sums + r * OUTS, a[r][0]);
+        _mm256_store_ps(sums + r * OUTS + HALF, a[r][1]);
     }
 }
 
 INLINE void multiply_rows(int rows, float *sums, const float *w, const float *x, int64_t steps,
                           bool add) {
-    _Alignas(64) UNSET float first[CHAINS_ROWS * CHAINS_OUTS], third[CHAINS_ROWS * CHAINS_OUTS];
-    const int64_t w_lane = chains_panel_lane(steps), x_lane = chains_group_lane(steps);
-    __m256 a[CHAINS_ROWS][2];
+    _Alignas(64) UNSET float first[ROWS * OUTS], third[ROWS * OUTS];
+    const int64_t w_lane = chains_panel_lane(steps, OUTS), x_lane = chains_group_lane(steps, ROWS);
+    __m256 a[ROWS][2];
     chain(rows, a, w, x, steps);
     keep(rows, first, a);
     chain(rows, a, w + w_lane, x + x_lane, steps);
@@ -156,7 +156,7 @@ static void multiply(float *sums, const float *w, const float *x, int rows, int6
 }
 
 static void add(float *y, const float *a, const float *b, int n) {
-    if (n == CHAINS_OUTS) {
+    if (n == OUTS) {
         _mm256_storeu_ps(y, _mm256_add_ps(_mm256_load_ps(a), _mm256_load_ps(b)));
         _mm256_storeu_ps(y + HALF, _mm256_add_ps(_mm256_load_ps(a + HALF),
                                                  _mm256_load_ps(b + HALF)));
@@ -167,6 +167,9 @@ static void add(float *y, const float *a, const float *b, int n) {
 }
 
 const struct cpu_chains_kernels cpu_chains_avx2 = {
+    .outs = OUTS,
+    .rows = ROWS,
+    .word = 1,
     .sort = sort,
     .sort_x = sort_x,
     .multiply = multiply,
