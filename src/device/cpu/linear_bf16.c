@@ -8,13 +8,17 @@
 
 #include <assert.h>
 
-enum { PIECE_BYTES = 64 << 10 };     /* of weights, as in linear.c */
+enum {
+    PIECE_BYTES = 64 << 10,          /* of weights, as in linear.c */
+    PIECES = 4                       /* for each thread at least, where it matters */
+};
 
 struct bf16_job {
     const struct cpu_job *job;
     const struct cpu_bf16_kernels *kernels;
     int64_t row, n_rows;             /* rows of x of this run */
     int64_t cols;                    /* of a row in the scratch */
+    int64_t outs;                    /* rows of w in a block */
     uint16_t *x;
 };
 
@@ -31,13 +35,18 @@ bool cpu_bf16_applies(const struct cpu_job *j) {
         && chunk_bytes(j) <= (int64_t)j->scratch->bytes;
 }
 
+/* Rows [BF16_TOGETHER begin, BF16_TOGETHER end) or as many as there are; a chunk is a multiple. */
 static void round_rows(void *to, int64_t begin, int64_t end) {
     const struct bf16_job *o = to;
     for (; begin < end; begin++) {
-        const int64_t chunk = begin / o->kernels->rows * o->kernels->rows;
-        o->kernels->round(o->x + chunk * o->cols,
-                          (int)MIN(o->kernels->rows, o->n_rows - chunk), (int)(begin - chunk),
-                          cpu_job_x(o->job, 0, o->row + begin), o->job->cols);
+        const float *x[BF16_TOGETHER];
+        const int64_t row = begin * BF16_TOGETHER;
+        const int64_t chunk = row / o->kernels->rows * o->kernels->rows;
+        const int n = (int)MIN(BF16_TOGETHER, o->n_rows - row);
+        for (int r = 0; r < n; r++)
+            x[r] = cpu_job_x(o->job, 0, o->row + row + r);
+        o->kernels->round(o->x + chunk * o->cols, (int)MIN(o->kernels->rows, o->n_rows - chunk),
+                          (int)(row - chunk), n, x, o->job->cols);
     }
 }
 
@@ -45,10 +54,10 @@ static void run_blocks(void *to, int64_t begin, int64_t end) {
     const struct bf16_job *o = to;
     const struct cpu_job *j = o->job;
     for (; begin < end; begin++) {
-        const int64_t out = j->begin + begin * o->kernels->outs;
+        const int64_t out = j->begin + begin * o->outs;
         struct cpu_bf16_block b = {
             .w = j->w.at + out * j->w.row_bytes, .row_bytes = j->w.row_bytes,
-            .outs = (int)MIN(o->kernels->outs, j->end - out), .cols = j->cols,
+            .outs = (int)MIN(o->outs, j->end - out), .cols = j->cols,
         };
         for (int64_t row = 0; row < o->n_rows; row += o->kernels->rows) {
             float *y[BF16_ROWS];
@@ -68,16 +77,21 @@ void cpu_bf16_run(struct pool *pool, const struct cpu_job *j) {
     struct bf16_job o = { .job = j, .kernels = j->kernels->bf16, .cols = padded_cols(j),
                           .x = j->scratch->at };
     const int64_t room = (int64_t)j->scratch->bytes / chunk_bytes(j) * o.kernels->rows;
-    const int64_t blocks = (j->end - j->begin + o.kernels->outs - 1) / o.kernels->outs;
+    const int64_t threads = pool ? pool_threads(pool) : 1;
     assert(o.kernels->rows <= BF16_ROWS);
     for (; o.row < j->rows.n; o.row += room) {
         o.n_rows = MIN(room, j->rows.n - o.row);
-        const int64_t block_bytes = j->w.row_bytes * o.kernels->outs * MIN(o.n_rows, 64);
-        /* A row or two are rounded sooner than another thread hears of it. */
-        if (!pool || o.n_rows <= 2)
-            round_rows(&o, 0, o.n_rows);
+        o.outs = o.kernels->outs;
+        if (o.n_rows > o.kernels->few_rows)
+            o.outs *= MAX(1, MIN(o.kernels->outs_many, (j->end - j->begin) / (PIECES * threads))
+                                 / o.outs);
+        const int64_t blocks = (j->end - j->begin + o.outs - 1) / o.outs;
+        const int64_t block_bytes = j->w.row_bytes * o.outs * MIN(o.n_rows, 64);
+        const int64_t some = (o.n_rows + BF16_TOGETHER - 1) / BF16_TOGETHER;
+        if (pool && some > 1)
+            pool_run(pool, some, 1, round_rows, &o);
         else
-            pool_run(pool, o.n_rows, 4, round_rows, &o);
+            round_rows(&o, 0, some);
         if (pool)
             pool_run(pool, blocks, MAX(1, PIECE_BYTES / MAX(1, block_bytes)), run_blocks, &o);
         else

@@ -14,7 +14,8 @@
 
 enum {
     BF16_STEP = 32,                  /* rows of x are padded with zeros to a multiple */
-    BF16_ROWS = 256                  /* of x in a chunk at most */
+    BF16_TOGETHER = 16,              /* rows of x that are rounded by one thread, */
+    BF16_ROWS = 256                  /* and that are in a chunk at most */
 };
 
 /* Some rows of w and a chunk of rows of x. w lies in a file, so nothing of it is aligned. */
@@ -30,10 +31,13 @@ struct cpu_bf16_block {
 struct cpu_chains_kernels;
 
 struct cpu_bf16_kernels {
-    int rows, outs;                  /* that are multiplied together at most */
-    /* Row r of a chunk from cols floats, rounded to nearest even. A chunk takes as many numbers
-     * as its rows have when padded, in the order that the kernels like. */
-    void (*round)(uint16_t *chunk, int rows, int r, const float *x, int64_t cols);
+    int rows, outs;                  /* that are multiplied together at most, */
+    int few_rows, outs_many;         /* and rows of w with more rows than these: a multiple of
+                                      * `outs` that is less where threads would have none */
+    /* Rows r to r + n of a chunk from cols floats each, rounded to nearest even; n is BF16_TOGETHER
+     * at most, and r a multiple of it. A chunk takes as many numbers as its rows have when padded,
+     * in the order that the kernels like. */
+    void (*round)(uint16_t *chunk, int rows, int r, int n, const float *const *x, int64_t cols);
     /* y[r][0..outs) = the products. */
     void (*multiply)(float *const *y, const struct cpu_bf16_block *);
     const struct cpu_chains_kernels *chains;     /* NULL: many rows go the same way as few */

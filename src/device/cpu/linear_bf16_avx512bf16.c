@@ -16,13 +16,16 @@ INLINE __mmask32 first(int64_t n) {
     return n >= 32 ? 0xffffffff : (__mmask32)((1u << n) - 1);
 }
 
-static void round_row(uint16_t *chunk, int rows, int r, const float *x, int64_t cols) {
+static void round_rows(uint16_t *chunk, int rows, int r, int n, const float *const *x,
+                       int64_t cols) {
     (void)rows;
     const int64_t padded = (cols + BF16_STEP - 1) / BF16_STEP * BF16_STEP;
-    for (int64_t c = 0; c < padded; c += 16) {
-        const __mmask16 here = (__mmask16)first(MIN(16, MAX(0, cols - c)));
-        const __m256bh v = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(here, x + c));
-        _mm256_store_si256((__m256i *)(void *)(chunk + r * padded + c), (__m256i)v);
+    for (int i = 0; i < n; i++) {
+        for (int64_t c = 0; c < padded; c += 16) {
+            const __mmask16 here = (__mmask16)first(MIN(16, MAX(0, cols - c)));
+            const __m256bh v = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(here, x[i] + c));
+            _mm256_store_si256((__m256i *)(void *)(chunk + (r + i) * padded + c), (__m256i)v);
+        }
     }
 }
 
@@ -87,7 +90,7 @@ static void multiply(float *const *y, const struct cpu_bf16_block *b) {
 }
 
 const struct cpu_bf16_kernels cpu_bf16_avx512 = {
-    .rows = 8 * ROWS, .outs = 16, .round = round_row, .multiply = multiply,
+    .rows = 8 * ROWS, .outs = 16, .outs_many = 16, .round = round_rows, .multiply = multiply,
     .chains = &cpu_chains_avx512_bf16,
 };
 #endif
