@@ -14,7 +14,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
-enum { LINE = 64, HALVES = 2, HALF = 32, ROWS = 6, ROWS_WIDE = 3, QUADS = 8, UNIT = CPU_PACK_COLS };
+enum { LINE = 64, HALVES = 2, HALF = 32, ROWS = 6, ROWS_WIDE = 5, QUADS = 8, UNIT = CPU_PACK_COLS };
 
 typedef unsigned char byte;
 
@@ -250,7 +250,7 @@ typedef void panel_times(float *const *, const struct cpu_panels *, const byte *
 #define PANELS(bits)                                                                               \
     PANEL(bits, 1, 0) PANEL(bits, 2, 0) PANEL(bits, 3, 0) PANEL(bits, 4, 0)                        \
     PANEL(bits, 5, 0) PANEL(bits, 6, 0)                                                            \
-    PANEL(bits, 1, 1) PANEL(bits, 2, 1) PANEL(bits, 3, 1)
+    PANEL(bits, 1, 1) PANEL(bits, 2, 1) PANEL(bits, 3, 1) PANEL(bits, 4, 1) PANEL(bits, 5, 1)
 PANELS(2)
 PANELS(3)
 PANELS(4)
@@ -261,7 +261,8 @@ PANELS(8)
 #define ROW(bits)                                                                                  \
     [bits] = { { panel_##bits##_1_0, panel_##bits##_2_0, panel_##bits##_3_0, panel_##bits##_4_0,   \
                  panel_##bits##_5_0, panel_##bits##_6_0 },                                         \
-               { panel_##bits##_1_1, panel_##bits##_2_1, panel_##bits##_3_1 } }
+               { panel_##bits##_1_1, panel_##bits##_2_1, panel_##bits##_3_1, panel_##bits##_4_1,   \
+                 panel_##bits##_5_1 } }
 static panel_times *const panels[9][2][ROWS] = { ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(8) };
 
 /* The last panel may have fewer rows than y has room for: it gets room of its own. */
