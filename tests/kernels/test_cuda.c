@@ -229,6 +229,21 @@ static void test_products(void **state) {
     };
     for (size_t k = 0; k < COUNT(large) && !getenv("GPU_BRIEF"); k++)
         products_of(&formats[1], &large[k], 100, ACT_SILU);
+    /* Rows that leave little shared memory, or too little, beside them. */
+    static const struct format wide[] = {
+        { "bf16", BF16, F32, 0, 0 },               { "4 bits g64", MLX_AFFINE, BF16, 4, 64 },
+        { "8 bits g32", MLX_AFFINE, BF16, 8, 32 },
+    };
+    static const struct products_case tight[] = {
+        { PRODUCTS_GATE, 2, { 8448, 8448 }, 2304 },
+        { PRODUCTS_STORE, 1, { 17408 }, 2560 },
+        { PRODUCTS_GATE, 2, { 8448, 8448 }, 3072 },
+        { PRODUCTS_ADD, 1, { 17408 }, 3520 },
+    };
+    for (size_t i = first_of(3); i < COUNT(wide); i += step_of(3))
+        for (size_t k = 0; k < COUNT(tight); k++)
+            for (int n = 8; n <= 16; n += 4)
+                products_of(&wide[i], &tight[k], n, ACT_SILU);
 }
 
 /* A product of rows that the op before left, which are not rounded twice: norm, then gate, then a

@@ -161,6 +161,7 @@ static void start(struct cuda *c, struct few_job &j, size_t x_bytes, int units_e
     const size_t most = !halves ? SHARED_MOST : alone ? ROOM_ADD : ROOM;
     j.stages = stages_for(most - beside, (size_t)(j.warps * (int)F::BYTES));
     const size_t needed = (size_t)(j.stages * j.warps * (int)F::BYTES) + beside;
+    if (SHARED && needed > SHARED_MOST) return start<F, false, N, WARPS>(c, j, 0, units_each);
     cudaFuncSetAttribute(stream<F, SHARED, N, WARPS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          SHARED_MOST);
     cuda_start(c, stream<F, SHARED, N, WARPS>, dim3((unsigned)MIN(j.units, c->processors)),

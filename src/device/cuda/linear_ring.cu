@@ -161,8 +161,10 @@ static void start(struct cuda *c, struct few_job &j, size_t x_bytes) {
     const int units_each = (int)blocks_of(j.units, c->processors);
     j.warps = MAX(1, MIN(units_each, WARPS / j.spread)) * j.spread;
     const size_t beside = (SHARED ? x_bytes + 128 : 0) + few_kept(j);
-    const size_t most = (N == 1 && beside < SHARED_HALF / 2 ? SHARED_HALF : SHARED_MOST) - BARRIERS;
-    j.stages = (int)MIN((size_t)STAGES_MAX, (most - beside) / (size_t)(j.warps * BYTES));
+    const size_t stage = (size_t)(j.warps * BYTES), half = SHARED_HALF - BARRIERS;
+    const bool halves = N == 1 && beside < SHARED_HALF / 2 && beside + stage <= half;
+    const size_t most = halves ? half : SHARED_MOST - BARRIERS;
+    j.stages = (int)MIN((size_t)STAGES_MAX, (most - beside) / stage);
     const size_t bytes = (size_t)(j.stages * j.warps * BYTES) + beside;
     cudaFuncSetAttribute(stream<SHARED, N>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          SHARED_MOST);
