@@ -7,8 +7,8 @@
 
 enum {
     LAYERS_MAX = 1024, DIM_MAX = 1 << 20, HEADS_MAX = 4096, HEAD_DIM_MAX = 1024,
-    VOCAB_MAX = 1 << 24, CONTEXT_MAX = 1 << 28, EXPERTS_MAX = 4096, KERNEL_MAX = 64,
-    STATE_MAX = 1024,
+    VOCAB_MAX = 1 << 24, CONTEXT_MAX = 1 << 28, EXPERTS_MAX = 4096, STATE_MAX = 1024,
+    KERNEL_MAX = 9,                  /* of a convolution: what the devices have kernels for */
     LATENT_MAX = 640                 /* of MLA: a page of it must fit a thread's stack */
 };
 

@@ -117,6 +117,9 @@ static const struct { const char *id, *config, *part; } whole[] = {
       "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2,"
       "\"head_dim\":16,\"vocab_size\":100,\"rms_norm_eps\":1e-5,\"layer_types\":"
       "[\"sliding_attention\"]}", "layer_types" },
+    { "CF-04", "{\"model_type\":\"mamba2\",\"hidden_size\":64,\"num_heads\":8,\"head_dim\":16,"
+      "\"n_groups\":1,\"state_size\":16,\"conv_kernel\":10,\"num_hidden_layers\":1,"
+      "\"vocab_size\":100}", "conv_kernel is 10, but must be 2 to 9" },
 };
 
 static void by_text(void **state) {
