@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Our speed beside that of llama.cpp or ik_llama.cpp, as ratios: pairs of runs, ours and theirs in
-turn with a probe of the machine before each, medians of the pairs' ratios. Writes bench/PEERS.md,
-case by case; what was measured before stays there until the same case is measured again.
+turn with a probe of the machine before each, medians of the pairs' ratios. Writes this machine's section of
+bench/PEERS.md, case by case; what was measured before stays there until the same case is measured
+again.
 
-    bench_peers.py PEER [--pairs 5] [--cases decode-1b,...] [--quick] [--list]
+    bench_peers.py PEER [--pairs 5] [--cases decode-1b,...] [--isa SET] [--quick] [--list]
 
 PEER is a llama-bench; llama-batched-bench is looked for beside it. Where it knows -rtr both settings
 run, and the better one counts. Ours is affine 4 bits in groups of 64, theirs
@@ -241,7 +242,7 @@ def line(name, case):
         case["commit"])
 
 
-def cpu():
+def cpu(isa):
     with open("/proc/cpuinfo", encoding="utf-8") as f:
         text = f.read()
     model = re.search(r"^model name\s*:\s*(.*)$", text, re.M)
@@ -250,27 +251,29 @@ def cpu():
     sets = [s for s in ("avx2", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm") if s in here]
     ids = [re.search(r"^%s\s*:\s*(\d+)" % k, text, re.M) for k in ("cpu family", "model")]
     ids = ", family %s model %s" % tuple(i.group(1) for i in ids) if all(ids) else ""
-    return "%s%s (%s), %d processors" % (model.group(1) if model else "a CPU", ids, ", ".join(sets),
-                                          os.cpu_count())
+    return "%s%s (%s), %d processors%s" % (model.group(1) if model else "a CPU", ids, ", ".join(sets),
+                                            os.cpu_count(), isa and ", ours with --isa " + isa)
 
 
-def write(peer, cases):
-    """Sections below the table are written by hand, and stay."""
-    path, kept = os.path.join(ROOT, "bench/PEERS.md"), ""
+def write(peer, cases, isa):
+    """Each machine has a section of its own, of which a run rewrites this machine's; what is
+    written by hand stands in other sections and stays."""
+    path, heading = os.path.join(ROOT, "bench/PEERS.md"), "\n## %s\n" % cpu(isa)
+    text = "# Beside %s\n" % peer
     if os.path.exists(path):
         with open(path, encoding="utf-8") as f:
             text = f.read()
-        kept = text[text.index("\n## "):] if "\n## " in text else ""
+    table = "%s\n| regime | ours | peer (format, setting) | ratio | promised | met | limit | pairs, " \
+        "commit |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n%s" % (heading, "".join(
+            line(name, cases[name]) + "\n" for name in CASES if name in cases))
+    begin = text.find(heading)
+    if begin < 0:
+        begin = end = len(text)
+    else:
+        end = text.find("\n## ", begin + 1)
+        end = len(text) if end < 0 else end
     with open(path, "w", encoding="utf-8") as f:
-        f.write("# Beside %s\n\n" % peer)
-        f.write("Written by make bench-peers, but for sections below. Ours and theirs ran in turn; a ratio "
-                "is ours over\ntheirs, the median over the pairs; other figures are medians. The best of "
-                "the peer's settings\ncounts. A share is of what tools/probe measured beside each pair. "
-                "Decode is of 128 tokens after\none, or of 64 for each of 16 sequences. CPU: %s.\n\n"
-                % cpu())
-        f.write("| regime | ours | peer (format, setting) | ratio | promised | met | limit | pairs, "
-                "commit |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
-        f.write("".join(line(name, cases[name]) + "\n" for name in CASES if name in cases) + kept)
+        f.write(text[:begin] + table + text[end:])
 
 
 def main():
@@ -280,6 +283,7 @@ def main():
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--name", default="", help="what the report calls the peer")
     parser.add_argument("--quick", action="store_true", help="prompts of 128, 16 new tokens")
+    parser.add_argument("--isa", default="", help="the instruction set that ours is held to")
     parser.add_argument("--list", action="store_true", help="the cases' names, and nothing else")
     options = parser.parse_args()
     if options.list:
@@ -287,7 +291,9 @@ def main():
         return
     os.makedirs(WORK, exist_ok=True)
     os.environ["MLXCEL_PACKED"] = os.path.join(WORK, "packed")
-    kept = os.path.join(WORK, "cases.json")
+    if options.isa:
+        os.environ["MLXCEL_ISA"] = options.isa
+    kept = os.path.join(WORK, "cases%s.json" % (options.isa and "-" + options.isa))
     cases = {}
     if os.path.exists(kept):
         with open(kept, encoding="utf-8") as f:
@@ -298,7 +304,7 @@ def main():
         with open(kept, "w", encoding="utf-8") as f:
             json.dump(cases, f)
         print(line(name, cases[name]))
-        write(options.name or os.path.basename(options.peer), cases)
+        write(options.name or os.path.basename(options.peer), cases, options.isa)
 
 
 main()
