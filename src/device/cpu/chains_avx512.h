@@ -119,5 +119,5 @@ static void add(float *y, const float *a, const float *b, int n) {
 }
 
 #define CHAINS_AVX512                                                                              \
-    .outs = OUTS, .rows = ROWS, .word = WORD, .sort = sort, .sort_x = sort_x,                      \
+    .outs = OUTS, .rows = ROWS, .word = WORD, .cols_row = 256, .sort = sort, .sort_x = sort_x,     \
     .multiply = multiply, .add = add

@@ -13,7 +13,8 @@
 
 enum {
     PIECE_BYTES = 64 << 10,          /* of weights, as in linear.c */
-    LEAST_PLAIN = 9, LEAST_OTHER = 24,           /* with fewer rows a panel costs too much */
+    LEAST_PLAIN = 9, LEAST_OTHER = 24,           /* with fewer rows a panel costs too much, */
+    LEAST_LONG = 64,                 /* of whatever length */
     BLOCK_ROWS = 576,                /* whose sums a thread keeps while quarters come */
     ROW_FLOATS = CPU_TILE_COLS + 16  /* from row to row while they are unpacked: not the same
                                       * lines of a cache for all */
@@ -77,11 +78,17 @@ static bool is_plain(const struct cpu_job *j, const struct cpu_chains_kernels *k
         && j->cols % (CPU_LANES * k->word) == 0;
 }
 
+/* Rows with which a panel pays. */
+static int64_t least_rows(const struct cpu_job *j, const struct cpu_chains_kernels *k) {
+    const int64_t least = k->word == 1 && is_plain(j, k) ? LEAST_PLAIN : LEAST_OTHER;
+    return k->cols_row ? MAX(least, MIN(LEAST_LONG, j->cols / k->cols_row)) : least;
+}
+
 bool cpu_chains_applies(struct pool *pool, const struct cpu_job *j) {
     if (!j->scratch || j->heads != 1 || !kernels_of(j))
         return false;
     const struct chains_job o = job_of(pool, j);
-    return j->rows.n >= (o.kernels->word == 1 && is_plain(j, o.kernels) ? LEAST_PLAIN : LEAST_OTHER)
+    return j->rows.n >= least_rows(j, o.kernels)
         && room_of(&o) >= MIN(j->rows.n, CPU_TILE_ROWS);
 }
 

@@ -35,6 +35,8 @@ static inline int64_t chains_group_lane(int64_t steps, int rows) {
 struct cpu_chains_kernels {
     int outs, rows;                  /* of a panel, a multiple of CHAINS_OUTS; of a group at most */
     int word;                        /* columns in a word: 1, or 2 of bf16 */
+    int cols_row;                    /* with more columns a panel pays when there is a row more for
+                                      * each of so many; 0: with any */
     /* n columns of CHAINS_OUTS rows of F32, F16 or BF16, `stride` bytes apart and not aligned, as
      * steps [step, step + n / 16 words) of a panel, whose first of these rows is at `panel`. n is
      * a multiple of 16 words. Words of two columns are of BF16 alone. */
