@@ -6,7 +6,7 @@
 #if defined __x86_64__
 #include "device/cpu/int8_avx512.h"
 
-enum { LINE = 64, PANELS = INT8_PANELS, ROWS = 6, QUADS = 8, UNIT = CPU_PACK_COLS };
+enum { LINE = 64, PANELS = INT8_PANELS, ROWS = 8, QUADS = 8, UNIT = CPU_PACK_COLS };
 
 static void store_16(const struct cpu_int8_tile *t, int r, int64_t i, int part, __m128i quads) {
     int32_t four[4];
@@ -121,8 +121,8 @@ typedef void panels_times(float *, const struct cpu_panels *, const byte *,
     }
 #define KERNELS(bits)                                                                              \
     KERNEL(bits, 1, 1, 0) KERNEL(bits, 1, 2, 0) KERNEL(bits, 2, 3, 0) KERNEL(bits, 2, 4, 0)        \
-    KERNEL(bits, 2, 5, 0) KERNEL(bits, 2, 6, 0)                                                    \
-    KERNEL(bits, 1, 1, 1) KERNEL(bits, 2, 2, 1) KERNEL(bits, 2, 3, 1)
+    KERNEL(bits, 2, 5, 0) KERNEL(bits, 2, 6, 0) KERNEL(bits, 2, 7, 0) KERNEL(bits, 2, 8, 0)        \
+    KERNEL(bits, 1, 1, 1) KERNEL(bits, 2, 2, 1) KERNEL(bits, 2, 3, 1) KERNEL(bits, 2, 4, 1)
 KERNELS(2)
 KERNELS(3)
 KERNELS(4)
@@ -132,8 +132,8 @@ KERNELS(8)
 
 #define ROW(bits)                                                                                  \
     [bits] = { { times_##bits##_1_0, times_##bits##_2_0, times_##bits##_3_0, times_##bits##_4_0,   \
-                 times_##bits##_5_0, times_##bits##_6_0 },                                         \
-               { times_##bits##_1_1, times_##bits##_2_1, times_##bits##_3_1 } }
+                 times_##bits##_5_0, times_##bits##_6_0, times_##bits##_7_0, times_##bits##_8_0 }, \
+               { times_##bits##_1_1, times_##bits##_2_1, times_##bits##_3_1, times_##bits##_4_1 } }
 static panels_times *const kernels[9][2][ROWS] = { ROW(2), ROW(3), ROW(4),
                                                    ROW(5), ROW(6), ROW(8) };
 
