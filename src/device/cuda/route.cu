@@ -82,6 +82,7 @@ __global__ static void __launch_bounds__(32) route(struct tensor ids, struct ten
     double sum = 0;
     for (int k = 0; k < a.active; k++) {
         const int best = largest_of_warp(choice, a.experts);
+        __syncwarp();                /* all have read what lane 0 writes */
         sum += (double)score[best];
         if (lane == 0) {
             choice[best] = -INFINITY;
