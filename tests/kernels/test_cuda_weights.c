@@ -333,6 +333,9 @@ static void test_experts(void **state) {
     static const struct mixture mixtures[] = {
         { 1, 8, 2, 128, 64, true, false },   { 5, 8, 8, 64, 128, true, true },
         { 9, 40, 3, 192, 64, false, false }, { 70, 16, 4, 128, 192, true, true },
+        /* Many rows an expert: tiles that are full and not, and experts that nobody chose. */
+        { 150, 11, 2, 192, 320, true, false }, { 260, 5, 2, 576, 192, false, false },
+        { 700, 6, 2, 128, 256, true, true },
     };
     for (size_t f = 0; f < COUNT(formats); f++)
         for (size_t i = 0; i < COUNT(mixtures); i++)

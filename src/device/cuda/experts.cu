@@ -87,10 +87,28 @@ __global__ static void share_out(struct expert_job j) {
     *y = j.residual != 0 ? fmaf(j.residual, sum, *y) : sum;
 }
 
+/* to[0] = 0, to[i] = to[i - 1] + tiles that from[i] rows fill. A warp takes 32 at a time, and adds
+ * up as it goes. */
+__device__ static inline void add_up(int *to, const int *from, int n_to, int tile_rows) {
+    int before = 0;
+    if (threadIdx.x == 0) to[0] = 0;
+    for (int first = 1; first <= n_to; first += 32) {
+        const int i = first + (int)threadIdx.x;
+        int n = i <= n_to ? (from[i] + tile_rows - 1) / tile_rows : 0;
+        for (int k = 1; k < 32; k *= 2) {
+            const int other = __shfl_up_sync(~0u, n, k);
+            if ((int)threadIdx.x >= k) n += other;
+        }
+        if (i <= n_to) to[i] = before + n;
+        before += __shfl_sync(~0u, n, 31);
+    }
+}
+
 /* Pairs by expert; those of one expert in any order, for none of them sees another. */
 __global__ static void __launch_bounds__(SORT_THREADS) sort_pairs(const int *ids, int pairs,
                                                                   int experts, int *first,
-                                                                  int *pair) {
+                                                                  int *pair, int *tiles,
+                                                                  int tile_rows) {
     __shared__ int at[EXPERTS_MAX + 1];
     let_next_begin();
     after_previous();
@@ -98,20 +116,9 @@ __global__ static void __launch_bounds__(SORT_THREADS) sort_pairs(const int *ids
     __syncthreads();
     for (int i = threadIdx.x; i < pairs; i += SORT_THREADS) atomicAdd(&at[ids[i] + 1], 1);
     __syncthreads();
-    /* A warp takes 32 experts at a time and adds up as it goes. */
-    if (threadIdx.x < 32) {
-        int before = 0;
-        for (int e = 0; e < experts; e += 32) {
-            const int i = e + 1 + (int)threadIdx.x;
-            int n = i <= experts ? at[i] : 0;
-            for (int k = 1; k < 32; k *= 2) {
-                const int other = __shfl_up_sync(~0u, n, k);
-                if ((int)threadIdx.x >= k) n += other;
-            }
-            if (i <= experts) at[i] = before + n;
-            before += __shfl_sync(~0u, n, 31);
-        }
-    }
+    if (threadIdx.x < 32 && tiles) add_up(tiles, at, experts, tile_rows);
+    __syncwarp();
+    if (threadIdx.x < 32) add_up(at, at, experts, 1);
     __syncthreads();
     for (int e = threadIdx.x; e <= experts; e += SORT_THREADS) first[e] = at[e];
     __syncthreads();
@@ -184,17 +191,25 @@ void cuda_experts(struct device *dev, struct tensor *y, const struct tensor *x,
     j.dim = y->shape[1];
     j.width = 2 * j.n_hidden + j.dim;
     j.active = active;
+    j.experts = a->experts;
     j.act = a->act;
     const bool even = rows_fit(j.x, j.x_row, 0) && gate.reading == up.reading;
     const bool even_down = rows_fit(j.hidden, j.width, 0);
+    const bool tensors = c->rounded && even && even_down && gate.mma && up.mma && down.mma &&
+                         j.dim >= 64;
     if (rows > FEW) {
-        int *first = a->order, *pair = a->order + a->experts + 1;
-        cuda_start(c, sort_pairs, 1, SORT_THREADS, 0, j.ids, pairs, a->experts, first, pair);
+        int *first = a->order, *pair = first + a->experts + 1, *tiles = pair + pairs;
+        j.tile_rows = tensors ? cuda_experts_wide(c, pairs, a->experts) : 0;
+        j.tiles = j.tile_rows ? tiles : NULL;
+        cuda_start(c, sort_pairs, 1, SORT_THREADS, 0, j.ids, pairs, a->experts, first, pair,
+                   j.tile_rows ? tiles : NULL, j.tile_rows);
         j.first = first;
         j.pair = pair;
     }
     const unsigned many = (unsigned)(j.first ? a->experts : pairs);
-    if (c->rounded && even && even_down && gate.mma && up.mma && down.mma && j.dim >= 64) {
+    if (j.tile_rows) {
+        cuda_experts_wgmma(c, j, (unsigned)rows, up.reading, down.reading);
+    } else if (tensors) {
         cuda_experts_mma(c, j, (unsigned)rows, many, up.reading, down.reading);
     } else {
         start_f32<false>(c, j, many, even ? up.reading : ANY);

@@ -189,7 +189,8 @@ __device__ static inline void registers_less(void) {
  * row lane/4 + 8 (k/2), column 8 i + 2 (lane%4) + k%2. */
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 /* The registers of N sums: their names in the assembler's text, and the operands themselves. */
-#define NAMES_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define NAMES_8 "%0,%1,%2,%3,%4,%5,%6,%7"
+#define NAMES_16 NAMES_8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define NAMES_32 NAMES_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define NAMES_64 NAMES_32 \
     ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47" \
@@ -203,6 +204,7 @@ __device__ static inline void registers_less(void) {
 #define EIGHT(d, i) \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), \
     "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define SUMS_8(d) EIGHT(d, 0)
 #define SUMS_16(d) EIGHT(d, 0), EIGHT(d, 8)
 #define SUMS_32(d) SUMS_16(d), EIGHT(d, 16), EIGHT(d, 24)
 #define SUMS_64(d) SUMS_32(d), EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56)
@@ -224,39 +226,48 @@ WGMMA(64, 128, "%64", "%65", "%66")
 WGMMA(32, 64, "%32", "%33", "%34")
 WGMMA(16, 32, "%16", "%17", "%18")
 
-/* d[64, N] = a[64, 16] b[16, N] + (add ? d : 0), a from registers as mma.m16n8k16 has it, b by
- * rows_turned. */
-#define WGMMA_TURNED(sums, n, a, b, add_at) \
-    __device__ static inline void wgmma_turned(float (&d)[sums], const unsigned (&x)[4], \
-                                               uint64_t y, int add) { \
+/* d[64, N] = a[64, 16] b + (add ? d : 0), a from registers as mma.m16n8k16 has it. Held: b[N, 16]',
+ * by rows_of_64. Turned: b[16, N], by rows_turned. */
+#define WGMMA_HELD(name, turned, sums, n, a, b, add_at) \
+    __device__ static inline void name(float (&d)[sums], const unsigned (&x)[4], uint64_t y, \
+                                       int add) { \
         asm volatile("{ .reg .pred p; setp.ne.b32 p, " add_at ", 0;" \
             "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" NAMES_##sums "}, " \
-            "{" a "}, " b ", p, 1, 1, 1; }" \
+            "{" a "}, " b ", p, 1, 1, " #turned "; }" \
             : SUMS_##sums(d) \
             : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "l"(y), "r"(add)); \
     }
-WGMMA_TURNED(64, 128, "%64,%65,%66,%67", "%68", "%69")
-WGMMA_TURNED(32, 64, "%32,%33,%34,%35", "%36", "%37")
+WGMMA_HELD(wgmma_turned, 1, 64, 128, "%64,%65,%66,%67", "%68", "%69")
+WGMMA_HELD(wgmma_turned, 1, 32, 64, "%32,%33,%34,%35", "%36", "%37")
+WGMMA_HELD(wgmma_held, 0, 32, 64, "%32,%33,%34,%35", "%36", "%37")
+WGMMA_HELD(wgmma_held, 0, 8, 16, "%8,%9,%10,%11", "%12", "%13")
 
+#undef NAMES_8
 #undef NAMES_16
 #undef NAMES_32
 #undef NAMES_64
 #undef NAMES_112
 #undef NAMES_128
 #undef EIGHT
+#undef SUMS_8
 #undef SUMS_16
 #undef SUMS_32
 #undef SUMS_64
 #undef SUMS_112
 #undef SUMS_128
 #undef WGMMA
-#undef WGMMA_TURNED
+#undef WGMMA_HELD
 #else
 template <int N>
 __device__ static inline void wgmma(float (&)[N], uint64_t, uint64_t, int) { __trap(); }
 
 template <int N>
 __device__ static inline void wgmma_turned(float (&)[N], const unsigned (&)[4], uint64_t, int) {
+    __trap();
+}
+
+template <int N>
+__device__ static inline void wgmma_held(float (&)[N], const unsigned (&)[4], uint64_t, int) {
     __trap();
 }
 #endif
