@@ -111,37 +111,55 @@ __device__ static inline void load_x(struct x_part<N> &x, const struct x_rows<N>
 }
 
 /* The double that dense.cu's norm sums of a row, in its order: its warps' lanes have their columns,
- * and there are more of them than warps here. v: the columns of this thread. part: shared. */
+ * and there are more of them than warps here. v: the columns of this thread. part: shared. The
+ * trees are loops, so that all turns are in each step of one, and the code is short: a block runs
+ * it once, and waits for every line of it. */
 enum { NORM_KEPT = 4 };
 
 template <int TURNS>
 __device__ static inline double norm_sum(const float v[TURNS][NORM_KEPT], double part[32],
                                          int theirs, int warps) {
     const int lane = threadIdx.x % 32;
+    double sum[TURNS] = {};
+#pragma unroll
+    for (int t = 0; t < TURNS; t++)
+#pragma unroll
+        for (int k = 0; k < NORM_KEPT; k++) sum[t] = fma((double)v[t][k], (double)v[t][k], sum[t]);
+#pragma unroll 1
+    for (int k = 16; k > 0; k /= 2)
+#pragma unroll
+        for (int t = 0; t < TURNS; t++) sum[t] += __shfl_xor_sync(~0u, sum[t], k);
 #pragma unroll
     for (int t = 0; t < TURNS; t++) {
         const int warp = threadIdx.x / 32 + t * warps;
-        double sum = 0;
-#pragma unroll
-        for (int k = 0; k < NORM_KEPT; k++) sum = fma((double)v[t][k], (double)v[t][k], sum);
-        for (int k = 16; k > 0; k /= 2) sum += __shfl_xor_sync(~0u, sum, k);
-        if (lane == 0 && warp < theirs) part[warp] = sum;
+        if (lane == 0 && warp < theirs) part[warp] = sum[t];
     }
     named_sync(ROWS_BARRIER, 32 * warps);
-    double sum = lane < theirs ? part[lane] : 0;
-    for (int k = 16; k > 0; k /= 2) sum += __shfl_xor_sync(~0u, sum, k);
-    return sum;
+    double all = lane < theirs ? part[lane] : 0;
+#pragma unroll 1
+    for (int k = 16; k > 0; k /= 2) all += __shfl_xor_sync(~0u, all, k);
+    return all;
+}
+
+/* 32 columns of a normed row that others read: in F32, and as fragments. */
+__device__ static inline void norm_out(const struct few_job &j, int row, int of, float inverse) {
+    const struct cuda_norm &m = j.norm;
+    const int col = of * 32 + threadIdx.x % 32;
+    if (col >= m.cols) return;
+    const float w = m.gain ? m.gain[col] : 1.0f;
+    const float y = m.x[row * m.x_row + col] * inverse * (m.gain && m.plus1 ? 1.0f + w : w);
+    m.y[row * m.y_row + col] = y;
+    few_put(j.norm_few, row, col, m.cols, y);
 }
 
 /* Every block norms all rows for itself; of what is kept, each of the first ones writes a share.
  * A thread has number lane of some 32 columns, so most of few_place is the same for all of them. */
 template <int WARPS>
 __device__ static inline void norm_in(char *to, const struct few_job &j) {
-    constexpr int TURNS = 32 / WARPS, warps = WARPS;
+    constexpr int TURNS = 32 / WARPS, warps = WARPS, SHARES = TURNS * NORM_KEPT;
     __shared__ double part[NORM_WAITS_ROWS][32];
     const struct cuda_norm &m = j.norm;
-    const int lane = threadIdx.x % 32, theirs = (m.cols + 127) / 128;
-    const int alone = gridDim.x < TURNS * NORM_KEPT ? 0 : -1;
+    const int own = threadIdx.x / 32, lane = threadIdx.x % 32, theirs = (m.cols + 127) / 128;
     const int place = (int)few_place(0, lane, m.cols);
     float v[TURNS][NORM_KEPT], g[TURNS][NORM_KEPT];
     const auto each = [&](const auto &f) {
@@ -149,12 +167,11 @@ __device__ static inline void norm_in(char *to, const struct few_job &j) {
         for (int t = 0; t < TURNS; t++)
 #pragma unroll
             for (int k = 0; k < NORM_KEPT; k++) {
-                const int warp = threadIdx.x / 32 + t * warps, of = warp + k * theirs;
-                f(v[t][k], g[t][k], of, warp < theirs && of * 32 + lane < m.cols,
-                  t * NORM_KEPT + k);
+                const int warp = own + t * warps, of = warp + k * theirs;
+                f(v[t][k], g[t][k], of, warp < theirs && of * 32 + lane < m.cols);
             }
     };
-    each([&](float &, float &gain, int of, bool in, int) {
+    each([&](float &, float &gain, int of, bool in) {
         const float w = m.gain && in ? m.gain[of * 32 + lane] : 1.0f;
         gain = m.gain && m.plus1 ? 1.0f + w : w;
     });
@@ -162,18 +179,18 @@ __device__ static inline void norm_in(char *to, const struct few_job &j) {
 #pragma unroll 1
     for (int row = 0; row < j.n_rows; row++) {
         const float *x = m.x + row * m.x_row + lane;
-        each([&](float &v, float &, int of, bool in, int) { v = in ? x[of * 32] : 0; });
+        each([&](float &v, float &, int of, bool in) { v = in ? x[of * 32] : 0; });
         const double square = norm_sum<TURNS>(v, part[row], theirs, warps);
         const float inverse = (float)rsqrt(square / (double)m.cols + (double)m.eps);
-        each([&](float &v, float &gain, int of, bool in, int share) {
+        each([&](float &v, float &gain, int of, bool in) {
             const int at = 2 * row * m.cols + of / 2 * 128 + ((of ^ row) & 1) * 64 + place;
-            const float y = v * inverse * gain;
-            if (!in) return;
-            *(__nv_bfloat16 *)(to + at) = __float2bfloat16_rn(y);
-            if ((int)blockIdx.x != (share & alone)) return;
-            m.y[row * m.y_row + of * 32 + lane] = y;
-            *(__nv_bfloat16 *)(j.norm_few + at) = __float2bfloat16_rn(y);
+            if (in) *(__nv_bfloat16 *)(to + at) = __float2bfloat16_rn(v * inverse * gain);
         });
+#pragma unroll 1
+        for (int share = blockIdx.x; share < SHARES; share += gridDim.x) {
+            const int warp = own + share / NORM_KEPT * warps;
+            if (warp < theirs) norm_out(j, row, warp + share % NORM_KEPT * theirs, inverse);
+        }
     }
     named_sync(ROWS_BARRIER, 32 * warps);
 }
@@ -267,15 +284,15 @@ __device__ static __noinline__ float any_gated(float g, float u, const struct ga
     return gated(g, u, *a);
 }
 
-/* v: of each strip. */
+/* first, second: of each strip; before: what the output was, where it is added to. */
 __device__ static inline void finish(const struct few_job &j, int p, int out, int row, float first,
-                                     float second) {
+                                     float second, float before) {
     const struct few_part &part = j.part[p];
     if (out >= part.outs) return;
     float *y = &part.y[row * part.y_row + out];
     first += part.bias ? part.bias[out] : 0;
     if (j.end == PRODUCTS_STORE) *y = first;
-    else if (j.end == PRODUCTS_ADD) *y = fmaf(j.scale, first, *y);
+    else if (j.end == PRODUCTS_ADD) *y = fmaf(j.scale, first, before);
     else {
         const float *bias = j.part[1].bias, up = second + (bias ? bias[out] : 0);
         const float h = j.act.act == ACT_SILU ? first * sigmoid(first) * up
@@ -308,14 +325,29 @@ __device__ static inline void join(const struct few_job &j, int warp) {
     else __syncwarp();
 }
 
+/* What output i of a unit was, where the product is added to it. Threads read the first one that
+ * they will finish before they sum it up. */
+__device__ static inline float output_before(const struct few_job &j, int unit, int i) {
+    if (j.end != PRODUCTS_ADD || i >= TILE * j.n_rows) return 0;
+    int tile;
+    const struct few_part &part = j.part[part_of(j, unit, 0, &tile)];
+    const int out = tile * TILE + i % TILE;
+    return out < part.outs ? part.y[i / TILE * part.y_row + out] : 0;
+}
+
+/* A thread's number among those of the warps that share a unit. */
+__device__ static inline int place_in_unit(const struct few_job &j, int warp) {
+    return threadIdx.x - warp / j.spread * j.spread * 32;
+}
+
 /* The slices of the warps that share a unit are added in order. */
 __device__ static inline void finish_unit(const struct few_job &j, float *kept, int unit,
-                                          int warp) {
+                                          int warp, float before) {
     const int first = warp / j.spread * j.spread, outs = TILE * j.n_rows;
     int tile;
     const int p = part_of(j, unit, 0, &tile);
 #pragma unroll 1
-    for (int i = threadIdx.x - first * 32; i < outs; i += 32 * j.spread) {
+    for (int i = place_in_unit(j, warp); i < outs; i += 32 * j.spread) {
         float v[2] = { 0, 0 };
 #pragma unroll
         for (int s = 0; s < 2; s++) {
@@ -323,6 +355,7 @@ __device__ static inline void finish_unit(const struct few_job &j, float *kept, 
             v[s] = kept_at(kept, j, s, first)[i];
             for (int k = 1; k < j.spread; k++) v[s] += kept_at(kept, j, s, first + k)[i];
         }
-        finish(j, p, tile * TILE + i % TILE, i / TILE, v[0], v[1]);
+        finish(j, p, tile * TILE + i % TILE, i / TILE, v[0], v[1], before);
+        before = output_before(j, unit, i + 32 * j.spread);
     }
 }

@@ -121,6 +121,7 @@ __global__ static void __launch_bounds__(WARPS * 32, N == 1 ? 2 : 1)
     if (!SHARED) load_x<SHARED, N>(x, rows, MIN(own.begin, j.cols - 64));
     int odd = 0;
     for (int unit = own.first; unit < j.units; unit += own.step, odd ^= 1) {
+        const float before = output_before(j, unit, place_in_unit(j, warp));
         float *to = kept + odd * j.strips * j.warps * j.n_rows * TILE;
 #pragma unroll 1
         for (int s = 0; s < j.strips; s++) {
@@ -129,7 +130,7 @@ __global__ static void __launch_bounds__(WARPS * 32, N == 1 ? 2 : 1)
             keep<N>(kept_at(to, j, s, warp), j, v);
         }
         join(j, warp);               /* the next unit's sums are kept elsewhere */
-        finish_unit(j, to, unit, warp);
+        finish_unit(j, to, unit, warp, before);
     }
 }
 

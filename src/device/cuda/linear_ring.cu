@@ -143,6 +143,7 @@ __global__ static void __launch_bounds__((WARPS + 1) * 32, N == 1 ? 2 : 1)
         load_x<SHARED, N>(x[i], rows, MIN(own.begin + 64 * i, j.cols - 64));
     for (int unit = own.first; unit < j.units; unit += own.step) {
         int tile;
+        const float before = output_before(j, unit, place_in_unit(j, warp));
         const int slice = j.part[part_of(j, unit, 0, &tile)].slice;
 #pragma unroll 1
         for (int s = 0; s < j.strips; s++) {
@@ -151,7 +152,7 @@ __global__ static void __launch_bounds__((WARPS + 1) * 32, N == 1 ? 2 : 1)
             keep<N>(kept_at(kept, j, s, warp), j, v);
         }
         join(j, warp);
-        finish_unit(j, kept, unit, warp);
+        finish_unit(j, kept, unit, warp, before);
         join(j, warp);               /* before anybody keeps the next */
     }
 }
