@@ -422,6 +422,52 @@ static void test_norm(void **state) {
         }
 }
 
+/* A sum may wait for the norm of its rows: the bits of both are those of a sum and a norm of their
+ * own. Of a product it is that of slices, too. */
+static void sum_before(int64_t cols, int64_t rows, enum norm kind, bool of_product) {
+    enum { OUTS_COLS = 512 };
+    const struct format f = { "bf16", BF16, F32, 0, 0 };
+    struct device *dev = &rounding;
+    const size_t bytes = (size_t)(rows * cols) * 4;
+    float *old = numbers(rows * cols), *more = numbers(rows * cols), *gain = numbers(cols);
+    float *in = numbers(rows * OUTS_COLS), *got[2][2];
+    struct matrix m = matrix_new(&f, cols, OUTS_COLS);
+    adopt(dev, &m, &f);
+    assert_true(dev->op->adopt(dev, gain, (size_t)cols * 4));
+    struct tensor w = tensor_1d(gain, F32, cols);
+    for (int apart = 0; apart < 2; apart++) {
+        struct tensor x = tensor_2d(there(dev, old, bytes), F32, rows, cols);
+        struct tensor v = tensor_2d(there(dev, more, bytes), F32, rows, cols);
+        struct tensor y = tensor_2d(there(dev, NULL, bytes), F32, rows, cols);
+        struct tensor from = tensor_2d(there(dev, in, (size_t)(rows * OUTS_COLS) * 4), F32, rows,
+                                       OUTS_COLS);
+        const struct products p = { .x = &from, .w = { &m.l }, .y = { &x }, .n = 1,
+                                    .end = PRODUCTS_ADD, .scale = 0.7f };
+        if (!of_product || !dev->op->products(dev, &p)) dev->op->add(dev, &x, &v, 0.7f);
+        if (apart) assert_true(dev->op->sync(dev, NULL));
+        dev->op->norm(dev, &y, &w, NULL, &x, kind, 1e-5f);
+        for (int i = 0; i < 2; i++) got[apart][i] = mem_array((size_t)(rows * cols), 4);
+        back(dev, got[apart][0], x.at, rows * cols);
+        back(dev, got[apart][1], y.at, rows * cols);
+        dev->op->free(dev, v.at, 0), dev->op->free(dev, from.at, 0);
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_memory_equal(got[0][i], got[1][i], bytes);
+        free(got[0][i]), free(got[1][i]);
+    }
+    free(old), free(more), free(in);
+}
+
+static void test_sum_before(void **state) {
+    (void)state;
+    static const int64_t cols[] = { 512, 600, 1024, 4096, 5120 };
+    static const int64_t rows[] = { 30, 70, 200, 256, 300 };
+    for (size_t c = 0; c < COUNT(cols); c++)
+        for (size_t r = 0; r < COUNT(rows); r++)
+            for (int how = 0; how < 2 && takes(c + r); how++)
+                sum_before(cols[c], rows[r], (enum norm)((c + r) % 3), how);
+}
+
 /* ---- norm, rope and store of heads at once ---- */
 
 enum { PAGE = 16, SEQS = 3, PAGES_MAX = 50, PAGES = SEQS * PAGES_MAX };
@@ -492,6 +538,9 @@ static void test_heads(void **state) {
     static const struct heads_case cases[] = {
         { 8, 2, 64, 64, false, false, ROPE_HALVES, BF16 },
         { 4, 4, 128, 128, true, false, ROPE_HALVES, BF16 },
+        { 32, 8, 128, 128, false, false, ROPE_HALVES, BF16 },
+        { 8, 2, 128, 64, true, false, ROPE_HALVES, BF16 },
+        { 4, 2, 96, 96, true, true, ROPE_PAIRS, BF16 },
         { 6, 3, 80, 20, true, true, ROPE_PAIRS, F32 },
         { 2, 1, 256, 64, true, false, ROPE_HALVES, F32 },
     };
@@ -633,7 +682,8 @@ static int run(void) {
         cmocka_unit_test(test_linear), cmocka_unit_test(test_products),
         cmocka_unit_test(test_rows_passed), cmocka_unit_test(test_rows_known),
         cmocka_unit_test(test_norm_before), cmocka_unit_test(test_packed_table),
-        cmocka_unit_test(test_norm), cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_norm), cmocka_unit_test(test_sum_before),
+        cmocka_unit_test(test_heads),
         cmocka_unit_test(test_draws), cmocka_unit_test(test_feed),
         cmocka_unit_test(test_replay),
     };

@@ -393,15 +393,22 @@ attend_few(float *partial, struct tensor q, struct attend a, struct rows rows, i
 
 /* ---- all blocks of a row in turn ---- */
 
+/* fresh: the first position of the sequence that this batch wrote. What is older is asked for while
+ * the kernels before still run. */
 template <int BOXES>
 __device__ static inline void ring_fetch(struct ring_memory<BOXES> *m, struct few_job j, int first,
-                                         int last, const struct attend &a,
+                                         int last, int fresh, const struct attend &a,
                                          const struct kv_maps &maps) {
     int at = 0;
     unsigned phase = 1;
-    writes_are_global();
+    bool waits = true;
     for (int i = 0; i < 2 * (last + 1 - first); i++) {
         few_block(j, first + i / 2, a);
+        if (waits && j.end > fresh) {
+            after_previous();
+            writes_are_global();
+            waits = false;
+        }
         barrier_wait(&m->empty[at], phase);
         box *to = m->at[at];
         few_fetch<BOXES>(i % 2 ? NULL : to, &m->full[at], i % 2 ? to : NULL, &m->full[at], j, a,
@@ -532,12 +539,14 @@ attend_ring(struct tensor y, __nv_bfloat16 *next, struct tensor q, struct attend
     if (row < 0) return;
     const struct few_job j = few_job_of(row, blockIdx.y, rows, a);
     const int first = first_visible(a, j.pos) / BLOCK, last = j.pos / BLOCK;
-    after_previous();
-    let_next_begin();
-    writes_are_global();
-    if (threadIdx.x < THREADS)
+    if (threadIdx.x < THREADS) {
+        after_previous();
+        let_next_begin();
         ring_attend<BOXES>(m, y, next, q, j, first, last, a);
-    else if (threadIdx.x == THREADS) ring_fetch<BOXES>(m, j, first, last, a, maps);
+    } else if (threadIdx.x == THREADS) {
+        const int fresh = rows.pos[rows.first[j.seq]];
+        ring_fetch<BOXES>(m, j, first, last, fresh, a, maps);
+    }
 }
 
 /* The blocks of a row and head, folded. A thread has a column; what they are multiplied with is

@@ -88,6 +88,7 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
     c->divided = new std::set<const void *>();
     c->packed = new std::map<const char *, struct cuda_packed>();
     c->norm = new struct cuda_norm();
+    c->sum = new struct cuda_sum();
     dev->impl = c;
     dev->ordinal = o->ordinal;
     return true;
@@ -125,6 +126,7 @@ static void free_all(struct cuda *c) {
     delete c->divided;
     delete c->packed;
     delete c->norm;
+    delete c->sum;
     delete c;
     cudaGetLastError();              /* the next device begins without this one's faults */
 }

@@ -33,6 +33,18 @@ struct cuda_norm {
     float eps;
 };
 
+/* A sum that was asked for and has not run: y += scale * (x + bias), x in slices that are added in
+ * their order. The next norm of its rows does it by itself, if it can; whatever else starts before
+ * starts it. It never waits together with a norm. */
+struct cuda_sum {
+    float *y;                        /* NULL: there is none */
+    const float *x, *bias;           /* bias NULL: none */
+    int64_t y_row, x_row, slice;     /* floats from row to row, and from slice to slice */
+    int slices, n_rows, cols;
+    float scale;
+};
+enum { CUDA_SUM_SLICES = 4 };        /* at most */
+
 struct cuda {
     cudaStream_t stream;
     int processors;
@@ -63,6 +75,7 @@ struct cuda {
     cudaEvent_t mark[2];                     /* see device.h */
     int clusters;                            /* of linear_slices.cu, that run at a time; 0: nobody
                                                 has asked yet */
+    struct cuda_sum *sum;                    /* that waits */
 };
 
 /* scaled: see linear.h. scales: of FP8, in F32, or, where scaled, as linear_format.h has them;
@@ -99,15 +112,18 @@ bool cuda_fail(struct err *, enum err_code, const char *format, ...)
 bool cuda_adopt(struct device *, const void *at, size_t bytes);
 bool cuda_adopted(struct device *, struct err *);
 
-/* Starts the norm that waits. */
+/* Starts the norm, or the sum, that waits. */
 void cuda_settle(const struct cuda *);
+/* Whether a sum's numbers lie in vectors; leaves such a sum to the next norm. */
+bool cuda_sum_fits(const struct cuda_sum &);
+void cuda_sum_later(struct cuda *, const struct cuda_sum &);
 
 /* Starts a kernel that may begin while the one before it still runs: it calls after_previous
  * before it reads what ops write, and before it writes. */
 template <class... P, class... A>
 static void cuda_start(const struct cuda *c, void (*kernel)(P...), dim3 grid, dim3 block,
                        size_t shared, A... args) {
-    if (c->norm->x) cuda_settle(c);
+    if (c->norm->x || c->sum->y) cuda_settle(c);
     /* One division of the chip's memories for all: another one waits until the chip is empty. */
     if (c->overlaps && c->divided->insert((const void *)kernel).second)
         cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,

@@ -55,16 +55,37 @@ __device__ static inline float packed_at(const struct tensor &t, int64_t row, in
     return (float)q * scale + number_at(t.quant.biases, t.quant.scale_dtype, factor);
 }
 
+/* Eight numbers of a plain table whose rows lie in vectors, as they are most often. */
+__device__ static inline bool eight_plain(float (&w)[8], const struct tensor &t, int64_t at) {
+    if (t.dtype == F32) {
+        *(float4 *)w = *(const float4 *)((const float *)t.at + at);
+        *(float4 *)(w + 4) = *(const float4 *)((const float *)t.at + at + 4);
+    } else if (t.dtype == BF16) {
+        const uint4 v = *(const uint4 *)((const __nv_bfloat16 *)t.at + at);
+        const unsigned two[4] = { v.x, v.y, v.z, v.w };
+        for (int k = 0; k < 8; k++) w[k] = __uint_as_float(k % 2 ? two[k / 2] & 0xffff0000u
+                                                                 : two[k / 2] << 16);
+    } else return false;
+    return true;
+}
+
 /* Columns that do not fill eight are read one by one: only plain tables have such. */
 __global__ static void embed(struct tensor y, struct tensor table, const int *ids, float scale,
-                             bool packed, bool scaled) {
+                             bool packed, bool scaled, bool fours) {
     after_previous();
     let_next_begin();
     const int64_t row = (int64_t)ids[blockIdx.x] * table.stride[0];
     float *to = (float *)y.at + (int64_t)blockIdx.x * y.stride[0];
-    for (int64_t i = threadIdx.x * 8; i < y.shape[1]; i += THREADS * 8) {
+    for (int64_t i = (blockIdx.y * THREADS + threadIdx.x) * 8; i < y.shape[1];
+         i += gridDim.y * THREADS * 8) {
         const int n = (int)MIN((int64_t)8, y.shape[1] - i);
-        float w[8];
+        alignas(16) float w[8];
+        if (fours && n == 8 && eight_plain(w, table, row + i)) {
+            for (int k = 0; k < 8; k++) w[k] = scale != 1.0f ? w[k] * scale : w[k];
+            *(float4 *)(to + i) = *(const float4 *)w;
+            *(float4 *)(to + i + 4) = *(const float4 *)(w + 4);
+            continue;
+        }
         if (packed)
             for (int k = 0; k < n; k++)
                 w[k] = packed_at(table, ids[blockIdx.x], (int)i + k, scaled);
@@ -79,8 +100,11 @@ void cuda_embed(struct device *dev, struct tensor *y, const struct tensor *table
     struct cuda *c = cuda_of(dev);
     const struct tensor t = cuda_view_any(dev, table);
     const struct cuda_packed *packed = cuda_is_packed(c, t.at);
-    cuda_start(c, embed, (unsigned)y->shape[0], THREADS, 0, *y, t, (const int *)ids->at, scale,
-               packed != NULL, packed && packed->scaled);
+    const uintptr_t at = (uintptr_t)y->at | (uintptr_t)t.at;
+    const bool fours = !packed && at % 16 == 0 && y->stride[0] % 4 == 0 && t.stride[0] % 8 == 0;
+    const dim3 grid((unsigned)y->shape[0], blocks_of(y->shape[1], 8 * THREADS));
+    cuda_start(c, embed, grid, THREADS, 0, *y, t, (const int *)ids->at, scale, packed != NULL,
+               packed && packed->scaled, fours);
     cuda_check(dev);
 }
 
@@ -183,7 +207,8 @@ static unsigned norm_threads(int64_t cols) {
 }
 
 /* ---- norm of many rows: a thread does what four neighbours do in norm_row, so that it moves
- * vectors. Sums are added in the same order. ---- */
+ * vectors. Sums are added in the same order. What was to be added to the rows before is added on
+ * the way. ---- */
 
 enum { QUADS = 8, QUAD_ROWS = 64 };  /* fours of columns that a thread keeps; rows */
 
@@ -208,23 +233,63 @@ __device__ static inline void rounded_quad(__nv_bfloat16 *to, float4 v) {
     *(uint2 *)to = *(const uint2 *)both;
 }
 
-template <int KIND>
+__device__ static inline float4 plus(float4 u, float4 v) {
+    return make_float4(u.x + v.x, u.y + v.y, u.z + v.z, u.w + v.w);
+}
+
+/* Four numbers of y, `old` before, at column 4 i. SLICES: at least as many as there are. */
+template <int SLICES>
+__device__ static inline float4 summed(const struct cuda_sum &s, int64_t row, int i, float4 old) {
+    const float4 *from = (const float4 *)(s.x + row * s.x_row) + i;
+    float4 part[SLICES];
+#pragma unroll
+    for (int k = 0; k < SLICES; k++)
+        part[k] = k < s.slices ? from[k * (s.slice / 4)] : make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int k = 1; k < SLICES; k++)
+        if (k < s.slices) part[0] = plus(part[0], part[k]);
+    if (s.bias) part[0] = plus(part[0], ((const float4 *)s.bias)[i]);
+    return make_float4(fmaf(s.scale, part[0].x, old.x), fmaf(s.scale, part[0].y, old.y),
+                       fmaf(s.scale, part[0].z, old.z), fmaf(s.scale, part[0].w, old.w));
+}
+
+template <int SLICES>
+__global__ static void add_sum(const __grid_constant__ struct cuda_sum s) {
+    const int i = (int)(blockIdx.y * THREADS + threadIdx.x);
+    after_previous();
+    let_next_begin();
+    if (4 * i >= s.cols) return;
+    float4 *y = (float4 *)(s.y + blockIdx.x * s.y_row) + i;
+    *y = summed<SLICES>(s, blockIdx.x, i, *y);
+}
+
+/* N: fours of a thread, all of which there are if they are not the most. SLICES 0: no sum waits. */
+template <bool LAYER, int N, int SLICES>
 __global__ static void norm_quads(struct tensor y, struct tensor x, const float *gain,
-                                  const float *b, float eps, __nv_bfloat16 *many) {
+                                  const float *b, bool plus1, float eps, __nv_bfloat16 *many,
+                                  const __grid_constant__ struct cuda_sum waits) {
     const int n = (int)x.shape[2] / 4, step = (int)blockDim.x;
-    const float4 *from = (const float4 *)head_at(x, blockIdx.x, 0);
-    float4 *to = (float4 *)head_at(y, blockIdx.x, 0), v[QUADS];
+    float4 *from = (float4 *)head_at(x, blockIdx.x, 0);
+    float4 *to = (float4 *)head_at(y, blockIdx.x, 0), v[N];
     double mean = 0, sum[4] = {};
     after_previous();
     let_next_begin();
 #pragma unroll
-    for (int k = 0; k < QUADS; k++) {
+    for (int k = 0; k < N; k++) {
         const int i = threadIdx.x + k * step;
-        v[k] = i < n ? from[i] : make_float4(0, 0, 0, 0);
+        const bool in = N < QUADS || i < n;
+        v[k] = in ? from[i] : make_float4(0, 0, 0, 0);
+        if constexpr (SLICES > 0)
+            if (in) v[k] = summed<SLICES>(waits, blockIdx.x, i, v[k]);
     }
-    if (KIND == NORM_LAYER) {
 #pragma unroll
-        for (int k = 0; k < QUADS; k++) {
+    for (int k = 0; SLICES > 0 && k < N; k++) {
+        const int i = threadIdx.x + k * step;
+        if (N < QUADS || i < n) from[i] = v[k];
+    }
+    if (LAYER) {
+#pragma unroll
+        for (int k = 0; k < N; k++) {
             sum[0] += (double)v[k].x, sum[1] += (double)v[k].y;
             sum[2] += (double)v[k].z, sum[3] += (double)v[k].w;
         }
@@ -232,7 +297,7 @@ __global__ static void norm_quads(struct tensor y, struct tensor x, const float 
         for (int i = 0; i < 4; i++) sum[i] = 0;
     }
 #pragma unroll
-    for (int k = 0; k < QUADS; k++) {
+    for (int k = 0; k < N; k++) {
         const bool in = (int)threadIdx.x + k * step < n;
         const double of = in ? mean : 0; /* what there is not is 0 */
         const double d[4] = { (double)v[k].x - of, (double)v[k].y - of, (double)v[k].z - of,
@@ -243,12 +308,12 @@ __global__ static void norm_quads(struct tensor y, struct tensor x, const float 
     const double square = quad_sum(sum);
     const float m = (float)mean, inverse = (float)rsqrt(square / (double)(4 * n) + (double)eps);
     const auto put = [&](float u, float g, float add) {
-        g = KIND == NORM_RMS_PLUS1 && gain ? 1.0f + g : g;
+        g = plus1 && gain ? 1.0f + g : g;
         const float w = (u - m) * inverse * g;
         return b ? __fadd_rn(w, add) : w;
     };
 #pragma unroll
-    for (int k = 0; k < QUADS; k++) {
+    for (int k = 0; k < N; k++) {
         const int i = threadIdx.x + k * step;
         if (i >= n) break;
         const float4 one = make_float4(1, 1, 1, 1);
@@ -275,15 +340,43 @@ static bool takes_quads(const struct tensor &y, const struct tensor &x, const fl
            (uintptr_t)gain % 16 == 0 && (uintptr_t)b % 16 == 0;
 }
 
-static void start_quads(struct cuda *c, const struct tensor &y, const struct tensor &x,
-                        const float *gain, const float *b, enum norm kind, float eps,
-                        __nv_bfloat16 *many) {
-    const unsigned rows = (unsigned)x.shape[0], threads = norm_threads(x.shape[2]) / 4;
-    if (kind == NORM_RMS)
-        cuda_start(c, norm_quads<NORM_RMS>, rows, threads, 0, y, x, gain, b, eps, many);
-    else if (kind == NORM_LAYER)
-        cuda_start(c, norm_quads<NORM_LAYER>, rows, threads, 0, y, x, gain, b, eps, many);
-    else cuda_start(c, norm_quads<NORM_RMS_PLUS1>, rows, threads, 0, y, x, gain, b, eps, many);
+struct quads_args {
+    struct tensor y, x;
+    const float *gain, *b;
+    enum norm kind;
+    float eps;
+    __nv_bfloat16 *many;
+};
+
+template <bool LAYER, int N, int SLICES>
+static void start_quads(struct cuda *c, const struct quads_args &a, const struct cuda_sum &waits) {
+    cuda_start(c, norm_quads<LAYER, N, SLICES>, (unsigned)a.x.shape[0],
+               norm_threads(a.x.shape[2]) / 4, 0, a.y, a.x, a.gain, a.b, a.kind == NORM_RMS_PLUS1,
+               a.eps, a.many, waits);
+}
+
+template <bool LAYER>
+static void start_quads_of(struct cuda *c, const struct quads_args &a,
+                           const struct cuda_sum &waits) {
+    const bool few = a.x.shape[2] <= 4 * (int64_t)NORM_THREADS_MAX;
+    if (few && !waits.y) start_quads<LAYER, 4, 0>(c, a, waits);
+    else if (few && waits.slices == 1) start_quads<LAYER, 4, 1>(c, a, waits);
+    else if (few) start_quads<LAYER, 4, CUDA_SUM_SLICES>(c, a, waits);
+    else if (!waits.y) start_quads<LAYER, QUADS, 0>(c, a, waits);
+    else start_quads<LAYER, QUADS, CUDA_SUM_SLICES>(c, a, waits);
+}
+
+/* The sum that waits, if it is of the rows of this norm, and the norm's results go elsewhere. */
+static struct cuda_sum take_sum(struct cuda *c, const struct tensor &y, const struct tensor &x) {
+    const struct cuda_sum s = *c->sum;
+    const int64_t rows = y.shape[0];
+    const float *to = (const float *)y.at, *end = to + rows * y.stride[0];
+    if (!s.y || s.y != x.at || s.y_row != x.stride[0] || s.n_rows != rows ||
+        s.cols != x.shape[2] || (to < s.y + rows * s.y_row && s.y < end) ||
+        (to < s.x + s.slices * s.slice + rows * s.x_row && s.x < end))
+        return {};
+    c->sum->y = NULL;
+    return s;
 }
 
 /* Not in place: a block that is late would read what others wrote. */
@@ -299,6 +392,9 @@ void cuda_norm(struct device *dev, struct tensor *y, const struct tensor *w, con
     const float *bias = b ? (const float *)cuda_there(dev, b->at) : NULL;
     struct cuda *c = cuda_of(dev);
     const int n = (int)y->shape[0], cols = (int)xt.shape[2];
+    const bool quads = takes_quads(yt, xt, (const float *)gain.at, bias);
+    struct cuda_sum sum = {};
+    if (quads) sum = take_sum(c, yt, xt);
     cuda_settle(c);
     const bool to_product = c->hopper && c->rounded && y->rank == 2 && cols % 64 == 0 &&
                             cols <= CUDA_FEW_COLS;
@@ -312,8 +408,9 @@ void cuda_norm(struct device *dev, struct tensor *y, const struct tensor *w, con
     struct for_product then = {};
     if (to_product && n <= FEW_ROWS) then.few = cuda_few_next(c);
     else if (to_product) then.many = cuda_many_next(c, n, cols);
-    if (takes_quads(yt, xt, (const float *)gain.at, bias))
-        start_quads(c, yt, xt, (const float *)gain.at, bias, kind, eps, then.many);
+    const struct quads_args args = { yt, xt, (const float *)gain.at, bias, kind, eps, then.many };
+    if (quads && kind == NORM_LAYER) start_quads_of<true>(c, args, sum);
+    else if (quads) start_quads_of<false>(c, args, sum);
     else
         cuda_start(c, norm, grid_of(xt), norm_threads(cols), 0, yt, xt, gain, bias, kind, eps,
                    then);
@@ -332,9 +429,30 @@ static struct tensor row_tensor(const float *at, int64_t rows, int64_t cols, int
     return t;
 }
 
+static void settle_sum(struct cuda *c) {
+    const struct cuda_sum s = *c->sum;
+    const dim3 grid((unsigned)s.n_rows, blocks_of(s.cols, 4 * THREADS));
+    if (!s.y) return;
+    c->sum->y = NULL;
+    if (s.slices == 1) cuda_start(c, add_sum<1>, grid, THREADS, 0, s);
+    else cuda_start(c, add_sum<CUDA_SUM_SLICES>, grid, THREADS, 0, s);
+}
+
+bool cuda_sum_fits(const struct cuda_sum &s) {
+    const uintptr_t at = (uintptr_t)s.y | (uintptr_t)s.x | (uintptr_t)s.bias;
+    return at % 16 == 0 && s.cols % 4 == 0 && (s.y_row | s.x_row | s.slice) % 4 == 0 &&
+           s.slices <= CUDA_SUM_SLICES;
+}
+
+void cuda_sum_later(struct cuda *c, const struct cuda_sum &s) {
+    cuda_settle(c);
+    *c->sum = s;
+}
+
 void cuda_settle(const struct cuda *device) {
     struct cuda *c = (struct cuda *)(uintptr_t)device;
     const struct cuda_norm m = *c->norm;
+    settle_sum(c);
     if (!m.x) return;
     c->norm->x = NULL;
     const struct for_product then = { cuda_few_next(c), NULL };
@@ -378,12 +496,17 @@ __device__ static inline struct turns turns_of(int64_t dims, const struct rope_a
     return t;
 }
 
+/* One number of a pair by its other; s < 0: the first. */
+__device__ static inline float turned(float own, float other, float c, float s) {
+    return fmaf(own, c, __fmul_rn(other, s));
+}
+
 __device__ static inline void turn_pair(float *head, int64_t i, int64_t half, bool pairs, float c,
                                         float s) {
     float *first = pairs ? head + 2 * i : head + i, *second = pairs ? first + 1 : first + half;
     const float u = *first, v = *second;
-    *first = u * c - v * s;
-    *second = v * c + u * s;
+    *first = turned(u, v, c, -s);
+    *second = turned(v, u, c, s);
 }
 
 __device__ static inline void rope_row(float *head, int64_t dims, const struct turns &t,
@@ -540,6 +663,116 @@ __global__ static void __launch_bounds__(HEADS_WARPS * 32) heads_of_row(struct h
     }
 }
 
+/* The same where everything lies in vectors: a lane has four neighbours of a head, and a warp asks
+ * for all of its heads at once. */
+enum { HEADS_AT_ONCE = 6 };
+
+/* Sums of squares in the order of warp_norm: lane 8 k + i has columns 4 i + 32 k and three more. */
+__device__ static inline float4 four_norm(float4 v, float4 gain, int n, float eps) {
+    const int lane = threadIdx.x % 32;
+    const double d[4] = { (double)v.x, (double)v.y, (double)v.z, (double)v.w };
+    double sum[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        sum[i] = fma(d[i], d[i], 0.0);
+        for (int k = 1; k < KEPT; k++) {
+            const double before = __shfl_up_sync(~0u, sum[i], 8);
+            if (lane / 8 == k) sum[i] = fma(d[i], d[i], before);
+        }
+        sum[i] = __shfl_sync(~0u, sum[i], 24 + lane % 8);
+        for (int k = 4; k > 0; k /= 2) sum[i] += __shfl_xor_sync(~0u, sum[i], k);
+    }
+    const double square = (sum[0] + sum[2]) + (sum[1] + sum[3]);
+    const float inverse = (float)rsqrt(square / (double)n + (double)eps);
+    return make_float4(v.x * inverse * gain.x, v.y * inverse * gain.y, v.z * inverse * gain.z,
+                       v.w * inverse * gain.w);
+}
+
+/* c, s: of the lane's numbers, or of its two pairs; partner: the lane that has the others. */
+__device__ static inline float4 four_turned(float4 v, float4 c, float4 s, bool pairs, int partner) {
+    if (pairs)
+        return make_float4(turned(v.x, v.y, c.x, -s.x), turned(v.y, v.x, c.x, s.x),
+                           turned(v.z, v.w, c.y, -s.y), turned(v.w, v.z, c.y, s.y));
+    const float4 w = make_float4(__shfl_sync(~0u, v.x, partner), __shfl_sync(~0u, v.y, partner),
+                                 __shfl_sync(~0u, v.z, partner), __shfl_sync(~0u, v.w, partner));
+    return make_float4(turned(v.x, w.x, c.x, s.x), turned(v.y, w.y, c.y, s.y),
+                       turned(v.z, w.z, c.z, s.z), turned(v.w, w.w, c.w, s.w));
+}
+
+__device__ static inline float4 four_gain(const struct tensor &w, int head, int column,
+                                          enum norm kind) {
+    const float *at = (const float *)w.at;
+    if (!at) return make_float4(1, 1, 1, 1);
+    const float4 g = *(const float4 *)(at + (w.rank == 2 ? head * w.stride[0] : 0) + column);
+    return kind == NORM_RMS_PLUS1 ? plus(make_float4(1, 1, 1, 1), g) : g;
+}
+
+__global__ static void __launch_bounds__(HEADS_WARPS * 32)
+heads_in_fours(const __grid_constant__ struct heads h) {
+    __shared__ alignas(16) float cosine[HEADS_COLS / 2], sine[HEADS_COLS / 2];
+    const int64_t r = blockIdx.x;
+    const int half = (int)h.dims / 2, nq = (int)h.q.shape[1], nk = h.a.kv_heads, all = nq + 2 * nk;
+    const int warp = threadIdx.x / 32, column = threadIdx.x % 32 * 4;
+    const bool pairs = h.rope.pairing == ROPE_PAIRS, second = !pairs && column >= half;
+    const int partner = column < h.dims ? (second ? column - half : column + half) / 4 : 0;
+    let_next_begin();
+    for (int i = threadIdx.x; i < half; i += blockDim.x)
+        turn_of(&cosine[i], &sine[i], h.rope, freq_of(h.rope, h.rows, half, r), h.rows.pos[r], i);
+    after_previous();
+    __syncthreads();
+    float4 c = make_float4(1, 1, 1, 1), s = make_float4(0, 0, 0, 0);
+    if (column < h.dims && pairs) {
+        c.x = cosine[column / 2], c.y = cosine[column / 2 + 1];
+        s.x = sine[column / 2], s.y = sine[column / 2 + 1];
+    } else if (column < h.dims) {
+        c = *(const float4 *)(cosine + column - (second ? half : 0));
+        s = *(const float4 *)(sine + column - (second ? half : 0));
+        if (!second) s = make_float4(-s.x, -s.y, -s.z, -s.w);
+    }
+    for (int first = warp; first < all; first += HEADS_WARPS * HEADS_AT_ONCE) {
+        float4 v[HEADS_AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < HEADS_AT_ONCE; k++) {
+            const int y = first + k * HEADS_WARPS;
+            const struct tensor &x = y < nq ? h.q : y < nq + nk ? h.k : h.v;
+            const int head = y < nq ? y : y < nq + nk ? y - nq : y - nq - nk;
+            v[k] = make_float4(0, 0, 0, 0);
+            if (y < all && column < x.shape[2])
+                v[k] = *(const float4 *)(head_at(x, r, head) + column);
+        }
+#pragma unroll
+        for (int k = 0; k < HEADS_AT_ONCE; k++) {
+            const int y = first + k * HEADS_WARPS;
+            const bool is_q = y < nq, is_v = y >= nq + nk;
+            const struct tensor &x = is_q ? h.q : is_v ? h.v : h.k;
+            const int head = is_q ? y : is_v ? y - nq - nk : y - nq, n = (int)x.shape[2];
+            if (y >= all) break;
+            if (!is_v && h.normed) {
+                float4 g = make_float4(1, 1, 1, 1);
+                if (column < n) g = four_gain(is_q ? h.q_gain : h.k_gain, head, column, h.kind);
+                v[k] = four_norm(v[k], g, n, h.eps);
+            }
+            if (!is_v) {
+                const float4 w = four_turned(v[k], c, s, pairs, partner);
+                if (column < h.dims) v[k] = w;
+            }
+            if (column >= n) continue;
+            if (is_q) *(float4 *)(head_at(x, r, head) + column) = v[k];
+            else if (h.a.kv.dtype == BF16)
+                rounded_quad((__nv_bfloat16 *)cached_at(h, r, head, !is_v) + column, v[k]);
+            else *(float4 *)((float *)cached_at(h, r, head, !is_v) + column) = v[k];
+        }
+    }
+}
+
+static bool takes_fours(const struct heads &h) {
+    const uintptr_t at = (uintptr_t)h.q_gain.at | (uintptr_t)h.k_gain.at | h.a.kv.page_bytes;
+    return in_vectors(h.q) && in_vectors(h.k) && in_vectors(h.v) && at % 16 == 0 &&
+           h.dims % 8 == 0 && (!h.normed || h.kind != NORM_LAYER) &&
+           (!h.q_gain.at || h.q_gain.rank == 1 || h.q_gain.stride[0] % 4 == 0) &&
+           (!h.k_gain.at || h.k_gain.rank == 1 || h.k_gain.stride[0] % 4 == 0);
+}
+
 bool cuda_heads_ready(struct device *dev, const struct heads_args *a) {
     struct cuda *c = cuda_of(dev);
     struct tensor none = {};
@@ -551,7 +784,9 @@ bool cuda_heads_ready(struct device *dev, const struct heads_args *a) {
     const dim3 grid((unsigned)a->q->shape[0],
                     (unsigned)(a->q->shape[1] + 2 * a->attend->kv_heads));
     const int64_t widest = MAX(a->q->shape[2], a->v->shape[2]);
-    if (a->q->shape[0] > HEADS_ROWS && widest <= HEADS_COLS)
+    if (a->q->shape[0] > HEADS_ROWS && widest <= HEADS_COLS && takes_fours(h))
+        cuda_start(c, heads_in_fours, grid.x, HEADS_WARPS * 32, 0, h);
+    else if (a->q->shape[0] > HEADS_ROWS && widest <= HEADS_COLS)
         cuda_start(c, heads_of_row, grid.x, HEADS_WARPS * 32, 0, h);
     else cuda_start(c, heads, grid, norm_threads(a->q->shape[2]), 0, h);
     cuda_check(dev);
@@ -589,23 +824,16 @@ __global__ static void add(struct tensor y, struct tensor x, float scale) {
         yr[i] = fmaf(scale, xr[i], yr[i]);
 }
 
-/* The same of rows that lie in whole vectors. */
-__global__ static void add_vectors(struct tensor y, struct tensor x, float scale) {
-    after_previous();
-    let_next_begin();
-    float4 *yr = (float4 *)head_at(y, blockIdx.x, blockIdx.y);
-    const float4 *xr = (const float4 *)head_at(x, blockIdx.x, blockIdx.y);
-    for (int64_t i = column(); i < y.shape[2] / 4; i += gridDim.z * THREADS) {
-        const float4 u = xr[i], v = yr[i];
-        yr[i] = make_float4(fmaf(scale, u.x, v.x), fmaf(scale, u.y, v.y), fmaf(scale, u.z, v.z),
-                            fmaf(scale, u.w, v.w));
-    }
-}
-
 void cuda_add(struct device *dev, struct tensor *y, const struct tensor *x, float scale) {
+    struct cuda *c = cuda_of(dev);
     const struct tensor to = cuda_heads(dev, y), from = cuda_heads(dev, x);
-    cuda_start(cuda_of(dev), in_vectors(to) && in_vectors(from) ? add_vectors : add,
-               grid_of_columns(to), THREADS, 0, to, from, scale);
+    const int64_t rows = to.shape[0];
+    const struct cuda_sum s = { (float *)to.at, (const float *)from.at, NULL, to.stride[0],
+                                from.stride[0], 0, 1, (int)rows, (int)to.shape[2], scale };
+    const bool fits = to.shape[1] == 1 && cuda_sum_fits(s);
+    if (fits) cuda_sum_later(c, s);
+    else cuda_start(c, add, grid_of_columns(to), THREADS, 0, to, from, scale);
+    if (fits && rows <= QUAD_ROWS) cuda_settle(c);
     cuda_check(dev);
 }
 

@@ -192,8 +192,9 @@ __device__ static inline void registers_less(void) {
 #define NAMES_8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define NAMES_16 NAMES_8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define NAMES_32 NAMES_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define NAMES_64 NAMES_32 \
-    ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47" \
+#define NAMES_48 NAMES_32 \
+    ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define NAMES_64 NAMES_48 \
     ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define NAMES_112 NAMES_64 \
     ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79" \
@@ -207,7 +208,8 @@ __device__ static inline void registers_less(void) {
 #define SUMS_8(d) EIGHT(d, 0)
 #define SUMS_16(d) EIGHT(d, 0), EIGHT(d, 8)
 #define SUMS_32(d) SUMS_16(d), EIGHT(d, 16), EIGHT(d, 24)
-#define SUMS_64(d) SUMS_32(d), EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56)
+#define SUMS_48(d) SUMS_32(d), EIGHT(d, 32), EIGHT(d, 40)
+#define SUMS_64(d) SUMS_48(d), EIGHT(d, 48), EIGHT(d, 56)
 #define SUMS_112(d) SUMS_64(d), EIGHT(d, 64), EIGHT(d, 72), EIGHT(d, 80), EIGHT(d, 88), \
     EIGHT(d, 96), EIGHT(d, 104)
 #define SUMS_128(d) SUMS_112(d), EIGHT(d, 112), EIGHT(d, 120)
@@ -223,6 +225,7 @@ __device__ static inline void registers_less(void) {
 WGMMA(128, 256, "%128", "%129", "%130")
 WGMMA(112, 224, "%112", "%113", "%114")
 WGMMA(64, 128, "%64", "%65", "%66")
+WGMMA(48, 96, "%48", "%49", "%50")
 WGMMA(32, 64, "%32", "%33", "%34")
 WGMMA(16, 32, "%16", "%17", "%18")
 
@@ -245,6 +248,7 @@ WGMMA_HELD(wgmma_held, 0, 8, 16, "%8,%9,%10,%11", "%12", "%13")
 #undef NAMES_8
 #undef NAMES_16
 #undef NAMES_32
+#undef NAMES_48
 #undef NAMES_64
 #undef NAMES_112
 #undef NAMES_128
@@ -252,6 +256,7 @@ WGMMA_HELD(wgmma_held, 0, 8, 16, "%8,%9,%10,%11", "%12", "%13")
 #undef SUMS_8
 #undef SUMS_16
 #undef SUMS_32
+#undef SUMS_48
 #undef SUMS_64
 #undef SUMS_112
 #undef SUMS_128

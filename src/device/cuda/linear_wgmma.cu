@@ -3,9 +3,10 @@
  *
  * Sums run in the order that linear.h gives: which kernel and which tile a row meets does not
  * change its bits. `wide` has 128 rows and 256 outputs a tile (224 where that fits better, 128
- * where slices need sums of their own), and pairs of blocks that share their weights; `tall` has 32
- * to 128 outputs and 32 to 128 rows, so that a few rows still read weights on every multiprocessor.
- * Slices of up to 256 rows may be tiles of their own (`apart`), which another kernel adds up. */
+ * where slices need sums of their own, 64 or 96 where there are few), and pairs of blocks that
+ * share their weights; `tall` has 32 to 128 outputs and 32 to 128 rows, so that a few rows still
+ * read weights on every multiprocessor. Slices of up to 256 rows may be tiles of their own
+ * (`apart`), which another kernel adds up. */
 #include "device/cuda/linear_wgmma.h"
 
 enum { STEP = 64, RING = 192 << 10 };
@@ -43,22 +44,28 @@ __device__ static inline float finished(const struct many_part &o, int i, float 
     return o.bias ? v + o.bias[i] : v;
 }
 
+/* old: of PRODUCTS_ADD. All of a thread's are asked for before it writes any: it would wait for
+ * each of them. */
 template <enum products_end E>
 __device__ static inline void put(const struct many_job &j, const struct many_part &o, int row,
-                                  int i, float v) {
+                                  int i, float v, float old = 0) {
     if (row >= j.n_rows || i >= o.outs) return;
-    float *y = o.y + row * o.y_row + i;
     v = finished(o, i, v);
-    *y = E == PRODUCTS_ADD ? fmaf(j.scale, v, *y) : v;
+    o.y[row * o.y_row + i] = E == PRODUCTS_ADD ? fmaf(j.scale, v, old) : v;
 }
 
-/* Two neighbours of a row, eight times, 8 columns further each time. */
-template <int N>
+__device__ static inline float old_of(const struct many_job &j, const struct many_part &o, int row,
+                                      int i) {
+    return row < j.n_rows && i < o.outs ? o.y[row * o.y_row + i] : 0;
+}
+
+/* Two neighbours of a row, TIMES, 8 columns further each time. */
+template <int TIMES, int N>
 __device__ static inline void put_pairs(const struct many_part &o, int row, int i,
                                         const float (&sum)[N], int first) {
     float2 *y = (float2 *)(o.y + row * o.y_row + i);
 #pragma unroll
-    for (int n = 0; n < 8; n++)
+    for (int n = 0; n < TIMES; n++)
         y[4 * n] = make_float2(finished(o, i + 8 * n, sum[first + 4 * n]),
                                finished(o, i + 8 * n + 1, sum[first + 4 * n + 1]));
 }
@@ -116,21 +123,41 @@ __device__ static inline struct columns columns_of(const struct many_job &j,
 
 /* Each block of a pair copies one half of the weights, to both. */
 template <int OUTS, enum products_end E>
+__device__ static inline void wide_weights(struct wide_stage<OUTS> *s, uint64_t *full,
+                                           const struct many_job &j, const struct tile &t, int c) {
+    const int half = (int)cluster_rank();
+    const CUtensorMap *w = &j.w[E == PRODUCTS_GATE ? half : t.part];
+    const int out = E == PRODUCTS_GATE ? t.out : t.out + half * (OUTS / 2);
+    barrier_expect(full, sizeof *s);
+    box_in_all(s->w[half], w, c, out, full, 3);
+}
+
+/* Weights of the first steps are asked for before the rows are there, if nobody writes them. */
+template <int OUTS, enum products_end E>
 __device__ static inline void wide_fetch(struct wide_stage<OUTS> *ring, uint64_t *full,
                                          uint64_t *empty, const struct many_job &j) {
-    const int tiles = wide_tiles(j), half = (int)cluster_rank();
-    struct place p = { 0, 1 };
+    constexpr int STAGES = wide_stages<OUTS>();
+    const int tiles = wide_tiles(j);
+    const struct tile own = wide_tile<OUTS, E>(j, blockIdx.x);
+    const struct columns first = columns_of(j, own);
+    const int early = MIN(STAGES, (first.end - first.begin + STEP - 1) / STEP);
+    if (j.fresh) after_previous();
+    if (j.fresh) writes_are_global();
+    for (int i = 0; i < early; i++)
+        wide_weights<OUTS, E>(&ring[i], &full[i], j, own, first.begin + i * STEP);
+    after_previous();
+    writes_are_global();
+    for (int i = 0; i < early; i++)
+        box_in(ring[i].x, &j.x, first.begin + i * STEP, own.row, &full[i]);
+    struct place p = { early % STAGES, early == STAGES ? 0u : 1u };
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
         const struct tile t = wide_tile<OUTS, E>(j, i);
-        const CUtensorMap *w = &j.w[E == PRODUCTS_GATE ? half : t.part];
-        const int out = E == PRODUCTS_GATE ? t.out : t.out + half * (OUTS / 2);
         const struct columns cols = columns_of(j, t);
-        for (int c = cols.begin; c < cols.end; c += STEP, next<wide_stages<OUTS>()>(p)) {
-            struct wide_stage<OUTS> *s = &ring[p.at];
+        const int begin = cols.begin + (i == blockIdx.x ? early * STEP : 0);
+        for (int c = begin; c < cols.end; c += STEP, next<STAGES>(p)) {
             barrier_wait(&empty[p.at], p.phase);
-            barrier_expect(&full[p.at], sizeof *s);
-            box_in(s->x, &j.x, c, t.row, &full[p.at]);
-            box_in_all(s->w[half], w, c, out, &full[p.at], 3);
+            wide_weights<OUTS, E>(&ring[p.at], &full[p.at], j, t, c);
+            box_in(ring[p.at].x, &j.x, c, t.row, &full[p.at]);
         }
     }
 }
@@ -167,16 +194,17 @@ __device__ static inline void wide_put(const struct many_job &j, const struct ti
         struct many_part o = j.part[t.part];
         o.y += t.slice * j.apart_y;
         const bool pairs = ((uintptr_t)o.y | (uintptr_t)o.y_row * 4) % 8 == 0;
+        constexpr int TIMES = OUTS % 64 ? 2 : 8;
 #pragma unroll
-        for (int n = 0; n < OUTS / 8; n += 8) {
+        for (int n = 0; n < OUTS / 8; n += TIMES) {
             const int i = t.out + 8 * n + 2 * (lane % 4);
-            if (pairs && t.out + 8 * n + 64 <= o.outs) {
-                if (row < j.n_rows) put_pairs(o, row, i, sum, 4 * n);
-                if (row + 8 < j.n_rows) put_pairs(o, row + 8, i, sum, 4 * n + 2);
+            if (pairs && t.out + 8 * (n + TIMES) <= o.outs) {
+                if (row < j.n_rows) put_pairs<TIMES>(o, row, i, sum, 4 * n);
+                if (row + 8 < j.n_rows) put_pairs<TIMES>(o, row + 8, i, sum, 4 * n + 2);
                 continue;
             }
 #pragma unroll
-            for (int k = 0; k < 32; k++)
+            for (int k = 0; k < 4 * TIMES; k++)
                 put<E>(j, o, row + k % 4 / 2 * 8, i + k / 4 * 8 + k % 2, sum[4 * n + k]);
         }
     }
@@ -242,13 +270,13 @@ wide(const __grid_constant__ struct many_job j) {
     }
     __syncthreads();
     cluster_sync();
+    /* With few sums the next kernel finds registers beside these. */
+    constexpr bool MANY = (SLICED ? 2 : 1) * OUTS / 2 > 96;
     if (threadIdx.x / 128 == PRODUCER) {
-        registers_less<40>();
-        after_previous();
-        writes_are_global();
+        if constexpr (MANY) registers_less<40>();
         if (threadIdx.x == 0) wide_fetch<OUTS, E>(ring, full, empty, j);
     } else {
-        registers_more<232>();
+        if constexpr (MANY) registers_more<232>();
         wide_sum<OUTS, SLICED, E>(ring, full, empty, j);
     }
     cluster_sync();                  /* a block's memory stays until its neighbour is done */
@@ -366,14 +394,18 @@ __device__ static inline void tall_sum(struct tall_stage<GROUPS, N> *ring, uint6
         if constexpr (E == PRODUCTS_GATE) {
             tall_put_gated<N>(j, t, group, total, up);
         } else {
+            const struct many_part &o = j.part[t.part];
+            const int own = warp * 16 + lane / 4, row = t.row + first + 2 * (lane % 4);
+            const int out = t.out + group * j.tall + own;
+            float old[E == PRODUCTS_ADD ? OWN / 2 : 1];
 #pragma unroll
-            for (int k = 0; k < OWN / 2; k++) {
-                const int out = warp * 16 + lane / 4 + k % 4 / 2 * 8;
-                if (out < j.tall)
-                    put<E>(j, j.part[t.part],
-                           t.row + first + k / 4 * 8 + 2 * (lane % 4) + k % 2,
-                           t.out + group * j.tall + out, total[k]);
-            }
+            for (int k = 0; E == PRODUCTS_ADD && k < OWN / 2; k++)
+                old[k] = old_of(j, o, row + k / 4 * 8 + k % 2, out + k % 4 / 2 * 8);
+#pragma unroll
+            for (int k = 0; k < OWN / 2; k++)
+                if (own + k % 4 / 2 * 8 < j.tall)
+                    put<E>(j, o, row + k / 4 * 8 + k % 2, out + k % 4 / 2 * 8, total[k],
+                           E == PRODUCTS_ADD ? old[E == PRODUCTS_ADD ? k : 0] : 0);
         }
     }
 }
@@ -406,12 +438,11 @@ tall(const __grid_constant__ struct many_job j) {
 /* ---- slices apart: few tiles of `wide` would leave multiprocessors idle, four times as many do
  * not. Sums of slices are written one beside the other, and added in their order. ---- */
 
-enum { APART_ROWS = 256, APART_THREADS = 128 };
+enum { APART_ROWS = 256, APART_THREADS = 128, SUM_ROWS = 64 };
 
 struct apart_sum { const float *from[MANY_PARTS]; };     /* the first slice of each part */
 
 /* A thread has four neighbours of a row. */
-template <enum products_end E>
 __global__ static void add_slices(const __grid_constant__ struct many_job j,
                                   const struct apart_sum s) {
     const struct many_part &o = j.part[blockIdx.z];
@@ -426,7 +457,7 @@ __global__ static void add_slices(const __grid_constant__ struct many_job j,
         sum = make_float4(sum.x + one.x, sum.y + one.y, sum.z + one.z, sum.w + one.w);
     }
     float v[4] = { sum.x, sum.y, sum.z, sum.w };
-    put_four<E>(j, o, row, i, v);
+    put_four<PRODUCTS_STORE>(j, o, row, i, v);
 }
 
 /* ---- which of them ---- */
@@ -449,6 +480,7 @@ static void start_wide(struct cuda *c, struct many_job &j) {
     config.blockDim = dim3(W_THREADS);
     config.dynamicSmemBytes = bytes;
     config.stream = c->stream;
+    cuda_settle(c);
     cudaFuncSetAttribute(wide<OUTS, SLICED, E>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          (int)bytes);
     cudaLaunchKernelEx(&config, wide<OUTS, SLICED, E>, j);
@@ -544,17 +576,10 @@ static bool is_wide(const struct cuda *c, const struct many_job &j, const struct
     return j.n_rows > W_ROWS && count.row_tiles * count.out_tiles >= c->processors * 3 / 4;
 }
 
-template <enum products_end E>
-static bool run_apart(struct cuda *c, const struct many_job &whole, const struct many_plain &p) {
-    struct many_job j = whole;
-    struct apart_sum from = {};
-    int64_t outs = 0, rounds[2];
-    for (int i = 0; i < p.n; i++) outs += j.part[i].outs;
-    j.apart = (int)blocks_of(j.cols, j.part[0].slice);
-    j.apart_y = outs * j.n_rows;
-    if (j.apart * j.apart_y > PARTIAL_FLOATS) return false;
+/* Where the results go until they are added up. */
+static void put_aside(struct cuda *c, struct many_job &j, const struct many_plain &p,
+                      struct apart_sum &from) {
     float *to = c->partial;
-    int most = 0;
     for (int i = 0; i < p.n; i++) {
         struct many_part &o = j.part[i];
         from.from[i] = to;
@@ -562,18 +587,46 @@ static bool run_apart(struct cuda *c, const struct many_job &whole, const struct
         o.y = to;
         o.y_row = o.outs;
         to += (int64_t)o.outs * j.n_rows;
-        most = MAX(most, o.outs);
     }
+    j.apart_y = to - c->partial;
+}
+
+/* What is left of PRODUCTS_ADD: the sum of as many slices. */
+static struct cuda_sum sum_of(const struct cuda *c, const struct many_job &j, int slices) {
+    const struct many_part &o = j.part[0];
+    return { o.y, c->partial, o.bias, o.y_row, o.outs, (int64_t)o.outs * j.n_rows, slices,
+             j.n_rows, o.outs, j.scale };
+}
+
+static bool run_apart(struct cuda *c, const struct many_job &whole, const struct many_plain &p,
+                      enum products_end end) {
+    struct many_job j = whole;
+    struct apart_sum from = {};
+    int64_t rounds[2];
+    int most = 0;
+    j.apart = (int)blocks_of(j.cols, j.part[0].slice);
+    put_aside(c, j, p, from);
+    const struct cuda_sum sum = sum_of(c, whole, j.apart);
+    if (j.apart * j.apart_y > PARTIAL_FLOATS || (end == PRODUCTS_ADD && !cuda_sum_fits(sum)))
+        return false;
     for (int n = 0; n < 2; n++) {
         count_tiles(j, p, false, W_ROWS, n ? 128 : 256);
         rounds[n] = (int64_t)blocks_of(j.row_tiles * j.out_tiles * j.apart, c->processors);
     }
-    const bool done = rounds[1] < 2 * rounds[0] ? run_wide<128, false, PRODUCTS_STORE>(c, j, p)
-                                                : run_wide<256, false, PRODUCTS_STORE>(c, j, p);
-    for (int i = 0; i < p.n; i++) j.part[i] = whole.part[i];
-    if (done) cuda_start(c, add_slices<E>, dim3(blocks_of(most, 4 * APART_THREADS),
-                         (unsigned)j.n_rows, (unsigned)p.n), APART_THREADS, 0, j, from);
-    return done;
+    if (!(rounds[1] < 2 * rounds[0] ? run_wide<128, false, PRODUCTS_STORE>(c, j, p)
+                                    : run_wide<256, false, PRODUCTS_STORE>(c, j, p)))
+        return false;
+    if (end == PRODUCTS_ADD) {
+        cuda_sum_later(c, sum);
+        return true;
+    }
+    for (int i = 0; i < p.n; i++) {
+        j.part[i] = whole.part[i];
+        most = MAX(most, whole.part[i].outs);
+    }
+    cuda_start(c, add_slices, dim3(blocks_of(most, 4 * APART_THREADS), (unsigned)j.n_rows,
+                                   (unsigned)p.n), APART_THREADS, 0, j, from);
+    return true;
 }
 
 /* Tiles of many rows whose slices fill the chip, where all columns would not. */
@@ -600,8 +653,40 @@ static bool narrow_is_less(const struct cuda *c, const struct many_job &j,
     return work[1] < work[0];
 }
 
+/* Pairs of blocks that tiles of so many outputs give. */
+static int64_t pairs_of(const struct many_job &j, const struct many_plain &p, int outs) {
+    struct many_job count = j;
+    count_tiles(count, p, false, W_ROWS, outs);
+    return (int64_t)(count.row_tiles + 1) / 2 * count.out_tiles;
+}
+
+/* Whether the pair of multiprocessors that has most to do reads less with tiles of `one` outputs
+ * than of `two`. */
+static bool reads_less(const struct cuda *c, const struct many_job &j, const struct many_plain &p,
+                       int one, int two) {
+    const int64_t n = c->processors / 2;
+    return blocks_of(pairs_of(j, p, one), n) * (int64_t)(one / 2 + W_ROWS) <=
+           blocks_of(pairs_of(j, p, two), n) * (int64_t)(two / 2 + W_ROWS);
+}
+
+/* Tiles of fewer outputs, for matrices that do not fill the chip with larger ones. */
+static bool fills_with_few(const struct cuda *c, const struct many_job &j,
+                           const struct many_plain &p) {
+    return j.n_rows > W_ROWS && pairs_of(j, p, is_sliced(j, p) ? 96 : 64) >= c->processors * 3 / 8;
+}
+
+static bool run_few_outs(struct cuda *c, struct many_job &j, const struct many_plain &p) {
+    if (is_sliced(j, p))
+        return reads_less(c, j, p, 96, 128) ? run_wide<96, true, PRODUCTS_STORE>(c, j, p)
+                                            : run_wide<128, true, PRODUCTS_STORE>(c, j, p);
+    return reads_less(c, j, p, 64, 128) ? run_wide<64, false, PRODUCTS_STORE>(c, j, p)
+                                        : run_wide<128, false, PRODUCTS_STORE>(c, j, p);
+}
+
 template <enum products_end E>
 static bool run(struct cuda *c, struct many_job &j, const struct many_plain &p) {
+    if constexpr (E == PRODUCTS_STORE)
+        if (!is_wide(c, j, p) && fills_with_few(c, j, p)) return run_few_outs(c, j, p);
     if (!is_wide(c, j, p)) return run_tall<E>(c, j, p);
     if (is_sliced(j, p)) return run_wide<128, true, E>(c, j, p);
     if constexpr (E == PRODUCTS_GATE)
@@ -609,15 +694,25 @@ static bool run(struct cuda *c, struct many_job &j, const struct many_plain &p) 
     return run_wide<256, false, E>(c, j, p);
 }
 
+/* More than a few rows are added by the norm that follows. */
+static bool run_add(struct cuda *c, struct many_job &j, const struct many_plain &p) {
+    const struct cuda_sum sum = sum_of(c, j, 1);
+    struct many_job aside = j;
+    struct apart_sum from = {};
+    put_aside(c, aside, p, from);
+    if (j.n_rows <= SUM_ROWS || !cuda_sum_fits(sum) || aside.apart_y > PARTIAL_FLOATS)
+        return run_tall<PRODUCTS_ADD>(c, j, p);
+    const bool done = run<PRODUCTS_STORE>(c, aside, p);
+    if (done) cuda_sum_later(c, sum);
+    return done;
+}
+
 bool cuda_multiply(struct cuda *c, struct many_job &j, const struct many_plain &p,
                    enum products_end end) {
     if (cuda_multiply_slices(c, j, p, end)) return true;
-    if (end != PRODUCTS_GATE && is_apart(c, j, p) &&
-        (end == PRODUCTS_ADD ? run_apart<PRODUCTS_ADD>(c, j, p)
-                             : run_apart<PRODUCTS_STORE>(c, j, p)))
-        return true;
+    if (end != PRODUCTS_GATE && is_apart(c, j, p) && run_apart(c, j, p, end)) return true;
     const bool done = end == PRODUCTS_GATE  ? run<PRODUCTS_GATE>(c, j, p)
-                      : end == PRODUCTS_ADD ? run_tall<PRODUCTS_ADD>(c, j, p)
+                      : end == PRODUCTS_ADD ? run_add(c, j, p)
                                             : run<PRODUCTS_STORE>(c, j, p);
     if (!done && c->error == cudaSuccess) c->error = cudaErrorUnknown;
     return done;

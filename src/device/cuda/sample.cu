@@ -7,7 +7,7 @@
 
 #include <cfloat>
 
-enum { PARTS = DRAW_TOP_K_MAX, PART_THREADS = 128, THREADS = 512, CANDIDATES = 2048 };
+enum { PARTS = DRAW_TOP_K_MAX, PART_WARPS = 8, AT_ONCE = 4, THREADS = 512, CANDIDATES = 2048 };
 
 /* Higher for higher logits, and for the lower of equal ones' ids. 0: not finite. */
 typedef unsigned long long key_of_token;
@@ -43,21 +43,56 @@ __device__ static inline key_of_token block_most(key_of_token k, key_of_token pa
 /* A row with NaN or +inf has no token: its parts are marked. */
 static const key_of_token BROKEN = ~0ull;
 
-__global__ static void best_of_parts(key_of_token *best, const float *logits, int64_t row,
-                                     int vocab) {
+/* Parts begin at multiples of four. */
+__device__ static inline int part_at(int i, int vocab) {
+    return i == PARTS ? vocab : (int)((int64_t)vocab * i / PARTS / 4 * 4);
+}
+
+/* Up to four neighbours; fours: they lie as vectors. What there is not is the least. */
+__device__ static inline float4 four_of(const float *from, int i, int end, bool fours) {
+    float4 v = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+    if (fours && i + 4 <= end) return *(const float4 *)(from + i);
+    if (i < end) v.x = from[i];
+    if (i + 1 < end) v.y = from[i + 1];
+    if (i + 2 < end) v.z = from[i + 2];
+    if (i + 3 < end) v.w = from[i + 3];
+    return v;
+}
+
+struct best_logit { float logit; int id; bool broken; };
+
+__device__ static inline void meet_logit(struct best_logit &b, float logit, int id) {
+    b.broken |= !(logit <= FLT_MAX);
+    if (!(logit > b.logit)) return;
+    b.logit = logit;
+    b.id = id;
+}
+
+/* A warp has a part. */
+__global__ static void __launch_bounds__(PART_WARPS * 32)
+best_of_parts(key_of_token *best, const float *logits, int64_t row, int vocab, bool fours) {
     let_next_begin();
     after_previous();
-    __shared__ key_of_token part[32];
+    const int lane = threadIdx.x % 32, part = blockIdx.x * PART_WARPS + threadIdx.x / 32;
     const float *from = logits + blockIdx.y * row;
-    const int each = (vocab + PARTS - 1) / PARTS, begin = blockIdx.x * each;
-    const int end = MIN(vocab, begin + each);
-    key_of_token most = 0;
-    for (int i = begin + threadIdx.x; i < end; i += PART_THREADS) {
-        const key_of_token k = from[i] <= FLT_MAX ? key_of(from[i], i) : BROKEN;
-        most = k > most ? k : most;
+    const int begin = part_at(part, vocab), end = part_at(part + 1, vocab);
+    struct best_logit b = { -INFINITY, -1, false };
+    for (int first = begin; first < end; first += AT_ONCE * 128) {
+        float4 v[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++)
+            v[k] = four_of(from, first + k * 128 + lane * 4, end, fours);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            const int i = first + k * 128 + lane * 4;
+            meet_logit(b, v[k].x, i);
+            meet_logit(b, v[k].y, i + 1);
+            meet_logit(b, v[k].z, i + 2);
+            meet_logit(b, v[k].w, i + 3);
+        }
     }
-    most = block_most(most, part);
-    if (threadIdx.x == 0) best[blockIdx.y * PARTS + blockIdx.x] = most;
+    const key_of_token most = warp_most(b.broken ? BROKEN : b.id < 0 ? 0 : key_of(b.logit, b.id));
+    if (lane == 0) best[blockIdx.y * PARTS + part] = most;
 }
 
 /* Descending, n a power of two, by the whole block. */
@@ -247,8 +282,9 @@ void cuda_sample(struct device *dev, const struct tensor *logits, const struct d
     key_of_token *best = (key_of_token *)c->partial;
     const float *from = (const float *)logits->at;
     const int vocab = (int)logits->shape[1];
-    cuda_start(c, best_of_parts, dim3(PARTS, (unsigned)a->n), PART_THREADS, 0, best, from,
-               logits->stride[0], vocab);
+    const bool fours = (uintptr_t)from % 16 == 0 && logits->stride[0] % 4 == 0;
+    cuda_start(c, best_of_parts, dim3(PARTS / PART_WARPS, (unsigned)a->n), PART_WARPS * 32, 0,
+               best, from, logits->stride[0], vocab, fours);
     cuda_start(c, draw_row, (unsigned)a->n, THREADS, 0, best, from, logits->stride[0], vocab, *a);
     cuda_check(dev);
 }
