@@ -41,7 +41,8 @@ struct batch {                       /* rows of the chosen requests, back to bac
     int n_decoding;                  /* rows that are a sequence's last known id */
     const int *ids;                  /* [n_rows] */
     struct rows rows;                /* positions and sequences */
-    const int *logit_row;            /* [n_logits] rows whose logits are wanted */
+    const int *logit_row;            /* [n_logits] rows whose logits are wanted,
+                                        ascending */
     const int *logit_req;            /* [n_logits] index into req */
     const int *variant;              /* [n_req] rope variant of each sequence */
 };

@@ -26,11 +26,14 @@ static void run_head(const struct model *m, struct pass *p, const struct tensor 
     if (!n) return;
     size_t bytes = (size_t)n * (size_t)d->dim * sizeof(float);
     struct tensor last = tensor_2d(scratch_bytes(p->scratch, bytes), F32, n, d->dim);
+    /* Not in place: a device may leave the norm to the product. */
+    struct tensor normed = tensor_2d(scratch_bytes(p->scratch, bytes), F32, n, d->dim);
     struct tensor rows = tensor_1d((void *)(uintptr_t)logit_row, I32, n);
     struct tensor y = tensor_2d(m->logits, F32, n, d->vocab);
-    op->embed(p->dev, &last, x, &rows, 1);
-    norm_run(p, &m->is.final_norm, &last, &last);
-    op->linear(p->dev, &y, &m->is.head, &last);
+    if (n == p->rows.n_rows) last = *x;
+    else op->embed(p->dev, &last, x, &rows, 1);
+    norm_run(p, &m->is.final_norm, &normed, &last);
+    op->linear(p->dev, &y, &m->is.head, &normed);
     if (d->logit_scale != 1 || d->logit_softcap != 0)
         op->scale(p->dev, &y, d->logit_scale, 0, d->logit_softcap);
 }

@@ -300,9 +300,135 @@ static void test_rounding(void **state) {
         if (takes(i)) check(&rounding, &shapes[i], 6e-3);
 }
 
+/* ---- heads that wait for attention ---- */
+
+struct one_shape { int heads, kv_heads, k_dim, v_dim, dims, page, window; bool normed, sinks, tiled;
+                   enum norm kind; enum rope pairing; float softcap; };
+
+struct one_work {
+    const struct one_shape *s;
+    int n, pages_max;
+    size_t page_bytes, pages_bytes;
+    char *pages;                     /* what the cache has before */
+    float *x[3], *freq, *gain, *sinks;
+    int *pos, *table;
+};
+
+/* Pages of drawn bf16 numbers; NaN where nothing was stored yet. */
+static void fill_pages(struct one_work *w) {
+    const struct one_shape *s = w->s;
+    const int tokens = s->page, dim[2] = { s->k_dim, s->v_dim };
+    memset(w->pages, 0xff, w->pages_bytes);
+    for (int r = 0; r < w->n; r++)
+        for (int p = 0; p < w->pos[r]; p++) {
+            const int page = w->table[r * w->pages_max + p / tokens];
+            unsigned short *at = (void *)(w->pages + (size_t)page * w->page_bytes);
+            for (int i = 0; i < 2; i++) {
+                for (int h = 0; h < s->kv_heads; h++)
+                    for (int c = 0; c < dim[i]; c++) {
+                        const float f = uniform();
+                        uint32_t bits;
+                        memcpy(&bits, &f, sizeof bits);
+                        at[(h * tokens + p % tokens) * dim[i] + c] = (unsigned short)(bits >> 16);
+                    }
+                at += s->kv_heads * tokens * s->k_dim;
+            }
+        }
+}
+
+/* The rows' answer, and what the cache has then. waits: attention comes right after heads. */
+static void one_way(struct one_work *w, bool waits, float *y, char *pages) {
+    const struct one_shape *s = w->s;
+    struct device *dev = &rounding;
+    const int heads[] = { s->heads, s->kv_heads, s->kv_heads };
+    const int dim[] = { s->k_dim, s->k_dim, s->v_dim }, first[] = { 0, 1, 2 }, seq[] = { 0, 1 };
+    struct tensor t[3], gain = tensor_1d(w->gain, F32, s->k_dim);
+    const int64_t out = (int64_t)w->n * s->heads * s->v_dim;
+    for (int i = 0; i < 3; i++)
+        t[i] = tensor_3d(there(dev, w->x[i], (size_t)(w->n * heads[i] * dim[i]) * 4), F32, w->n,
+                         heads[i], dim[i]);
+    struct tensor to = tensor_3d(there(dev, NULL, (size_t)out * 4), F32, w->n, s->heads, s->v_dim);
+    const struct rows rows = { w->n, w->n, ints(dev, w->pos, w->n), ints(dev, seq, w->n),
+                               ints(dev, first, w->n + 1) };
+    const struct attend a = {
+        .rows = &rows,
+        .kv = { there(dev, w->pages, w->pages_bytes), w->page_bytes,
+                ints(dev, w->table, w->n * w->pages_max), w->pages_max, s->page, BF16 },
+        .heads = s->heads, .kv_heads = s->kv_heads, .k_dim = s->k_dim, .v_dim = s->v_dim,
+        .tiled = s->tiled, .window = s->window, .sinks = s->sinks ? w->sinks : NULL,
+        .scale = 0.1f, .softcap = s->softcap,
+    };
+    const struct heads_args args = { &t[0], &t[1], &t[2], &gain, &gain, s->normed, s->kind, 1e-6f,
+                                     { &rows, w->freq, NULL, s->pairing, 1.1f }, s->dims, &a };
+    assert_true(dev->op->heads(dev, &args));
+    if (!waits) assert_true(dev->op->sync(dev, NULL));
+    dev->op->attention(dev, &to, &t[0], &a);
+    back(dev, (float *)(void *)pages, a.kv.pages, (int64_t)w->pages_bytes / 4);
+    back(dev, y, to.at, out);
+    void *used[] = { t[0].at, t[1].at, t[2].at, (void *)(uintptr_t)rows.pos,
+                     (void *)(uintptr_t)rows.seq, (void *)(uintptr_t)rows.first,
+                     (void *)(uintptr_t)a.kv.table };
+    for (size_t i = 0; i < COUNT(used); i++) dev->op->free(dev, used[i], 0);
+}
+
+static void one_check(const struct one_shape *s, int n, int pos0, int pos1) {
+    int pos[] = { pos0, pos1 };
+    struct one_work w = { .s = s, .n = n, .pos = pos };
+    const int width[] = { s->heads * s->k_dim, s->kv_heads * s->k_dim, s->kv_heads * s->v_dim };
+    const size_t out = (size_t)(n * s->heads * s->v_dim);
+    for (w.pages_max = 1; w.pages_max * s->page <= MAX(pos0, n > 1 ? pos1 : 0);) w.pages_max *= 2;
+    w.page_bytes = (size_t)(s->kv_heads * s->page * (s->k_dim + s->v_dim)) * 2;
+    w.pages_bytes = w.page_bytes * (size_t)(n * w.pages_max);
+    w.pages = mem_new(w.pages_bytes);
+    w.table = mem_array((size_t)(n * w.pages_max), sizeof *w.table);
+    for (int i = 0; i < n * w.pages_max; i++) w.table[i] = n * w.pages_max - 1 - i;
+    for (int i = 0; i < 3; i++) w.x[i] = numbers(n * width[i]);
+    w.freq = numbers(s->dims), w.gain = numbers(s->k_dim), w.sinks = numbers(s->heads);
+    assert_true(rounding.op->adopt(&rounding, w.freq, (size_t)s->dims * 4));
+    assert_true(rounding.op->adopt(&rounding, w.gain, (size_t)s->k_dim * 4));
+    assert_true(rounding.op->adopt(&rounding, w.sinks, (size_t)s->heads * 4));
+    fill_pages(&w);
+    float *y[2];
+    char *pages[2];
+    for (int i = 0; i < 2; i++) {
+        y[i] = mem_array(out, sizeof *y[i]);
+        pages[i] = mem_new(w.pages_bytes);
+        one_way(&w, i, y[i], pages[i]);
+    }
+    for (size_t i = 0; i < out; i++)
+        if (memcmp(&y[0][i], &y[1][i], sizeof *y[0]) != 0 || isnan(y[0][i]))
+            fail_msg("%d/%d heads of %d, positions %d, %d: number %zu is %.9g, not %.9g", s->heads,
+                     s->kv_heads, s->k_dim, pos0, pos1, i, (double)y[1][i], (double)y[0][i]);
+    assert_memory_equal(pages[0], pages[1], w.pages_bytes);
+    for (int i = 0; i < 2; i++) free(y[i]), free(pages[i]);
+    for (int i = 0; i < 3; i++) free(w.x[i]);
+    free(w.pages), free(w.table);
+}
+
+/* Contexts that have less than a block, a block for some of a cluster, and rings that go round. */
+static void test_heads_wait(void **state) {
+    (void)state;
+    static const struct one_shape shapes[] = {
+        { 32, 8, 128, 128, 128, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0 },
+        { 16, 8, 128, 128, 128, 32, 0, true, false, false, NORM_RMS, ROPE_HALVES, 0 },
+        { 32, 8, 64, 64, 64, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0 },
+        { 8, 1, 64, 64, 64, 64, 300, true, true, false, NORM_RMS, ROPE_HALVES, 0 },
+        { 6, 2, 96, 80, 40, 16, 100, true, false, true, NORM_LAYER, ROPE_PAIRS, 0 },
+        { 16, 2, 128, 64, 64, 8, 1500, true, true, false, NORM_RMS_PLUS1, ROPE_HALVES, 30 },
+        { 3, 3, 8, 16, 4, 32, 0, false, false, false, NORM_RMS, ROPE_PAIRS, 0 },
+    };
+    static const int at[] = { 0, 63, 64, 127, 128, 515, 1023, 1024, 1100, 2100, 5000, 9500 };
+    for (size_t i = 0; i < COUNT(shapes); i++)
+        for (size_t k = 0; k < COUNT(at) && takes(i); k++) {
+            one_check(&shapes[i], 1, at[k], 0);
+            if (at[k] < 3000) one_check(&shapes[i], 2, at[k], at[COUNT(at) - 2 - k]);
+        }
+}
+
 static int run(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32), cmocka_unit_test(test_rounding),
+        cmocka_unit_test(test_heads_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,30 +33,6 @@ template <int BOXES> struct ring_memory {
 /* The threads that compute. */
 __device__ static inline void meet(void) { named_sync(1, THREADS); }
 
-__device__ static inline void matrices(unsigned r[4], const void *at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_at(at)) : "memory");
-}
-
-__device__ static inline void matrices_turned(unsigned r[4], const void *at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_at(at)) : "memory");
-}
-
-/* c[16, 8] += a[16, 16] b[16, 8]. */
-__device__ static inline void mma(float c[4], const unsigned a[4], unsigned b0, unsigned b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},"
-        "{%8,%9},{%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/* Which 16 bytes of a row hold its columns from 8 unit on. */
-__device__ static inline const unsigned char *unit_at(const unsigned char *rows, int row,
-                                                     int unit) {
-    return rows + row * ROW_BYTES + ((unit ^ row) & 7) * 16;
-}
-
 /* What a block works on. */
 struct few_job {
     int64_t row;

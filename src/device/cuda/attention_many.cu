@@ -484,11 +484,13 @@ bool cuda_attention_mma(struct device *dev, struct tensor *y, const struct tenso
     const int n = args->rows->n_rows, cols = args->heads * args->v_dim;
     const bool whole = y->stride[0] == cols && y->stride[1] == args->v_dim;
     bool left = false;
-    cuda_settle(c);
+    const bool one = cuda_one_can(c, j);
+    if (!one) cuda_settle(c);
     if (whole && n > FEW_ROWS) j.next = cuda_many_next(c, n, cols);
     else if (whole && n == args->rows->n_seqs && cols % 64 == 0 && cols <= CUDA_FEW_COLS)
         j.few = cuda_few_next(c);
-    if (args->rows->n_seqs > 1 || n <= EACH) left = cuda_attention_few(c, j);
+    if (one) left = cuda_attention_one(c, j);
+    else if (args->rows->n_seqs > 1 || n <= EACH) left = cuda_attention_few(c, j);
     if (n > args->rows->n_seqs && n > EACH) cuda_attention_many(c, j);
     cuda_check(dev);
     const struct cuda_few is = { (const float *)y->at, cols, n, cols };

@@ -1,5 +1,6 @@
 /* cuda.cu - an NVIDIA GPU as a device: its memory, its copies of what the host mapped, and the
  * table of its ops. */
+#include "device/cuda/heads.h"
 #include "device/cuda/linear.h"
 
 #include <cstdarg>
@@ -89,6 +90,7 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
     c->packed = new std::map<const char *, struct cuda_packed>();
     c->norm = new struct cuda_norm();
     c->sum = new struct cuda_sum();
+    c->heads = new struct heads();
     dev->impl = c;
     dev->ordinal = o->ordinal;
     return true;
@@ -127,6 +129,7 @@ static void free_all(struct cuda *c) {
     delete c->packed;
     delete c->norm;
     delete c->sum;
+    delete c->heads;
     delete c;
     cudaGetLastError();              /* the next device begins without this one's faults */
 }

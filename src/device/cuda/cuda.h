@@ -76,6 +76,8 @@ struct cuda {
     int clusters;                            /* of linear_slices.cu, that run at a time; 0: nobody
                                                 has asked yet */
     struct cuda_sum *sum;                    /* that waits */
+    bool heads_wait;                         /* as the norm does; see heads.h */
+    struct heads *heads;
 };
 
 /* scaled: see linear.h. scales: of FP8, in F32, or, where scaled, as linear_format.h has them;
@@ -112,7 +114,7 @@ bool cuda_fail(struct err *, enum err_code, const char *format, ...)
 bool cuda_adopt(struct device *, const void *at, size_t bytes);
 bool cuda_adopted(struct device *, struct err *);
 
-/* Starts the norm, or the sum, that waits. */
+/* Starts the norm, the sum or the heads that wait. */
 void cuda_settle(const struct cuda *);
 /* Whether a sum's numbers lie in vectors; leaves such a sum to the next norm. */
 bool cuda_sum_fits(const struct cuda_sum &);
@@ -123,7 +125,7 @@ void cuda_sum_later(struct cuda *, const struct cuda_sum &);
 template <class... P, class... A>
 static void cuda_start(const struct cuda *c, void (*kernel)(P...), dim3 grid, dim3 block,
                        size_t shared, A... args) {
-    if (c->norm->x || c->sum->y) cuda_settle(c);
+    if (c->norm->x || c->sum->y || c->heads_wait) cuda_settle(c);
     /* One division of the chip's memories for all: another one waits until the chip is empty. */
     if (c->overlaps && c->divided->insert((const void *)kernel).second)
         cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,

@@ -1,6 +1,6 @@
 /* dense.cu - the ops that work on each row by itself: embed, norm, rope, gate, add, copy,
  * scale, temperature. A block takes a head of a row. */
-#include "device/cuda/attention.h"
+#include "device/cuda/heads.h"
 #include "device/cuda/linear.h"
 
 enum { THREADS = 128 };
@@ -123,11 +123,8 @@ __device__ static double block_sum(double x) {
     return x;
 }
 
-/* Columns of a row that a thread keeps in registers: i of them, blockDim.x apart. */
-enum { KEPT = 4 };
-struct kept { float v[KEPT]; };
-
-/* What nobody writes is read before the wait for the kernels before. */
+/* Of a thread of a block, whose columns are blockDim.x apart. What nobody writes is read before the
+ * wait for the kernels before. */
 __device__ static inline struct kept gain_of(const float *gain, int n, enum norm kind) {
     struct kept g;
 #pragma unroll
@@ -449,11 +446,8 @@ void cuda_sum_later(struct cuda *c, const struct cuda_sum &s) {
     *c->sum = s;
 }
 
-void cuda_settle(const struct cuda *device) {
-    struct cuda *c = (struct cuda *)(uintptr_t)device;
+static void start_norm(struct cuda *c) {
     const struct cuda_norm m = *c->norm;
-    settle_sum(c);
-    if (!m.x) return;
     c->norm->x = NULL;
     const struct for_product then = { cuda_few_next(c), NULL };
     struct tensor gain = {};
@@ -466,23 +460,19 @@ void cuda_settle(const struct cuda *device) {
     cuda_few_done(c, { m.y, m.y_row, m.n_rows, m.cols });
 }
 
+void cuda_settle(const struct cuda *device) {
+    struct cuda *c = (struct cuda *)(uintptr_t)device;
+    settle_sum(c);
+    if (c->norm->x) start_norm(c);
+    if (!c->heads_wait) return;
+    c->heads_wait = false;
+    cuda_start_heads(c, *c->heads);
+}
+
 /* The turns of a thread's pairs, i of them, blockDim.x apart; positions are there before any kernel
  * of the batch begins. */
 enum { TURNS = 4 };
 struct turns { float c[TURNS], s[TURNS]; };
-
-__device__ static inline void turn_of(float *c, float *s, const struct rope_args &a,
-                                      const float *freq, int pos, int64_t i) {
-    double sine, cosine;
-    sincos((double)((float)pos * freq[i]), &sine, &cosine);
-    *c = (float)cosine * a.magnitude;
-    *s = (float)sine * a.magnitude;
-}
-
-__device__ static inline const float *freq_of(const struct rope_args &a, const struct rows &rows,
-                                              int64_t half, int64_t r) {
-    return a.freq + (a.variant ? a.variant[rows.seq[r]] * half : 0);
-}
 
 __device__ static inline struct turns turns_of(int64_t dims, const struct rope_args &a,
                                                const struct rows &rows, int64_t r) {
@@ -494,19 +484,6 @@ __device__ static inline struct turns turns_of(int64_t dims, const struct rope_a
         if (i < dims / 2) turn_of(&t.c[k], &t.s[k], a, freq, rows.pos[r], i);
     }
     return t;
-}
-
-/* One number of a pair by its other; s < 0: the first. */
-__device__ static inline float turned(float own, float other, float c, float s) {
-    return fmaf(own, c, __fmul_rn(other, s));
-}
-
-__device__ static inline void turn_pair(float *head, int64_t i, int64_t half, bool pairs, float c,
-                                        float s) {
-    float *first = pairs ? head + 2 * i : head + i, *second = pairs ? first + 1 : first + half;
-    const float u = *first, v = *second;
-    *first = turned(u, v, c, -s);
-    *second = turned(v, u, c, s);
 }
 
 __device__ static inline void rope_row(float *head, int64_t dims, const struct turns &t,
@@ -543,27 +520,6 @@ void cuda_rope(struct device *dev, struct tensor *x, const struct rope_args *arg
 
 /* ---- what stands between the products of q, k, v and attention ---- */
 
-struct heads {
-    struct tensor q, k, v, q_gain, k_gain;       /* gains at NULL: none */
-    bool normed;
-    enum norm kind;
-    float eps;
-    struct rope_args rope;
-    int64_t dims;                                /* that turn */
-    struct rows rows;
-    struct attend a;
-};
-
-/* The place of a head in the cache; k: a key, else a value. */
-__device__ static inline char *cached_at(const struct heads &h, int64_t r, int head, bool k) {
-    const struct kv_view &kv = h.a.kv;
-    const int pos = h.rows.pos[r], page = page_of(kv, h.rows.seq[r], pos / kv.page_tokens);
-    const size_t bytes = kv.dtype == BF16 ? 2 : 4;
-    const size_t t = (size_t)head * kv.page_tokens + pos % kv.page_tokens;
-    char *at = (char *)kv.pages + (size_t)page * kv.page_bytes;
-    return k ? at + t * h.a.k_dim * bytes : at + values_at(h.a, bytes) + t * h.a.v_dim * bytes;
-}
-
 /* A block for a head of q, of k, or of v, in that order. */
 __global__ static void heads(struct heads h) {
     let_next_begin();
@@ -595,68 +551,26 @@ __global__ static void heads(struct heads h) {
 }
 
 /* The same for many rows, and heads of at most as many columns as a warp keeps: a block for a row,
- * whose turns are found once; a warp for a head at a time. The norm's sums are those of a block of
- * one warp. */
-enum { HEADS_WARPS = 8, HEADS_ROWS = 64, HEADS_COLS = KEPT * 32 };
-
-__device__ static inline void warp_norm(float (&v)[KEPT], const float *gain, int n, enum norm kind,
-                                        float eps) {
-    const int lane = threadIdx.x % 32;
-    double mean = 0, square = 0;
-    if (kind == NORM_LAYER) {
-#pragma unroll
-        for (int k = 0; k < KEPT; k++) mean += (double)v[k];
-        for (int k = 16; k > 0; k /= 2) mean += __shfl_xor_sync(~0u, mean, k);
-        mean = mean / (double)n;
-    }
-#pragma unroll
-    for (int k = 0; k < KEPT; k++) {
-        const double d = lane + 32 * k < n ? (double)v[k] - mean : 0;
-        square = fma(d, d, square);
-    }
-    for (int k = 16; k > 0; k /= 2) square += __shfl_xor_sync(~0u, square, k);
-    const float m = (float)mean, inverse = (float)rsqrt(square / (double)n + (double)eps);
-#pragma unroll
-    for (int k = 0; k < KEPT; k++) {
-        const int i = lane + 32 * k;
-        const float w = gain && i < n ? gain[i] : 1.0f;
-        v[k] = (v[k] - m) * inverse * (gain && kind == NORM_RMS_PLUS1 ? 1.0f + w : w);
-    }
-}
+ * whose turns are found once; a warp for a head at a time. */
+enum { HEADS_WARPS = 8, HEADS_ROWS = 64 };
 
 __global__ static void __launch_bounds__(HEADS_WARPS * 32) heads_of_row(struct heads h) {
     __shared__ float cosine[HEADS_COLS / 2], sine[HEADS_COLS / 2], kept[HEADS_WARPS][HEADS_COLS];
     const int64_t r = blockIdx.x, half = h.dims / 2;
     const int nq = (int)h.q.shape[1], nk = h.a.kv_heads, all = nq + 2 * nk;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const bool pairs = h.rope.pairing == ROPE_PAIRS;
     let_next_begin();
     for (int64_t i = threadIdx.x; i < half; i += blockDim.x)
         turn_of(&cosine[i], &sine[i], h.rope, freq_of(h.rope, h.rows, half, r), h.rows.pos[r], i);
     after_previous();
     __syncthreads();
     for (int y = warp; y < all; y += HEADS_WARPS) {
-        const bool is_v = y >= nq + nk, is_q = y < nq;
-        const int head = is_q ? y : is_v ? y - nq - nk : y - nq;
-        const struct tensor &x = is_q ? h.q : is_v ? h.v : h.k;
-        const struct tensor &w = is_q ? h.q_gain : h.k_gain;
-        const float *gain = (const float *)w.at;
-        if (gain && w.rank == 2) gain += head * w.stride[0];
-        float *from = head_at(x, r, head), *own = kept[warp], v[KEPT];
-        const int n = (int)x.shape[2];
-#pragma unroll
-        for (int k = 0; k < KEPT; k++) v[k] = lane + 32 * k < n ? from[lane + 32 * k] : 0;
-        if (!is_v && h.normed) warp_norm(v, gain, n, h.kind, h.eps);
-        __syncwarp();
-#pragma unroll
-        for (int k = 0; k < KEPT; k++) own[lane + 32 * k] = v[k];
-        __syncwarp();
-        for (int i = lane; !is_v && i < half; i += 32)
-            turn_pair(own, i, half, pairs, cosine[i], sine[i]);
-        __syncwarp();
-        char *to = is_q ? NULL : cached_at(h, r, head, !is_v);
-        for (int i = lane; i < n; i += 32) {
-            if (is_q) from[i] = own[i];
+        const struct one_head o = head_at_row(h, r, y);
+        float *own = kept[warp];
+        warp_head(own, o, warp_gain(o.gain, o.n, h.kind), h, cosine, sine);
+        char *to = o.is_q ? NULL : cached_at(h, r, (y - nq) % nk, !o.is_v);
+        for (int i = lane; i < o.n; i += 32) {
+            if (o.is_q) ((float *)(uintptr_t)o.at)[i] = own[i];
             else if (h.a.kv.dtype == BF16) ((__nv_bfloat16 *)to)[i] = __float2bfloat16_rn(own[i]);
             else ((float *)to)[i] = own[i];
         }
@@ -773,6 +687,15 @@ static bool takes_fours(const struct heads &h) {
            (!h.k_gain.at || h.k_gain.rank == 1 || h.k_gain.stride[0] % 4 == 0);
 }
 
+void cuda_start_heads(struct cuda *c, const struct heads &h) {
+    const unsigned rows = (unsigned)h.rows.n_rows;
+    const dim3 grid(rows, (unsigned)(h.q.shape[1] + 2 * h.a.kv_heads));
+    const bool warps = rows > HEADS_ROWS && MAX(h.q.shape[2], h.v.shape[2]) <= HEADS_COLS;
+    if (warps && takes_fours(h)) cuda_start(c, heads_in_fours, rows, HEADS_WARPS * 32, 0, h);
+    else if (warps) cuda_start(c, heads_of_row, rows, HEADS_WARPS * 32, 0, h);
+    else cuda_start(c, heads, grid, norm_threads(h.q.shape[2]), 0, h);
+}
+
 bool cuda_heads_ready(struct device *dev, const struct heads_args *a) {
     struct cuda *c = cuda_of(dev);
     struct tensor none = {};
@@ -781,14 +704,10 @@ bool cuda_heads_ready(struct device *dev, const struct heads_args *a) {
                        a->k_norm ? cuda_view(dev, a->k_norm) : none, a->normed, a->kind, a->eps,
                        a->rope, a->dims, *a->attend->rows, *a->attend };
     h.rope.freq = (const float *)cuda_there(dev, a->rope.freq);
-    const dim3 grid((unsigned)a->q->shape[0],
-                    (unsigned)(a->q->shape[1] + 2 * a->attend->kv_heads));
-    const int64_t widest = MAX(a->q->shape[2], a->v->shape[2]);
-    if (a->q->shape[0] > HEADS_ROWS && widest <= HEADS_COLS && takes_fours(h))
-        cuda_start(c, heads_in_fours, grid.x, HEADS_WARPS * 32, 0, h);
-    else if (a->q->shape[0] > HEADS_ROWS && widest <= HEADS_COLS)
-        cuda_start(c, heads_of_row, grid.x, HEADS_WARPS * 32, 0, h);
-    else cuda_start(c, heads, grid, norm_threads(a->q->shape[2]), 0, h);
+    cuda_settle(c);
+    c->heads_wait = cuda_one_waits(c, h);
+    if (c->heads_wait) *c->heads = h;
+    else cuda_start_heads(c, h);
     cuda_check(dev);
     return true;
 }

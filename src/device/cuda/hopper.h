@@ -82,6 +82,25 @@ __device__ static inline unsigned cluster_rank(void) {
     return r;
 }
 
+__device__ static inline void cluster_arrive(void) {
+    HOPPER_ONLY(asm volatile("barrier.cluster.arrive.release;" ::: "memory"));
+}
+
+__device__ static inline void cluster_wait(void) {
+    HOPPER_ONLY(asm volatile("barrier.cluster.wait.acquire;" ::: "memory"));
+}
+
+/* Two numbers to the same place in the memory of block `rank`, whose barrier counts their bytes. */
+__device__ static inline void numbers_to(const float *p, const uint64_t *b, unsigned rank, float u,
+                                         float v) {
+    HOPPER_ONLY(asm volatile(
+        "{ .reg .b32 there, at; mapa.shared::cluster.u32 there, %0, %2;"
+        "mapa.shared::cluster.u32 at, %1, %2;"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32"
+        " [there], {%3, %4}, [at]; }" ::"r"(shared_at(p)), "r"(shared_at(b)), "r"(rank), "f"(u),
+        "f"(v) : "memory"));
+}
+
 __device__ static inline void cluster_sync(void) {
     HOPPER_ONLY(asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" :::
                                  "memory"));

@@ -12,7 +12,8 @@ enum { TILE = 16, STEPS = 4,         /* rows of a tile; mmas of 64 columns */
        PARTS = 3, PART = 128,
        ROWS_BARRIER = 15,
        SHARED_MOST = 208 << 10,      /* of a block */
-       SHARED_HALF = 111 << 10 };    /* two blocks of so much are on a processor together */
+       SHARED_HALF = 111 << 10,      /* two blocks of so much are on a processor together */
+       SHARED_ALONE = (112 << 10) + 512 };       /* two of so much are not */
 
 /* Where the scale of an element of FP8 is: row r of the matrix is row `first` + r of what has one
  * for `down` rows and 1 << shift columns. */

@@ -146,11 +146,11 @@ static int stages_for(size_t room, size_t each) {
 
 /* Blocks of a product and of the next are on a processor together. Two blocks of one product must
  * not be, for then another processor has none, and neither has it of the products that follow,
- * which go where there is room. A product that adds begins while the last blocks of attention are
- * here and there, which take a place of two from a processor: formats whose blocks are large
- * (ALONE) then ask for so much that two never fit, and what follows finds a block everywhere. ROOM
- * is what fits beside it, and it is three stages of gate and up. */
-static constexpr size_t ROOM = (111 << 10) + 256, ROOM_ADD = (112 << 10) + 512;
+ * which go where there is room. A product that adds begins while blocks of attention are here and
+ * there, which take a place of two from a processor: formats whose blocks are large (ALONE), and
+ * all others beside attention_one.cu, then ask for so much that two never fit, and what follows
+ * finds a block everywhere. ROOM is what fits beside it, and it is three stages of gate and up. */
+static constexpr size_t ROOM = (111 << 10) + 256, ROOM_ADD = SHARED_ALONE;
 
 template <class F, bool SHARED, int N, int WARPS>
 static void start(struct cuda *c, struct few_job &j, size_t x_bytes, int units_each) {
@@ -158,15 +158,15 @@ static void start(struct cuda *c, struct few_job &j, size_t x_bytes, int units_e
     j.warps = MIN(units_each, WARPS / SLICES) * SLICES;
     const size_t beside = (SHARED ? x_bytes + 128 : 0) + 2 * few_kept(j) + 128;
     const bool halves = N == 1 && beside < ROOM / 2;
-    const bool alone = halves && F::ALONE && j.end == PRODUCTS_ADD;
-    const size_t most = !halves ? SHARED_MOST : alone ? ROOM_ADD : ROOM;
+    const bool alone = halves && (F::ALONE || j.n_rows == 1) && j.end == PRODUCTS_ADD;
+    const size_t most = !halves ? SHARED_MOST : alone && F::ALONE ? ROOM_ADD : ROOM;
     j.stages = stages_for(most - beside, (size_t)(j.warps * (int)F::BYTES));
     const size_t needed = (size_t)(j.stages * j.warps * (int)F::BYTES) + beside;
     if (SHARED && needed > SHARED_MOST) return start<F, false, N, WARPS>(c, j, 0, units_each);
     cudaFuncSetAttribute(stream<F, SHARED, N, WARPS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          SHARED_MOST);
     cuda_start(c, stream<F, SHARED, N, WARPS>, dim3((unsigned)MIN(j.units, c->processors)),
-               dim3(32u * (j.norm.x ? (int)WARPS : j.warps)), alone ? most : needed, j);
+               dim3(32u * (j.norm.x ? (int)WARPS : j.warps)), alone ? ROOM_ADD : needed, j);
 }
 
 /* A processor that has no more than two tiles keeps eight warps busy, with more registers each. */

@@ -166,7 +166,10 @@ static void start(struct cuda *c, struct few_job &j, size_t x_bytes) {
     const bool halves = N == 1 && beside < SHARED_HALF / 2 && beside + stage <= half;
     const size_t most = halves ? half : SHARED_MOST - BARRIERS;
     j.stages = (int)MIN((size_t)STAGES_MAX, (most - beside) / stage);
-    const size_t bytes = (size_t)(j.stages * j.warps * BYTES) + beside;
+    const size_t needed = (size_t)(j.stages * j.warps * BYTES) + beside;
+    /* It may begin beside attention, which is not on every processor: see linear_packed.cu. */
+    const bool alone = j.n_rows == 1 && j.end == PRODUCTS_ADD;
+    const size_t bytes = alone ? MAX(needed, (size_t)SHARED_ALONE) : needed;
     cudaFuncSetAttribute(stream<SHARED, N>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          SHARED_MOST);
     cuda_start(c, stream<SHARED, N>, dim3((unsigned)MIN(j.units, c->processors)),
