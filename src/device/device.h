@@ -278,7 +278,8 @@ struct device_ops {
                         float original, int shift);
 
     /* mixing over the packed rows of a batch */
-    /* Optional: norm and rope of q and k, then kv_store, as products says. */
+    /* Optional: norm and rope of q and k, then kv_store, as products says. q and k may stay as they
+     * were where attention of the same rows comes next: nothing else may read them then. */
     bool (*heads)(struct device *, const struct heads_args *);
     void (*kv_store)(struct device *, const struct attend *, const struct tensor *k,
                      const struct tensor *v);             /* v NULL with v_in_k */

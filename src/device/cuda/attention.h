@@ -1,10 +1,11 @@
-/* attention.h - the ways in which the CUDA device attends, and the arithmetic two of them share.
+/* attention.h - the ways in which the CUDA device attends, and the arithmetic most of them share.
  *
  *   attention.cu        any shape, F32 throughout: --compute f32, and what the others do not take.
  *   attention_many.cu   bf16 on wgmma, tiles of rows of one sequence: prompts.
  *   attention_few.cu    bf16 on mma, the heads of one row: decoding.
+ *   attention_one.cu    the same of one row alone, with all that stands before and behind it.
  *
- * The last two share every sum, so that a row's bits do not depend on which of them it meets. Keys
+ * The last three share every sum: a row's bits do not depend on which of them it meets. Keys
  * are taken in blocks of 128 positions, cut where positions are multiples of that. Within a block:
  * scores are chains of 16 dimensions after the other; weights are 2^(score - the block's largest);
  * their sum is taken as add_weights says; they are rounded to bf16 and multiplied with values, 16
