@@ -246,7 +246,7 @@ static ssize_t read_stream(void *to, uint64_t pos, char *block, size_t max) {
     pthread_mutex_lock(&in->lock);
     size_t n = MIN(in->out.len - in->out_at, max);
     ssize_t result = (ssize_t)n;
-    if (in->gone) {
+    if (in->gone || (!n && !in->ended && atomic_load(&x->server->closing))) {
         result = MHD_CONTENT_READER_END_WITH_ERROR;
     } else if (n) {
         memcpy(block, in->out.at + in->out_at, n);

@@ -336,14 +336,15 @@ static enum MHD_Result handle(struct exchange *x) {
     if (x->method == METHOD_OPTIONS) preflight(x);
     else if (!(x->route->flags & ROUTE_WORK)) x->route->handle(x);
     pthread_mutex_lock(&in->lock);
-    bool answered = in->response;
-    if (!answered) {
+    bool answered = in->response, closing = atomic_load(&x->server->closing);
+    if (!answered && !closing) {
         in->phase = PHASE_WORK;
         in->suspended = true;
         MHD_suspend_connection(in->connection);
     }
     pthread_mutex_unlock(&in->lock);
     if (answered) return send_reply(x);
+    if (closing) return MHD_NO;
     watch_add(x->server->watch, in->conn->fd, in->conn->key);
     if (!(x->route->flags & ROUTE_WORK)) return MHD_YES;
     bool big = x->body.len > (*in->encoding ? BIG_BODY_BYTES / 16 : BIG_BODY_BYTES);
@@ -477,7 +478,7 @@ void http_quiesce(struct server *s) {
 }
 
 /* Those that still wait are ended first: libmicrohttpd aborts when it stops with suspended
- * connections. */
+ * connections. Its threads still run, so none may begin to wait behind our back (`closing`). */
 static void end_waiting(struct server *s) {
     struct table *t = s->http;
     for (int i = 0;; i++) {
@@ -495,6 +496,7 @@ static void end_waiting(struct server *s) {
 void http_close(struct server *s) {
     struct table *t = s->http;
     if (!t) return;
+    atomic_store(&s->closing, true);
     end_waiting(s);
     for (int i = 0; i < s->n_listeners; i++)
         if (s->listener[i].daemon) MHD_stop_daemon(s->listener[i].daemon);

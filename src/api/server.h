@@ -44,6 +44,7 @@ struct server {
 
     _Atomic int state;               /* enum server_state */
     _Atomic int stops;               /* how often server_stop was called */
+    _Atomic bool closing;            /* no connection may be suspended any more */
     _Atomic int progress;            /* of loading, in thousandths */
     _Atomic int n_running;           /* calls that the engine works for */
     _Atomic int n_exchanges, n_connections;

@@ -293,7 +293,10 @@ static void test_stops(void **state) {
         int code = served_stop(&s, 0, 40);       /* a third signal means at once */
         /* Before it has seen to its signals it simply ends. */
         bool plain = early && (code == 128 + SIGTERM || code == 128 + SIGINT);
-        if (code && !plain) fail_msg("%d: exit %d", i, code);
+        struct buf said = { 0 };
+        served_log(&s, &said);
+        if (code && !plain) fail_msg("%d: exit %d, having said: %s", i, code, buf_c(&said));
+        buf_free(&said);
         assert_int_not_equal(access(path, F_OK), 0);
         client_close(&c);
     }
