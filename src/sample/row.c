@@ -1,12 +1,9 @@
 /* row.c - the passes over a row with the vectors of four that every processor has, and which ones
  * this one gets. Where the compiler knows no vectors they are four numbers one after the other. */
-#include "sample/row.h"
+#include "base/processor.h"
 
 enum { LANES = 4 };
-typedef float floats __attribute__((vector_size(LANES * 4)));
-typedef int32_t ints __attribute__((vector_size(LANES * 4)));
-typedef uint32_t words __attribute__((vector_size(LANES * 4)));
-typedef double doubles __attribute__((vector_size(ROW_COLUMNS * 8)));
+#include "sample/row_vec.h"
 
 static inline floats most(floats a, floats b) {
     const ints higher = (ints)(a > b);
@@ -29,13 +26,7 @@ static inline bool any(ints mask) {
 }
 
 static inline int note(const ints *mask, int first, int *id) {
-    int n = 0;
-    if (!any(*mask)) return 0;
-    for (int l = 0; l < LANES; l++) {
-        id[n] = first + l;
-        n -= (*mask)[l];
-    }
-    return n;
+    return any(*mask) ? note_each(mask, first, id) : 0;
 }
 
 #include "sample/row_simd.h"
@@ -44,20 +35,9 @@ const struct row_ops row_ops_generic = { tops, weigh, add, sums, weighed, temper
                                          find, list, keep_near, keep_above };
 
 #if defined __x86_64__
-static bool has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-        && __builtin_cpu_supports("bmi2");
-}
-
-static bool has_avx512(void) {
-    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
-}
-
 const struct row_ops *row_ops_here(int i) {
-    if (has_avx512() && i-- == 0) return &row_ops_avx512;
-    if (has_avx2() && i-- == 0) return &row_ops_avx2;
+    if (processor_has_avx512() && i-- == 0) return &row_ops_avx512;
+    if (processor_has_avx2() && i-- == 0) return &row_ops_avx2;
     return i == 0 ? &row_ops_generic : NULL;
 }
 #else

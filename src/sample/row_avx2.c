@@ -1,14 +1,9 @@
 /* row_avx2.c - the passes over a row with the vectors of eight of AVX2. */
 #if defined __x86_64__
-#include "sample/row.h"
-
 #include <immintrin.h>
 
 enum { LANES = 8 };
-typedef float floats __attribute__((vector_size(LANES * 4)));
-typedef int32_t ints __attribute__((vector_size(LANES * 4)));
-typedef uint32_t words __attribute__((vector_size(LANES * 4)));
-typedef double doubles __attribute__((vector_size(ROW_COLUMNS * 8)));
+#include "sample/row_vec.h"
 
 static inline floats most(floats a, floats b) {
     return (floats)_mm256_max_ps((__m256)a, (__m256)b);
@@ -29,13 +24,7 @@ static inline bool any(ints mask) {
 }
 
 static inline int note(const ints *mask, int first, int *id) {
-    int n = 0;
-    if (!any(*mask)) return 0;
-    for (int l = 0; l < LANES; l++) {
-        id[n] = first + l;
-        n -= (*mask)[l];
-    }
-    return n;
+    return any(*mask) ? note_each(mask, first, id) : 0;
 }
 
 #include "sample/row_simd.h"

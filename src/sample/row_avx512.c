@@ -1,15 +1,10 @@
 /* row_avx512.c - the passes over a row with the vectors of sixteen of AVX-512. */
 #if defined __x86_64__
-#include "sample/row.h"
-
 #include <immintrin.h>
 #include <string.h>
 
 enum { LANES = 16 };
-typedef float floats __attribute__((vector_size(LANES * 4)));
-typedef int32_t ints __attribute__((vector_size(LANES * 4)));
-typedef uint32_t words __attribute__((vector_size(LANES * 4)));
-typedef double doubles __attribute__((vector_size(ROW_COLUMNS * 8)));
+#include "sample/row_vec.h"
 
 static inline floats most(floats a, floats b) {
     return (floats)_mm512_max_ps((__m512)a, (__m512)b);

@@ -1,5 +1,5 @@
-/* row_simd.h - the passes of row.h, written once. Who includes it has said what LANES is, has the
- * types floats, ints, words (LANES of 32 bits) and doubles (four), and
+/* row_simd.h - the passes of row.h, written once. Who includes it has said what LANES is, has
+ * row_vec.h's floats, ints, words (LANES of 32 bits) and doubles (four), and
  *
  *     most(a, b)       the higher of each lane; b where a is not a number
  *     least(a, b)      the lower one, likewise

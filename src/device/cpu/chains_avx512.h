@@ -17,11 +17,6 @@ enum { LANES = 16, OUTS = 32, ROWS = 14, PARTS = OUTS / LANES,
 
 typedef __m512 sums_of[ROWS][PARTS];
 
-/* Where a lane lies. */
-INLINE int place(int lane) {
-    return lane % 4 * CHAINS_LANES + lane / 4 % 2 * 2 + lane / 8;
-}
-
 /* What is stored past a step's rows is the next step's, or fills the lane up. */
 static void sort_x(float *group, int64_t quarter, const float *const *x, int rows, int64_t cols) {
     const int64_t steps = (cols + LANES * WORD - 1) / (LANES * WORD);
@@ -35,7 +30,7 @@ static void sort_x(float *group, int64_t quarter, const float *const *x, int row
             v[r] = load_x(x[MIN(r, rows - 1)] + at, mask);
         transpose_16(v);
         UNROLL for (int l = 0; l < LANES; l++)
-            _mm512_storeu_ps(to + l % 4 * quarter + place(l / 4 * 4) * lane, v[l]);
+            _mm512_storeu_ps(to + l % 4 * quarter + chains_place(l / 4 * 4) * lane, v[l]);
     }
 }
 
@@ -73,25 +68,7 @@ INLINE void keep(int rows, float *sums, sums_of a) {
             _mm512_store_ps(sums + r * OUTS + p * LANES, a[r][p]);
 }
 
-INLINE void multiply_rows(int rows, float *sums, const float *w, const float *x, int64_t steps,
-                          bool add) {
-    _Alignas(64) UNSET float first[ROWS * OUTS], third[ROWS * OUTS];
-    const int64_t w_lane = chains_panel_lane(steps, OUTS), x_lane = chains_group_lane(steps, ROWS);
-    sums_of a;
-    chain(rows, a, w, x, steps);
-    keep(rows, first, a);
-    chain(rows, a, w + w_lane, x + x_lane, steps);
-    add_to(rows, a, first);
-    keep(rows, first, a);
-    chain(rows, a, w + 2 * w_lane, x + 2 * x_lane, steps);
-    keep(rows, third, a);
-    chain(rows, a, w + 3 * w_lane, x + 3 * x_lane, steps);
-    add_to(rows, a, third);
-    add_to(rows, a, first);
-    if (add)
-        add_to(rows, a, sums);
-    keep(rows, sums, a);
-}
+#include "device/cpu/chains_tree.h"
 
 #define MULTIPLY(rows)                                                                             \
     static void multiply_##rows(float *sums, const float *w, const float *x, int64_t steps,        \

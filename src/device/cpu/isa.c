@@ -1,8 +1,8 @@
-/* isa.c - asks the processor what it has. The compiler's own probe is used because it also
- * asks whether the system saves the wide registers. */
+/* isa.c - the sets of kernels that this processor runs, the fastest first. */
 #include "device/cpu/isa.h"
 
 #include "base/buf.h"
+#include "base/processor.h"
 
 struct isa {
     const struct cpu_kernels *kernels;
@@ -19,22 +19,8 @@ static bool always(void) {
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* F16C by hand: not every compiler knows its name. */
-static bool has_avx2(void) {
-    unsigned a, b, c, d;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-        && __builtin_cpu_supports("bmi2")
-        && __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
-}
-
-static bool has_avx512(void) {
-    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
-}
-
 static bool has_avx512_bf16(void) {
-    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+    return processor_has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
 
 /* AMD's multiply two products of bf16 in the time of one of floats. Intel's take as long as four
@@ -59,9 +45,9 @@ static bool has_amx(void) {
 static const struct isa isas[] = {
     { &cpu_kernels_amx, has_amx },
     { &cpu_kernels_avx512_bf16, has_fast_bf16 },
-    { &cpu_kernels_avx512, has_avx512 },
+    { &cpu_kernels_avx512, processor_has_avx512 },
     { &cpu_kernels_avx512_bf16, has_slow_bf16 },
-    { &cpu_kernels_avx2, has_avx2 },
+    { &cpu_kernels_avx2, processor_has_avx2 },
     { &cpu_kernels_generic, always },
 };
 #elif defined __aarch64__

@@ -32,6 +32,11 @@ static inline int64_t chains_group_lane(int64_t steps, int rows) {
     return (steps * rows + 31) / 16 * 16;
 }
 
+/* Where a lane lies among all: its quarter's four, and its place in them. */
+static inline int chains_place(int lane) {
+    return lane % 4 * CHAINS_LANES + lane / 4 % 2 * 2 + lane / 8;
+}
+
 struct cpu_chains_kernels {
     int outs, rows;                  /* of a panel, a multiple of CHAINS_OUTS; of a group at most */
     int word;                        /* columns in a word: 1, or 2 of bf16 */

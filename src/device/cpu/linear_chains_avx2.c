@@ -11,10 +11,7 @@
 
 enum { LANES = 16, HALF = 8, OUTS = 16, ROWS = 6 };
 
-/* Where a lane lies. */
-INLINE int place(int lane) {
-    return lane % 4 * CHAINS_LANES + lane / 4 % 2 * 2 + lane / 8;
-}
+typedef __m256 sums_of[ROWS][2];
 
 /* Eight rows of eight columns become eight columns of eight rows. */
 INLINE void transpose(__m256 v[HALF]) {
@@ -53,7 +50,7 @@ INLINE void sort_plain(float *panel, const unsigned char *w, enum dtype dtype, i
             transpose(v);
 #pragma GCC unroll 8
             for (int c = 0; c < HALF; c++)
-                _mm256_store_ps(to + place(h + c) * lane, v[c]);
+                _mm256_store_ps(to + chains_place(h + c) * lane, v[c]);
         }
     }
 }
@@ -86,13 +83,13 @@ static void sort_x(float *group, int64_t quarter, const float *const *x, int row
             transpose(v);
 #pragma GCC unroll 8
             for (int c = 0; c < HALF; c++)
-                _mm256_storeu_ps(to + (h + c) % 4 * quarter + place((h + c) / 4 * 4) * lane, v[c]);
+                _mm256_storeu_ps(to + (h + c) % 4 * quarter +
+                                     chains_place((h + c) / 4 * 4) * lane, v[c]);
         }
     }
 }
 
-INLINE void chain(int rows, __m256 a[ROWS][2], const float *w, const float *x,
-                  int64_t steps) {
+INLINE void chain(int rows, sums_of a, const float *w, const float *x, int64_t steps) {
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
         a[r][0] = a[r][1] = _mm256_setzero_ps();
@@ -107,7 +104,7 @@ INLINE void chain(int rows, __m256 a[ROWS][2], const float *w, const float *x,
     }
 }
 
-INLINE void add_to(int rows, __m256 a[ROWS][2], const float *sums) {
+INLINE void add_to(int rows, sums_of a, const float *sums) {
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
         a[r][0] = _mm256_add_ps(_mm256_load_ps(sums + r * OUTS), a[r][0]);
@@ -115,7 +112,7 @@ INLINE void add_to(int rows, __m256 a[ROWS][2], const float *sums) {
     }
 }
 
-INLINE void keep(int rows, float *sums, __m256 a[ROWS][2]) {
+INLINE void keep(int rows, float *sums, sums_of a) {
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
         _mm256_store_ps(sums + r * OUTS, a[r][0]);
@@ -123,25 +120,7 @@ INLINE void keep(int rows, float *sums, __m256 a[ROWS][2]) {
     }
 }
 
-INLINE void multiply_rows(int rows, float *sums, const float *w, const float *x, int64_t steps,
-                          bool add) {
-    _Alignas(64) UNSET float first[ROWS * OUTS], third[ROWS * OUTS];
-    const int64_t w_lane = chains_panel_lane(steps, OUTS), x_lane = chains_group_lane(steps, ROWS);
-    __m256 a[ROWS][2];
-    chain(rows, a, w, x, steps);
-    keep(rows, first, a);
-    chain(rows, a, w + w_lane, x + x_lane, steps);
-    add_to(rows, a, first);
-    keep(rows, first, a);
-    chain(rows, a, w + 2 * w_lane, x + 2 * x_lane, steps);
-    keep(rows, third, a);
-    chain(rows, a, w + 3 * w_lane, x + 3 * x_lane, steps);
-    add_to(rows, a, third);
-    add_to(rows, a, first);
-    if (add)
-        add_to(rows, a, sums);
-    keep(rows, sums, a);
-}
+#include "device/cpu/chains_tree.h"
 
 static void multiply(float *sums, const float *w, const float *x, int rows, int64_t steps,
                      bool add) {

@@ -17,7 +17,7 @@ static inline __m512 load_x(const float *at, uint32_t mask) {
 
 INLINE void put(float *panel, int64_t lane, __m512 v[LANES]) {
     UNROLL for (int l = 0; l < LANES; l++)
-        _mm512_store_ps(panel + place(l) * lane, v[l]);
+        _mm512_store_ps(panel + chains_place(l) * lane, v[l]);
 }
 
 INLINE void sort_step(float *panel, int64_t lane, const unsigned char *w, enum dtype dtype,
@@ -47,9 +47,9 @@ INLINE void sort_pairs(float *panel, int64_t lane, const unsigned char *w, int64
     UNROLL for (int i = 0; i < LANES; i++) {
         const __m512i pair = _mm512_castps_si512(v[i]);
         float *to = panel + i / 8 * OUTS;
-        _mm512_store_ps(to + place(2 * i % LANES) * lane,
+        _mm512_store_ps(to + chains_place(2 * i % LANES) * lane,
                         _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)));
-        _mm512_store_ps(to + place((2 * i + 1) % LANES) * lane,
+        _mm512_store_ps(to + chains_place((2 * i + 1) % LANES) * lane,
                         _mm512_castsi512_ps(_mm512_and_si512(pair, upper)));
     }
 }

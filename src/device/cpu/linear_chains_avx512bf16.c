@@ -27,7 +27,7 @@ static void sort(float *panel, const unsigned char *w, enum dtype dtype, int64_t
             v[r] = _mm512_loadu_ps(w + r * stride + i * 2);
         transpose_16(v);
         UNROLL for (int l = 0; l < LANES; l++)
-            _mm512_store_ps(panel + place(l) * lane + step * OUTS, v[l]);
+            _mm512_store_ps(panel + chains_place(l) * lane + step * OUTS, v[l]);
     }
 }
 
