@@ -71,6 +71,14 @@ const char *exchange_header(const struct exchange *x, const char *name) {
 
 /* ---- under the lock ---- */
 
+bool exchange_suspend(struct exchange *x) {
+    struct inside *in = x->inside;
+    if (atomic_load(&x->server->closing)) return false;
+    in->suspended = true;
+    MHD_suspend_connection(in->connection);
+    return true;
+}
+
 static void wake(struct inside *in) {
     if (!in->suspended || in->phase == PHASE_OVER) return;
     in->suspended = false;
@@ -246,7 +254,7 @@ static ssize_t read_stream(void *to, uint64_t pos, char *block, size_t max) {
     pthread_mutex_lock(&in->lock);
     size_t n = MIN(in->out.len - in->out_at, max);
     ssize_t result = (ssize_t)n;
-    if (in->gone || (!n && !in->ended && atomic_load(&x->server->closing))) {
+    if (in->gone) {
         result = MHD_CONTENT_READER_END_WITH_ERROR;
     } else if (n) {
         memcpy(block, in->out.at + in->out_at, n);
@@ -259,9 +267,8 @@ static ssize_t read_stream(void *to, uint64_t pos, char *block, size_t max) {
         }
     } else if (in->ended) {
         result = MHD_CONTENT_READER_END_OF_STREAM;
-    } else {
-        in->suspended = true;
-        MHD_suspend_connection(in->connection);
+    } else if (!exchange_suspend(x)) {
+        result = MHD_CONTENT_READER_END_WITH_ERROR;
     }
     pthread_mutex_unlock(&in->lock);
     return result;

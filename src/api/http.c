@@ -336,15 +336,11 @@ static enum MHD_Result handle(struct exchange *x) {
     if (x->method == METHOD_OPTIONS) preflight(x);
     else if (!(x->route->flags & ROUTE_WORK)) x->route->handle(x);
     pthread_mutex_lock(&in->lock);
-    bool answered = in->response, closing = atomic_load(&x->server->closing);
-    if (!answered && !closing) {
-        in->phase = PHASE_WORK;
-        in->suspended = true;
-        MHD_suspend_connection(in->connection);
-    }
+    bool answered = in->response, waits = !answered && exchange_suspend(x);
+    if (waits) in->phase = PHASE_WORK;
     pthread_mutex_unlock(&in->lock);
     if (answered) return send_reply(x);
-    if (closing) return MHD_NO;
+    if (!waits) return MHD_NO;
     watch_add(x->server->watch, in->conn->fd, in->conn->key);
     if (!(x->route->flags & ROUTE_WORK)) return MHD_YES;
     bool big = x->body.len > (*in->encoding ? BIG_BODY_BYTES / 16 : BIG_BODY_BYTES);

@@ -59,6 +59,9 @@ struct inside {
 };
 
 struct exchange *exchange_new(struct conn *, struct MHD_Connection *);
+/* Under its lock: the connection sleeps until there is news. False, and it does not, once the
+ * server closes: nobody would wake it then. */
+bool exchange_suspend(struct exchange *);
 /* The client has left: tells who waits for that, and lets libmicrohttpd find out. */
 void exchange_lost(struct exchange *);
 /* The reply that is ready goes to libmicrohttpd. Under no lock, on the I/O thread. */

@@ -34,41 +34,33 @@ static struct tensor view(const struct input *in, void *at, int rows) {
     struct tensor t = tensor_3d(at, F32, rows, in->heads, in->dim);
     t.stride[0] = width(in);
     t.stride[1] = in->dim + PAD;
-    if (in->heads > 1) return t;
-    t = tensor_2d(at, F32, rows, in->dim);
-    t.stride[0] = width(in);
     return t;
 }
 
-/* The same, where an op wants [rows, heads, dim] even of one head. */
-static struct tensor view3(const struct input *in, void *at, int rows) {
-    struct tensor t = tensor_3d(at, F32, rows, in->heads, in->dim);
+/* The same of one head, where an op wants [rows, dim]. */
+static struct tensor flat(const struct input *in, void *at, int rows) {
+    struct tensor t = tensor_2d(at, F32, rows, in->dim);
     t.stride[0] = width(in);
-    t.stride[1] = in->dim + PAD;
     return t;
 }
 
 static void start(struct device *dev, const struct scan *s, struct tensor *y,
                   const struct rows *rows, const struct state_view *state, void **at) {
     struct tensor t[INPUTS];
-    for (int i = 0; i < s->n_in; i++) t[i] = view3(&s->in[i], at[i], rows->n_rows);
+    for (int i = 0; i < s->n_in; i++) t[i] = view(&s->in[i], at[i], rows->n_rows);
     if (s->kind == CONV) {
         const struct tensor bias = tensor_1d(s->bias, F32, s->out.dim);
-        t[0] = view(&s->in[0], at[0], rows->n_rows);
+        t[0] = flat(&s->in[0], at[0], rows->n_rows);
         dev->op->conv(dev, y, &s->w.w, s->bias ? &bias : NULL, &t[0], rows, state, s->act);
     }
     if (s->kind == SSM) {
-        t[3] = tensor_2d(at[3], F32, rows->n_rows, s->in[3].dim);
-        t[3].stride[0] = width(&s->in[3]);
+        t[3] = flat(&s->in[3], at[3], rows->n_rows);
         dev->op->ssm(dev, y, &(struct ssm_args){ .rows = rows, .state = *state, .x = &t[0],
             .b = &t[1], .c = &t[2], .dt = &t[3], .dt_bias = s->per_head[0],
             .a_log = s->per_head[1], .d = s->per_head[2], .dt_min = 0, .dt_max = 1.5f });
     }
     if (s->kind == DELTA) {
-        for (int i = 3; i < 5; i++) {
-            t[i] = tensor_2d(at[i], F32, rows->n_rows, s->in[i].dim);
-            t[i].stride[0] = width(&s->in[i]);
-        }
+        for (int i = 3; i < 5; i++) t[i] = flat(&s->in[i], at[i], rows->n_rows);
         dev->op->delta(dev, y, &(struct delta_args){ .rows = rows, .state = *state, .q = &t[0],
             .k = &t[1], .v = &t[2], .a = &t[3], .b = &t[4], .dt_bias = s->per_head[0],
             .a_log = s->per_head[1] });
@@ -107,7 +99,7 @@ static void step(struct device *dev, const struct scan *s, void *slots, const in
     const struct rows rows = { n, seqs, there_pos, there_seq, there_first };
     const struct state_view state = { slots, (size_t)(s->state_floats + PAD) * sizeof(float),
                                       there_slot };
-    struct tensor to = s->kind == CONV ? view(&s->out, out, n) : view3(&s->out, out, n);
+    struct tensor to = s->kind == CONV ? flat(&s->out, out, n) : view(&s->out, out, n);
     start(dev, s, &to, &rows, &state, at);
     float *got = mem_array((size_t)(n * width(&s->out)), sizeof *got), *from = got;
     back(dev, got, out, n * width(&s->out));
