@@ -8,6 +8,7 @@
 #include "api/inside.h"
 #include "base/log.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -462,14 +463,24 @@ bool http_open(struct server *s, struct err *err) {
     return true;
 }
 
+/* The library's thread may be about to take the listening socket out of its epoll set, as
+ * MHD_quiesce_daemon does, and aborts if the descriptor is bad by then, not if it is of something
+ * else. So it becomes a socket of nothing until listen_close; clients are refused, as after a
+ * close. Not shut down: it may be systemd's as well. */
+static void stop_listening(const struct listener *l) {
+    int nothing = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (nothing < 0) return;           /* then clients wait in the kernel's queue until the end */
+    dup3(nothing, l->fd, O_CLOEXEC);
+    close(nothing);
+}
+
 void http_quiesce(struct server *s) {
     for (int i = 0; i < s->n_listeners; i++) {
         struct listener *l = &s->listener[i];
         if (!l->daemon || l->quiet) continue;
         l->quiet = true;
         MHD_quiesce_daemon(l->daemon);
-        close(l->fd);                  /* not shut down: it may be systemd's as well */
-        l->fd = -1;
+        stop_listening(l);
     }
 }
 
