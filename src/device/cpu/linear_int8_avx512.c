@@ -144,8 +144,9 @@ INLINE __mmask16 first(int n) {
 static void multiply(float *const *y, const struct cpu_panels *w, const struct cpu_int8_tile *t,
                      bool more) {
     const int together = t->rows * (t->wide ? 2 : 1) <= 2 ? 1 : PANELS;
+    const int panels = (w->outs + QUANT_PANEL - 1) / QUANT_PANEL;
     panels_times *times = kernels[w->bits][t->wide][t->rows - 1];
-    for (int p = 0; p * QUANT_PANEL < w->outs; p += together) {
+    for (int p = 0; p < panels; p += together) {
         _Alignas(LINE) float f[ROWS][PANELS][QUANT_PANEL];
         struct cpu_panels part = *w;
         const int begin = p * QUANT_PANEL;
@@ -155,11 +156,14 @@ static void multiply(float *const *y, const struct cpu_panels *w, const struct c
             for (int i = 0; i < together; i++)
                 _mm512_store_ps(f[r][i], _mm512_maskz_loadu_ps(more ? mask[i] : 0,
                                                                y[r] + begin + i * QUANT_PANEL));
-        /* There may be no second panel: the first one stands in for it. */
+        /* There may be no second panel: the first one stands in for it. Panels that go by one
+         * after the other ask each for its share. */
         if (!mask[1])
             part.stride = 0;
+        if (together == 1)
+            part.pace = (w->pace + panels - 1) / panels;
         times(f[0][0], &part, w->at + p * w->stride, t,
-              w->ahead + (uintptr_t)(p * w->pace * w->groups * LINE));
+              w->ahead + (uintptr_t)(p * part.pace * w->groups * LINE));
         for (int r = 0; r < t->rows; r++)
             for (int i = 0; i < together; i++)
                 _mm512_mask_storeu_ps(y[r] + begin + i * QUANT_PANEL, mask[i],
