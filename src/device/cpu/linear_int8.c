@@ -13,7 +13,9 @@
 #define UNSET __attribute__((uninitialized))
 
 enum {
-    PIECE_BYTES = 64 << 10,          /* of weights, as in linear.c */
+    PIECE_BYTES = 64 << 10,          /* of weights, as in linear.c, */
+    PIECE_BYTES_MAX = 256 << 10,     /* and more where a thread has many: a stream that begins */
+    PIECES = 8,                      /* waits for memory. Of a thread, at least */
     LINE = 64,
     AHEAD_BYTES = 4096,              /* what a lone tile asks for lies so far ahead */
     AHEAD_TILES = 8,                 /* with more tiles than these the memory has time enough */
@@ -214,8 +216,10 @@ static void run_rows(struct pool *pool, struct int8_job *o) {
     const int block = o->kernels->panels * QUANT_PANEL;
     for (int i = 0; i < o->n; i++)
         o->first[i + 1] = o->first[i] + (jobs[i].end - jobs[i].begin + block - 1) / block;
-    const int64_t block_bytes = jobs->w.row_bytes * block * MIN(o->n_rows, 64);
-    const int64_t grain = MAX(1, PIECE_BYTES / MAX(1, block_bytes));
+    const int64_t block_bytes = MAX(1, jobs->w.row_bytes * block * MIN(o->n_rows, 64));
+    const int64_t share = o->first[o->n] * block_bytes / (pool ? pool_threads(pool) : 1) / PIECES;
+    const int64_t piece = MIN(MAX((int64_t)PIECE_BYTES, share), (int64_t)PIECE_BYTES_MAX);
+    const int64_t grain = MAX(1, piece / block_bytes);
     /* A row or two are rounded sooner than another thread hears of it. */
     if (!pool || o->n_rows <= 2)
         quantize_tiles(o, 0, o->tiles);
