@@ -46,7 +46,7 @@ INLINE void micro_tile(int rows, float *const *y, const unsigned char *const *w,
             v[o] = (__m512bh)_mm512_maskz_loadu_epi16(here, w[o] + c * 2);
             if (ahead)
                 _mm_prefetch((const char *)((uintptr_t)(w[o] + c * 2) + (uintptr_t)ahead),
-                             _MM_HINT_T0);
+                             _MM_HINT_T1);
         }
         UNROLL for (int r = 0; r < rows; r++) {
             const __m512bh xv = (__m512bh)_mm512_load_si512(x + r * padded + c);
