@@ -14,8 +14,8 @@ struct engine_options {              /* zeroed: defaults */
     const char *chat_template;       /* text or a name, as chat_open; NULL: the checkpoint's */
     int threads;                     /* 0: as many as this process may use */
     int context;                     /* of the longest sequence; 0: the model's, if it fits */
-    int rows_max, chunk_max;         /* of a step; of one prompt in a step. 0: 256, on a GPU
-                                        2048; rows_max */
+    int rows_max, chunk_max;         /* of a step; of one prompt in a step. 0: 512, of quantized
+                                        weights 256, on a GPU 2048; rows_max */
     int requests_max;                /* running at a time; 0: 16 */
     int waiting_max;                 /* requests that may wait beyond those; 0: 512 */
     size_t cache_bytes;              /* 0: fitting context and requests_max */

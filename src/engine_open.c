@@ -8,8 +8,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { ROWS_MAX = 256, ROWS_MAX_FAR = 2048, REQUESTS_MAX = 16, WAITING_MAX = 512,
-       CONTEXT_USUAL = 32768, SLOWDOWN = 2, PATIENCE = 4096 };
+enum { ROWS_MAX = 512, ROWS_QUANTIZED = 256, ROWS_MAX_FAR = 2048, LOGITS_MAX = 256,
+       REQUESTS_MAX = 16, WAITING_MAX = 512, CONTEXT_USUAL = 32768, SLOWDOWN = 2, PATIENCE = 4096 };
 
 static bool dir_exists(const char *dir, struct err *err) {
     struct stat st;
@@ -99,10 +99,18 @@ static bool open_texts(struct engine *e, const struct engine_options *o, struct 
     return true;
 }
 
-/* A device with a memory of its own is one of many processors: few rows leave them idle. */
+/* The most rows of a step, before the model is known. A device with a memory of its own is one of
+ * many processors: few rows leave them idle. */
 static int rows_of(const struct engine *e, const struct engine_options *o) {
     if (o->rows_max) return o->rows_max;
     return e->dev.op->host_memory ? ROWS_MAX : ROWS_MAX_FAR;
+}
+
+/* And when it is. Plain weights are sorted anew for each step, packed ones are not, and then rows
+ * that stay in a cache are worth more. */
+static int step_rows(const struct engine *e, const struct engine_options *o, int rows) {
+    const bool fewer = !o->rows_max && e->dev.op->host_memory && model_quantized(e->model);
+    return fewer ? MAX((int)ROWS_QUANTIZED, e->requests_max) : rows;
 }
 
 static void open_flights(struct engine *e, size_t n) {
@@ -144,7 +152,7 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
     if (!e->dev.op || !find_kv(o->kv, o->f32, &e->kv, err)) return false;
     int rows = MAX(rows_of(e, o), requests);       /* every running request can have its row */
     e->rows_max = rows;
-    e->logits_max = o->rows_max ? rows : MIN(rows, MAX((int)ROWS_MAX, requests));
+    e->logits_max = o->rows_max ? rows : MIN(rows, MAX((int)LOGITS_MAX, requests));
     if (e->kv->dtype == I8 && !e->dev.op->kv_i8)
         return err_code(err, ERR_DEVICE, "device %s: it cannot keep keys and values as q8 yet; "
                         "there is: --kv bf16 and f32", e->dev.op->name);
@@ -155,6 +163,7 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
                                .pack = { o->unpacked, o->packed_dir, o->packed_min } };
     e->model = model_open(o->dir, &m, err);
     if (!e->model) return false;
+    e->rows_max = rows = step_rows(e, o, rows);
     e->vocab = model_spec(e->model)->vocab;
     e->params = model_params(e->model);
     model_format(e->model, e->format, sizeof e->format);

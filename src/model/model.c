@@ -277,6 +277,15 @@ void model_format(const struct model *m, char *text, size_t size) {
     else snprintf(text, size, "%s", dtype_name(w->dtype));
 }
 
+bool model_quantized(const struct model *m) {
+    struct config *q = m->is.config;
+    const enum dtype embed = m->is.embed.dtype;
+    return cfg_str(q, "quantization_config.quant_method", "").len > 0 ||
+           cfg_has(q, "quantization.mode|quantization_config.mode") ||
+           cfg_has(q, "quantization.bits|quantization_config.bits") ||
+           (embed != F32 && embed != F16 && embed != BF16);
+}
+
 void load_need(const struct loaded *is, struct state_need *need, enum dtype kv) {
     const struct decoder_spec *d = &is->spec;
     for (int i = 0; i < d->n_layers; i++) {

@@ -25,6 +25,8 @@ int64_t model_params(const struct model *);              /* values in all its te
 size_t model_weights_bytes(const struct model *);                /* of its files */
 /* How most of its weights are stored: "affine 4-bit g64", "bf16". */
 void model_format(const struct model *, char *text, size_t size);
+/* Whether most of them have fewer bits than a float or a bf16. */
+bool model_quantized(const struct model *);
 
 /* Called with every layer's whole output: layer -1 is the embedding. For tests and traces. */
 struct probe { void (*layer)(void *to, int layer, const struct tensor *x); void *to; };

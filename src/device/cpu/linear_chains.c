@@ -15,7 +15,7 @@ enum {
     PIECE_BYTES = 64 << 10,          /* of weights, as in linear.c */
     LEAST_PLAIN = 9, LEAST_OTHER = 24,           /* with fewer rows a panel costs too much, */
     LEAST_LONG = 64,                 /* of whatever length */
-    BLOCK_ROWS = 576,                /* whose sums a thread keeps while quarters come */
+    BLOCK_ROWS = 288,                /* whose sums a thread keeps while quarters come */
     ROW_FLOATS = CPU_TILE_COLS + 16  /* from row to row while they are unpacked: not the same
                                       * lines of a cache for all */
 };
