@@ -15,6 +15,7 @@
 enum { TEAM = 128, TEAMS = 2, WORKERS = TEAM * TEAMS, WARPS = TEAM / 32, HEADS = 8, CLUSTER = 8,
        HALF = BLOCK / 2, SLOTS_MAX = 12, DIM_MAX = 128, ROWS_MOST = 1,
        BLOCKS_MOST = CLUSTER,        /* of a table: one for each block of threads */
+       MOST_THREADS = 384,
        BESIDE = 111 << 10 };         /* bytes: beside a block of the products before and after */
 
 /* What the threads of a team tell each other about a block of positions. */
@@ -415,9 +416,11 @@ __device__ static inline void one_fold(const struct one &o, const struct one_job
     if (j.few) few_put(j.few, o.row, head * a.v_dim + col, a.heads * a.v_dim, v);
 }
 
-/* The last warp fetches. */
+/* The last warp fetches. Registers are as many as MOST_THREADS may have, so that a block finds room
+ * beside sixteen warps of a product in each quarter of a processor, one of which has three warps of
+ * this: else it begins only when the product has ended. */
 template <int BOXES>
-__global__ static void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(WORKERS + 32, 2)
+__global__ static void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(MOST_THREADS, 2)
 attend_one(const __grid_constant__ struct one_job j) {
     extern __shared__ __align__(128) unsigned char memory[];
     const struct one o = one_of<BOXES>(memory, j);
