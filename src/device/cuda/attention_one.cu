@@ -15,6 +15,7 @@
 enum { TEAM = 128, TEAMS = 2, WORKERS = TEAM * TEAMS, WARPS = TEAM / 32, HEADS = 8, CLUSTER = 8,
        HALF = BLOCK / 2, SLOTS_MAX = 12, DIM_MAX = 128, ROWS_MOST = 1,
        BLOCKS_MOST = CLUSTER,        /* of a table: one for each block of threads */
+       MOST_THREADS = 384,
        BESIDE = 111 << 10 };         /* bytes: beside a block of the products before and after */
 
 /* What the threads of a team tell each other about a block of positions. */
@@ -50,7 +51,7 @@ struct one {
     float *values;
     unsigned char *ring;
     int64_t row;
-    int kv_head, group, rank, pos, seq, first, last, own, slots;
+    int kv_head, group, rank, pos, seq, visible, first, last, own, slots;
     int pieces, each;                /* of eight columns of values: of all heads; of a block of
                                         threads */
 };
@@ -79,7 +80,8 @@ __device__ static inline struct one one_of(unsigned char *memory, const struct o
     o.group = a.heads / a.kv_heads;
     o.pos = j.h.rows.pos[o.row];
     o.seq = j.h.rows.seq[o.row];
-    o.first = first_visible(a, o.pos) / BLOCK;
+    o.visible = first_visible(a, o.pos);
+    o.first = o.visible / BLOCK;
     o.last = o.pos / BLOCK;
     const int n = o.last + 1 - o.first;
     o.own = (n - o.rank + CLUSTER - 1) / CLUSTER;
@@ -97,9 +99,9 @@ __device__ static inline struct one one_of(unsigned char *memory, const struct o
 /* The i-th of the own blocks: which of its positions are visible. */
 struct seen { int block, begin, end; };
 
-__device__ static inline struct seen seen_of(const struct one &o, const struct attend &a, int i) {
+__device__ static inline struct seen seen_of(const struct one &o, int i) {
     const int b = o.first + o.rank + CLUSTER * i;
-    return { b, MAX(first_visible(a, o.pos), b * BLOCK), MIN(o.pos + 1, (b + 1) * BLOCK) };
+    return { b, MAX(o.visible, b * BLOCK), MIN(o.pos + 1, (b + 1) * BLOCK) };
 }
 
 /* Keys of a block and its values are two halves each. Keys are fetched before the values of the
@@ -116,7 +118,7 @@ __device__ static inline int first_half(const struct one &o, int i, bool values)
 __device__ static inline int lanes_page(const struct one &o, const struct attend &a, int i) {
     const int tokens = a.kv.page_tokens, lane = threadIdx.x % 32;
     if (i >= o.own || lane >= BLOCK / tokens) return -1;
-    const struct seen s = seen_of(o, a, i);
+    const struct seen s = seen_of(o, i);
     const int at = s.block * (BLOCK / tokens) + lane;
     if ((at + 1) * tokens <= s.begin || at * tokens >= s.end) return -1;
     return page_of(a.kv, o.seq, at);
@@ -261,11 +263,17 @@ __device__ static inline void one_scores(float score[4][2], const struct slot<BO
                 mma_eight(sum, q[4 * h + i], b[0], b[1]);
                 mma_eight(sum, q[4 * h + i + 1], b[2], b[3]);
             }
+        score[n][0] = sum[0];
+        score[n][1] = sum[1];
+    }
+    if (a.softcap != 0) {            /* by itself, for all code between counts: see linear_few.h */
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
-            const int at = s.block * BLOCK + warp * 32 + n * 8 + 2 * (lane % 4) + k;
-            score[n][k] = at < s.begin || at >= s.end ? -INFINITY : capped(a, sum[k]);
-        }
+        for (int n = 0; n < 8; n++) score[n / 2][n % 2] = capped(a, score[n / 2][n % 2]);
+    }
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        const int at = s.block * BLOCK + warp * 32 + n / 2 * 8 + 2 * (lane % 4) + n % 2;
+        if (at < s.begin || at >= s.end) score[n / 2][n % 2] = -INFINITY;
     }
 }
 
@@ -368,7 +376,7 @@ __device__ static inline void one_blocks(const struct one &o, const struct atten
     for (int s = 0; s < STEPS; s++) q[s] = eight_of(o.m->q[0], DIM_MAX + 8, 16 * s);
 #pragma unroll 1
     for (int i = team; i < o.own; i += TEAMS) {
-        const struct seen s = seen_of(o, a, i);
+        const struct seen s = seen_of(o, i);
         const bool fresh = s.block == o.last && news / 32 == warp;
         float score[4][2];
         const int k_at = first_half(o, i, false), v_at = first_half(o, i, true);
@@ -415,9 +423,11 @@ __device__ static inline void one_fold(const struct one &o, const struct one_job
     if (j.few) few_put(j.few, o.row, head * a.v_dim + col, a.heads * a.v_dim, v);
 }
 
-/* The last warp fetches. */
+/* The last warp fetches. Registers are as many as MOST_THREADS may have, so that a block finds room
+ * beside sixteen warps of a product in each quarter of a processor, one of which has three warps of
+ * this: else it begins only when the product has ended. */
 template <int BOXES>
-__global__ static void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(WORKERS + 32, 2)
+__global__ static void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(MOST_THREADS, 2)
 attend_one(const __grid_constant__ struct one_job j) {
     extern __shared__ __align__(128) unsigned char memory[];
     const struct one o = one_of<BOXES>(memory, j);

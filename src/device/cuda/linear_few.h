@@ -10,10 +10,12 @@
 
 enum { TILE = 16, STEPS = 4,         /* rows of a tile; mmas of 64 columns */
        PARTS = 3, PART = 128,
+       SLICES = 4,                   /* of a matrix that has several: see cuda_slices */
        ROWS_BARRIER = 15,
        SHARED_MOST = 208 << 10,      /* of a block */
        SHARED_HALF = 111 << 10,      /* two blocks of so much are on a processor together */
-       SHARED_ALONE = (112 << 10) + 512 };       /* two of so much are not */
+       SHARED_ALL = 228 << 10,       /* of a processor */
+       SHARED_KEPT = 1 << 10 };      /* of it, for each block, by the system */
 
 /* Where the scale of an element of FP8 is: row r of the matrix is row `first` + r of what has one
  * for `down` rows and 1 << shift columns. */
@@ -40,7 +42,7 @@ struct few_job {
     int n_rows;
     int units, strips;               /* a unit is a tile of `strips` matrices */
     int warps;                       /* that compute */
-    int spread;                      /* warps that share a unit: 1, or one for each slice */
+    int spread;                      /* warps that share a unit: 1, or SLICES */
     int stages;                      /* of a warp's ring */
     enum products_end end;
     struct gate_args act;
@@ -62,6 +64,13 @@ static inline size_t few_kept(const struct few_job &j) {
     return sizeof(float) * TILE * (size_t)(j.strips * j.warps * j.n_rows);
 }
 
+/* Bytes to ask for so that no two blocks of a kernel are on a processor together. */
+template <class K> static inline size_t few_alone(K kernel) {
+    cudaFuncAttributes a = {};
+    cudaFuncGetAttributes(&a, kernel);
+    return SHARED_ALL / 2 - SHARED_KEPT - a.sharedSizeBytes + 128;
+}
+
 static inline bool aligned(const void *at, size_t bytes) {
     return (uintptr_t)at % bytes == 0;
 }
@@ -71,20 +80,21 @@ static inline bool aligned(const void *at, size_t bytes) {
 /* 64 columns of N times 8 rows as a lane needs them: row lane / 4 of each 8. */
 template <int N> struct x_part { uint4 at[N][2]; };
 
-/* Where a lane's numbers begin: in shared memory or not. Those of rows that there are not are
- * zeros. */
+/* Where a lane's numbers begin: in shared memory or not. Those of a row that is not are zeros. */
 template <int N> struct x_rows { const char *at[N]; int first, second; bool is[N]; };
 
+/* Of up to eight rows the last one stands for those that there are not: their sums are not kept. */
 template <int N>
 __device__ static inline struct x_rows<N> rows_of(const char *x, const struct few_job &j) {
     struct x_rows<N> r;
-    const int lane = threadIdx.x % 32, odd = lane / 4 % 2;
+    const int lane = threadIdx.x % 32;
+    const int own = N == 1 ? MIN(lane / 4, j.n_rows - 1) : lane / 4, odd = own % 2;
     r.first = odd * 64;
     r.second = 64 - r.first;
 #pragma unroll
     for (int n = 0; n < N; n++) {
-        const int row = 8 * n + lane / 4;
-        r.is[n] = row < j.n_rows;
+        const int row = 8 * n + own;
+        r.is[n] = N == 1 || row < j.n_rows;
         r.at[n] = x + 2 * (int64_t)row * j.cols + lane % 4 * 16;
     }
     return r;
@@ -142,15 +152,22 @@ __device__ static inline double norm_sum(const float v[TURNS][NORM_KEPT], double
     return all;
 }
 
+/* few_place by bits. Divisions are long code, and what a processor runs for a layer has to stay in
+ * its cache of instructions: that of the products and of attention together just does. */
+__device__ static inline unsigned few_at(unsigned row, unsigned c, unsigned cols) {
+    return 2 * (row * cols + (c & ~63u) + ((c ^ row << 5) & 32) + (c & 6) * 4 + (c >> 2 & 4) +
+                (c >> 2 & 2) + (c & 1));
+}
+
 /* 32 columns of a normed row that others read: in F32, and as fragments. */
-__device__ static inline void norm_out(const struct few_job &j, int row, int of, float inverse) {
+__device__ static inline void norm_out(const struct few_job &j, int row, int of, int at,
+                                       float inverse) {
     const struct cuda_norm &m = j.norm;
     const int col = of * 32 + threadIdx.x % 32;
-    if (col >= m.cols) return;
     const float w = m.gain ? m.gain[col] : 1.0f;
     const float y = m.x[row * m.x_row + col] * inverse * (m.gain && m.plus1 ? 1.0f + w : w);
     m.y[row * m.y_row + col] = y;
-    few_put(j.norm_few, row, col, m.cols, y);
+    *(__nv_bfloat16 *)(j.norm_few + at) = __float2bfloat16_rn(y);
 }
 
 /* Every block norms all rows for itself; of what is kept, each of the first ones writes a share.
@@ -161,7 +178,7 @@ __device__ static inline void norm_in(char *to, const struct few_job &j) {
     __shared__ double part[NORM_WAITS_ROWS][32];
     const struct cuda_norm &m = j.norm;
     const int own = threadIdx.x / 32, lane = threadIdx.x % 32, theirs = (m.cols + 127) / 128;
-    const int place = (int)few_place(0, lane, m.cols);
+    const int place = (int)few_at(0, lane, m.cols), all = m.cols / 32;
     float v[TURNS][NORM_KEPT], g[TURNS][NORM_KEPT];
     const auto each = [&](const auto &f) {
 #pragma unroll
@@ -169,28 +186,33 @@ __device__ static inline void norm_in(char *to, const struct few_job &j) {
 #pragma unroll
             for (int k = 0; k < NORM_KEPT; k++) {
                 const int warp = own + t * warps, of = warp + k * theirs;
-                f(v[t][k], g[t][k], of, warp < theirs && of * 32 + lane < m.cols);
+                f(v[t][k], g[t][k], of, warp < theirs && of < all);
             }
     };
+    const float *gains = m.gain + lane;
+    const bool more = m.gain && m.plus1;
     each([&](float &, float &gain, int of, bool in) {
-        const float w = m.gain && in ? m.gain[of * 32 + lane] : 1.0f;
-        gain = m.gain && m.plus1 ? 1.0f + w : w;
+        const float w = m.gain && in ? gains[of * 32] : 1.0f;
+        gain = more ? 1.0f + w : w;
     });
     after_previous();
 #pragma unroll 1
     for (int row = 0; row < j.n_rows; row++) {
         const float *x = m.x + row * m.x_row + lane;
+        const int base = 2 * row * m.cols + place, odd = row & 1;
         each([&](float &v, float &, int of, bool in) { v = in ? x[of * 32] : 0; });
         const double square = norm_sum<TURNS>(v, part[row], theirs, warps);
         const float inverse = (float)rsqrt(square / (double)m.cols + (double)m.eps);
         each([&](float &v, float &gain, int of, bool in) {
-            const int at = 2 * row * m.cols + of / 2 * 128 + ((of ^ row) & 1) * 64 + place;
-            if (in) *(__nv_bfloat16 *)(to + at) = __float2bfloat16_rn(v * inverse * gain);
+            if (in)
+                *(__nv_bfloat16 *)(to + base + ((of ^ odd) << 6)) =
+                    __float2bfloat16_rn(v * inverse * gain);
         });
 #pragma unroll 1
         for (int share = blockIdx.x; share < SHARES; share += gridDim.x) {
             const int warp = own + share / NORM_KEPT * warps;
-            if (warp < theirs) norm_out(j, row, warp + share % NORM_KEPT * theirs, inverse);
+            const int of = warp + share % NORM_KEPT * theirs;
+            if (warp < theirs && of < all) norm_out(j, row, of, base + ((of ^ odd) << 6), inverse);
         }
     }
     named_sync(ROWS_BARRIER, 32 * warps);
@@ -269,11 +291,16 @@ struct own {                         /* what a warp works on */
     int first, step;                 /* units */
 };
 
+/* How many units those before a warp share, a unit each or SLICES of them one. */
+__device__ static inline int units_before(const struct few_job &j, int warp) {
+    return j.spread > 1 ? (int)((unsigned)warp / SLICES) : warp;
+}
+
 __device__ static inline struct own own_of(const struct few_job &j, int warp) {
-    struct own own = { 0, j.cols, (int)(blockIdx.x + gridDim.x * (warp / j.spread)),
-                       (int)gridDim.x * (j.warps / j.spread) };
+    struct own own = { 0, j.cols, (int)(blockIdx.x + gridDim.x * units_before(j, warp)),
+                       (int)gridDim.x * units_before(j, j.warps) };
     if (j.spread > 1) {
-        own.begin = MIN(warp % j.spread * j.part[0].slice, j.cols);
+        own.begin = MIN((int)((unsigned)warp % SLICES) * j.part[0].slice, j.cols);
         own.end = MIN(own.begin + j.part[0].slice, j.cols);
     }
     return own;
@@ -299,7 +326,8 @@ __device__ static inline void finish(const struct few_job &j, int p, int out, in
         const float h = j.act.act == ACT_SILU ? first * sigmoid(first) * up
                                               : any_gated(first, up, &j.act);
         *y = h;
-        if (j.next) few_put(j.next, row, out, part.outs, h);
+        if (j.next)
+            *(__nv_bfloat16 *)(j.next + few_at(row, out, part.outs)) = __float2bfloat16_rn(h);
     }
 }
 
@@ -322,31 +350,28 @@ __device__ static inline void keep(float *to, const struct few_job &j, const flo
 
 /* The warps of a unit wait for each other. */
 __device__ static inline void join(const struct few_job &j, int warp) {
-    if (j.spread > 1) named_sync(1 + warp / j.spread, 32 * j.spread);
+    if (j.spread > 1) named_sync(1 + units_before(j, warp), 32 * SLICES);
     else __syncwarp();
 }
 
 /* What output i of a unit was, where the product is added to it. Threads read the first one that
  * they will finish before they sum it up. */
-__device__ static inline float output_before(const struct few_job &j, int unit, int i) {
+__device__ static inline float output_before(const struct few_job &j, int p, int tile, int i) {
     if (j.end != PRODUCTS_ADD || i >= TILE * j.n_rows) return 0;
-    int tile;
-    const struct few_part &part = j.part[part_of(j, unit, 0, &tile)];
+    const struct few_part &part = j.part[p];
     const int out = tile * TILE + i % TILE;
     return out < part.outs ? part.y[i / TILE * part.y_row + out] : 0;
 }
 
 /* A thread's number among those of the warps that share a unit. */
 __device__ static inline int place_in_unit(const struct few_job &j, int warp) {
-    return threadIdx.x - warp / j.spread * j.spread * 32;
+    return threadIdx.x - units_before(j, warp) * j.spread * 32;
 }
 
 /* The slices of the warps that share a unit are added in order. */
-__device__ static inline void finish_unit(const struct few_job &j, float *kept, int unit,
+__device__ static inline void finish_unit(const struct few_job &j, float *kept, int p, int tile,
                                           int warp, float before) {
-    const int first = warp / j.spread * j.spread, outs = TILE * j.n_rows;
-    int tile;
-    const int p = part_of(j, unit, 0, &tile);
+    const int first = units_before(j, warp) * j.spread, outs = TILE * j.n_rows;
 #pragma unroll 1
     for (int i = place_in_unit(j, warp); i < outs; i += 32 * j.spread) {
         float v[2] = { 0, 0 };
@@ -354,9 +379,10 @@ __device__ static inline void finish_unit(const struct few_job &j, float *kept, 
         for (int s = 0; s < 2; s++) {
             if (s >= j.strips) break;
             v[s] = kept_at(kept, j, s, first)[i];
+#pragma unroll 1
             for (int k = 1; k < j.spread; k++) v[s] += kept_at(kept, j, s, first + k)[i];
         }
         finish(j, p, tile * TILE + i % TILE, i / TILE, v[0], v[1], before);
-        before = output_before(j, unit, i + 32 * j.spread);
+        before = output_before(j, p, tile, i + 32 * j.spread);
     }
 }

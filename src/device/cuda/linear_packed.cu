@@ -4,7 +4,7 @@
  * the kernel's rows exist, since nobody writes weights; it waits for others only to add slices. */
 #include "device/cuda/linear_format.h"
 
-enum { SLICES = 4, MANY_WARPS = 16, FEW_WARPS = 8 };
+enum { WARPS = 16 };
 
 /* What a warp has still to ask for. */
 template <class F> struct feed { int unit, strip, col; typename F::from from; };
@@ -33,6 +33,7 @@ __device__ static inline void fetch_next(struct feed<F> &f, char *stage, const s
 __device__ static inline void wait_for_all_but(int left) {
     if (left == 1) async_wait<1>();
     else if (left == 2) async_wait<2>();
+    else if (left == 3) async_wait<3>();
     else if (left == 4) async_wait<4>();
     else if (left == 6) async_wait<6>();
     else if (left == 10) async_wait<10>();
@@ -99,7 +100,7 @@ __device__ static inline void strip_of(float sum[N][4], struct ring<F> &r,
 }
 
 /* Shared memory: the rings of the warps, one after the other, the rows, the warps' sums. */
-template <class F, bool SHARED, int N, int WARPS>
+template <class F, bool SHARED, int N>
 __global__ static void __launch_bounds__(WARPS * 32, N == 1 ? 2 : 1)
     stream(const __grid_constant__ struct few_job j) {
     extern __shared__ __align__(128) char memory[];
@@ -121,7 +122,9 @@ __global__ static void __launch_bounds__(WARPS * 32, N == 1 ? 2 : 1)
     if (!SHARED) load_x<SHARED, N>(x, rows, MIN(own.begin, j.cols - 64));
     int odd = 0;
     for (int unit = own.first; unit < j.units; unit += own.step, odd ^= 1) {
-        const float before = output_before(j, unit, place_in_unit(j, warp));
+        int tile;
+        const int p = part_of(j, unit, 0, &tile);
+        const float before = output_before(j, p, tile, place_in_unit(j, warp));
         float *to = kept + odd * j.strips * j.warps * j.n_rows * TILE;
 #pragma unroll 1
         for (int s = 0; s < j.strips; s++) {
@@ -130,7 +133,7 @@ __global__ static void __launch_bounds__(WARPS * 32, N == 1 ? 2 : 1)
             keep<N>(kept_at(to, j, s, warp), j, v);
         }
         join(j, warp);               /* the next unit's sums are kept elsewhere */
-        finish_unit(j, to, unit, warp, before);
+        finish_unit(j, to, p, tile, warp, before);
     }
 }
 
@@ -138,7 +141,7 @@ __global__ static void __launch_bounds__(WARPS * 32, N == 1 ? 2 : 1)
 
 /* Stages that wait_for_all_but knows. */
 static int stages_for(size_t room, size_t each) {
-    static const int known[] = { 12, 8, 6, 4, 3 };
+    static const int known[] = { 12, 8, 6, 5, 4, 3 };
     for (int n : known)
         if (n * each <= room) return n;
     return 2;
@@ -147,45 +150,39 @@ static int stages_for(size_t room, size_t each) {
 /* Blocks of a product and of the next are on a processor together. Two blocks of one product must
  * not be, for then another processor has none, and neither has it of the products that follow,
  * which go where there is room. A product that adds begins while blocks of attention are here and
- * there, which take a place of two from a processor: formats whose blocks are large (ALONE), and
- * all others beside attention_one.cu, then ask for so much that two never fit, and what follows
- * finds a block everywhere. ROOM is what fits beside it, and it is three stages of gate and up. */
-static constexpr size_t ROOM = (111 << 10) + 256, ROOM_ADD = SHARED_ALONE;
+ * there, which take a place of two from a processor: it asks for so much that two never fit, of
+ * formats whose blocks are large (ALONE) whatever the rows, of others beside attention_one.cu; and
+ * what follows finds a block everywhere. ROOM is what fits beside it, and it is three stages of
+ * gate and up. */
+static constexpr size_t ROOM = (111 << 10) + 256;
 
-template <class F, bool SHARED, int N, int WARPS>
-static void start(struct cuda *c, struct few_job &j, size_t x_bytes, int units_each) {
+template <class F, bool SHARED, int N>
+static void start(struct cuda *c, struct few_job &j, size_t x_bytes) {
+    const auto kernel = stream<F, SHARED, N>;
+    static const size_t alone_bytes = few_alone(kernel);
+    const int units_each = (int)blocks_of(j.units, c->processors);
     j.spread = SLICES;
     j.warps = MIN(units_each, WARPS / SLICES) * SLICES;
     const size_t beside = (SHARED ? x_bytes + 128 : 0) + 2 * few_kept(j) + 128;
     const bool halves = N == 1 && beside < ROOM / 2;
     const bool alone = halves && (F::ALONE || j.n_rows == 1) && j.end == PRODUCTS_ADD;
-    const size_t most = !halves ? SHARED_MOST : alone && F::ALONE ? ROOM_ADD : ROOM;
+    const size_t most = alone ? alone_bytes : halves ? ROOM : SHARED_MOST;
     j.stages = stages_for(most - beside, (size_t)(j.warps * (int)F::BYTES));
     const size_t needed = (size_t)(j.stages * j.warps * (int)F::BYTES) + beside;
-    if (SHARED && needed > SHARED_MOST) return start<F, false, N, WARPS>(c, j, 0, units_each);
-    cudaFuncSetAttribute(stream<F, SHARED, N, WARPS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         SHARED_MOST);
-    cuda_start(c, stream<F, SHARED, N, WARPS>, dim3((unsigned)MIN(j.units, c->processors)),
-               dim3(32u * (j.norm.x ? (int)WARPS : j.warps)), alone ? ROOM_ADD : needed, j);
-}
-
-/* A processor that has no more than two tiles keeps eight warps busy, with more registers each. */
-template <class F, bool SHARED, int N>
-static void by_warps(struct cuda *c, struct few_job &j, size_t x_bytes) {
-    constexpr int FEW = F::ALONE && N == 1 ? FEW_WARPS : MANY_WARPS;
-    const int each = (int)blocks_of(j.units, c->processors);
-    if (!j.norm.x && each * SLICES <= FEW) start<F, SHARED, N, FEW>(c, j, x_bytes, each);
-    else start<F, SHARED, N, MANY_WARPS>(c, j, x_bytes, each);
+    if (SHARED && needed > SHARED_MOST) return start<F, false, N>(c, j, 0);
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_MOST);
+    cuda_start(c, kernel, dim3((unsigned)MIN(j.units, c->processors)),
+               dim3(32u * (j.norm.x ? (int)WARPS : j.warps)), alone ? alone_bytes : needed, j);
 }
 
 template <class F>
 static void by_rows(struct cuda *c, struct few_job &j) {
     const size_t x_bytes = 2 * (size_t)j.n_rows * (size_t)j.cols;
     const bool fits = x_bytes <= SHARED_HALF;
-    if (j.n_rows <= 8 && fits) by_warps<F, true, 1>(c, j, x_bytes);
-    else if (j.n_rows <= 8) by_warps<F, false, 1>(c, j, x_bytes);
-    else if (fits) by_warps<F, true, 2>(c, j, x_bytes);
-    else by_warps<F, false, 2>(c, j, x_bytes);
+    if (j.n_rows <= 8 && fits) start<F, true, 1>(c, j, x_bytes);
+    else if (j.n_rows <= 8) start<F, false, 1>(c, j, x_bytes);
+    else if (fits) start<F, true, 2>(c, j, x_bytes);
+    else start<F, false, 2>(c, j, x_bytes);
 }
 
 /* Which format; F the function that is a template of it. */

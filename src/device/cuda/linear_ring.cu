@@ -55,16 +55,28 @@ __device__ static inline void fetch(struct cursor &at, struct ring &r, const str
     at.unit += own.step;
 }
 
-/* For the ring of warp `of`; there may be none. */
-__device__ static inline void keep_filled(struct ring r, const struct few_job &j, int of) {
-    const struct own own = own_of(j, of);
+/* Whether the phase of that parity is over. */
+__device__ static inline bool barrier_is(uint64_t *b, unsigned parity) {
+    unsigned is = 0;
+    HOPPER_ONLY(asm volatile("{ .reg .pred p; "
+                             "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;"
+                             "selp.u32 %0, 1, 0, p; }" : "=r"(is) : "r"(shared_at(b)), "r"(parity)
+                             : "memory"));
+    return is;
+}
+
+/* For the ring of warp `of`, by its lane; there may be none. A stage is free again when the round
+ * before was used. Lanes look again and again: if each waited for its own, all would wait for the
+ * last. */
+__device__ static inline void keep_filled(struct ring r, const struct few_job &j,
+                                          const struct own &own, int of) {
     struct cursor at = { own.first, 0, own.begin };
     if (of >= j.warps || own.begin >= own.end) at.unit = j.units;
     for (int i = 0; i < j.stages && at.unit < j.units; i++) fetch(at, r, own, j);
     __syncwarp();
-    while (at.unit < j.units) {      /* a stage is free again when the round before was used */
-        barrier_wait(&r.empty[r.stage], r.parity ^ 1);
-        fetch(at, r, own, j);
+    while (__any_sync(~0u, at.unit < j.units)) {
+        if (at.unit < j.units && barrier_is(&r.empty[r.stage], r.parity ^ 1)) fetch(at, r, own, j);
+        __syncwarp();
     }
 }
 
@@ -118,7 +130,10 @@ __global__ static void __launch_bounds__((WARPS + 1) * 32, N == 1 ? 2 : 1)
     const int warp = threadIdx.x / 32, last = blockDim.x / 32 - 1, ring_bytes = j.stages * BYTES;
     char *x_at = memory + j.warps * ring_bytes;
     float *kept = (float *)(x_at + (SHARED ? 2 * j.n_rows * j.cols + 128 : 0));
+    const int of = warp == last ? (int)threadIdx.x % 32 : warp;
+    const struct own own = own_of(j, of);
     if (warp < j.warps && threadIdx.x % 32 == 0)
+#pragma unroll 1
         for (int i = 0; i < j.stages; i++) {
             barrier_init(&full[warp][i], 1);
             barrier_init(&empty[warp][i], 1);
@@ -128,23 +143,22 @@ __global__ static void __launch_bounds__((WARPS + 1) * 32, N == 1 ? 2 : 1)
     __syncthreads();
     let_next_begin();
     if (warp == last) {
-        const int of = threadIdx.x % 32, is = MIN(of, j.warps - 1);
-        keep_filled({ memory + is * ring_bytes, full[is], empty[is], 0, 0 }, j, of);
+        const int is = MIN(of, j.warps - 1);
+        keep_filled({ memory + is * ring_bytes, full[is], empty[is], 0, 0 }, j, own, of);
         return;
     }
     if (SHARED) rows_in<WARPS>(x_at, j, &x_full, last);
     else after_previous();
     if (warp >= j.warps) return;     /* those are there for a norm */
     struct ring r = { memory + warp * ring_bytes, full[warp], empty[warp], 0, 0 };
-    const struct own own = own_of(j, warp);
     const struct x_rows<N> rows = rows_of<N>(SHARED ? x_at : j.x, j);
     struct x_part<N> x[2];
     for (int i = 0; i < 2 && !SHARED; i++)
         load_x<SHARED, N>(x[i], rows, MIN(own.begin + 64 * i, j.cols - 64));
     for (int unit = own.first; unit < j.units; unit += own.step) {
         int tile;
-        const float before = output_before(j, unit, place_in_unit(j, warp));
-        const int slice = j.part[part_of(j, unit, 0, &tile)].slice;
+        const int p = part_of(j, unit, 0, &tile), slice = j.part[p].slice;
+        const float before = output_before(j, p, tile, place_in_unit(j, warp));
 #pragma unroll 1
         for (int s = 0; s < j.strips; s++) {
             float v[N][4];
@@ -152,13 +166,15 @@ __global__ static void __launch_bounds__((WARPS + 1) * 32, N == 1 ? 2 : 1)
             keep<N>(kept_at(kept, j, s, warp), j, v);
         }
         join(j, warp);
-        finish_unit(j, kept, unit, warp, before);
+        finish_unit(j, kept, p, tile, warp, before);
         join(j, warp);               /* before anybody keeps the next */
     }
 }
 
 template <bool SHARED, int N>
 static void start(struct cuda *c, struct few_job &j, size_t x_bytes) {
+    const auto kernel = stream<SHARED, N>;
+    static const size_t alone_bytes = few_alone(kernel);
     const int units_each = (int)blocks_of(j.units, c->processors);
     j.warps = MAX(1, MIN(units_each, WARPS / j.spread)) * j.spread;
     const size_t beside = (SHARED ? x_bytes + 128 : 0) + few_kept(j);
@@ -169,10 +185,9 @@ static void start(struct cuda *c, struct few_job &j, size_t x_bytes) {
     const size_t needed = (size_t)(j.stages * j.warps * BYTES) + beside;
     /* It may begin beside attention, which is not on every processor: see linear_packed.cu. */
     const bool alone = j.n_rows == 1 && j.end == PRODUCTS_ADD;
-    const size_t bytes = alone ? MAX(needed, (size_t)SHARED_ALONE) : needed;
-    cudaFuncSetAttribute(stream<SHARED, N>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         SHARED_MOST);
-    cuda_start(c, stream<SHARED, N>, dim3((unsigned)MIN(j.units, c->processors)),
+    const size_t bytes = alone ? MAX(needed, alone_bytes) : needed;
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_MOST);
+    cuda_start(c, kernel, dim3((unsigned)MIN(j.units, c->processors)),
                dim3(32u * ((j.norm.x ? (int)WARPS : j.warps) + 1)), bytes, j);
 }
 
