@@ -336,47 +336,66 @@ static void fill_pages(struct one_work *w) {
         }
 }
 
-/* The rows' answer, and what the cache has then. waits: attention comes right after heads. */
-static void one_way(struct one_work *w, bool waits, float *y, char *pages) {
+/* What ops are given of it, on the device. */
+struct one_there {
+    struct tensor t[3], gain;
+    struct rows rows;
+    struct attend a;
+    struct heads_args args;
+};
+
+static void one_put(struct one_there *o, const struct one_work *w) {
     const struct one_shape *s = w->s;
     struct device *dev = &rounding;
     const int heads[] = { s->heads, s->kv_heads, s->kv_heads };
     const int dim[] = { s->k_dim, s->k_dim, s->v_dim }, first[] = { 0, 1, 2 }, seq[] = { 0, 1 };
-    struct tensor t[3], gain = tensor_1d(w->gain, F32, s->k_dim);
-    const int64_t out = (int64_t)w->n * s->heads * s->v_dim;
     for (int i = 0; i < 3; i++)
-        t[i] = tensor_3d(there(dev, w->x[i], (size_t)(w->n * heads[i] * dim[i]) * 4), F32, w->n,
-                         heads[i], dim[i]);
-    struct tensor to = tensor_3d(there(dev, NULL, (size_t)out * 4), F32, w->n, s->heads, s->v_dim);
-    const struct rows rows = { w->n, w->n, ints(dev, w->pos, w->n), ints(dev, seq, w->n),
-                               ints(dev, first, w->n + 1) };
-    const struct attend a = {
-        .rows = &rows,
+        o->t[i] = tensor_3d(there(dev, w->x[i], (size_t)(w->n * heads[i] * dim[i]) * 4), F32, w->n,
+                            heads[i], dim[i]);
+    o->gain = tensor_1d(w->gain, F32, s->k_dim);
+    o->rows = (struct rows){ w->n, w->n, ints(dev, w->pos, w->n), ints(dev, seq, w->n),
+                             ints(dev, first, w->n + 1) };
+    o->a = (struct attend){
+        .rows = &o->rows,
         .kv = { there(dev, w->pages, w->pages_bytes), w->page_bytes,
                 ints(dev, w->table, w->n * w->pages_max), w->pages_max, s->page, BF16 },
         .heads = s->heads, .kv_heads = s->kv_heads, .k_dim = s->k_dim, .v_dim = s->v_dim,
         .tiled = s->tiled, .window = s->window, .sinks = s->sinks ? w->sinks : NULL,
         .scale = 0.1f, .softcap = s->softcap,
     };
-    const struct heads_args args = { &t[0], &t[1], &t[2], &gain, &gain, s->normed, s->kind, 1e-6f,
-                                     { &rows, w->freq, NULL, s->pairing, 1.1f }, s->dims, &a };
-    assert_true(dev->op->heads(dev, &args));
-    if (!waits) assert_true(dev->op->sync(dev, NULL));
-    dev->op->attention(dev, &to, &t[0], &a);
-    back(dev, (float *)(void *)pages, a.kv.pages, (int64_t)w->pages_bytes / 4);
-    back(dev, y, to.at, out);
-    void *used[] = { t[0].at, t[1].at, t[2].at, (void *)(uintptr_t)rows.pos,
-                     (void *)(uintptr_t)rows.seq, (void *)(uintptr_t)rows.first,
-                     (void *)(uintptr_t)a.kv.table };
-    for (size_t i = 0; i < COUNT(used); i++) dev->op->free(dev, used[i], 0);
+    o->args = (struct heads_args){ &o->t[0], &o->t[1], &o->t[2], &o->gain, &o->gain, s->normed,
+                                   s->kind, 1e-6f, { &o->rows, w->freq, NULL, s->pairing, 1.1f },
+                                   s->dims, &o->a };
 }
 
-static void one_check(const struct one_shape *s, int n, int pos0, int pos1) {
-    int pos[] = { pos0, pos1 };
+static void one_gone(struct one_there *o, bool pages) {
+    void *used[] = { o->t[0].at, o->t[1].at, o->t[2].at, (void *)(uintptr_t)o->rows.pos,
+                     (void *)(uintptr_t)o->rows.seq, (void *)(uintptr_t)o->rows.first,
+                     (void *)(uintptr_t)o->a.kv.table, pages ? o->a.kv.pages : NULL };
+    for (size_t i = 0; i < COUNT(used); i++)
+        if (used[i]) rounding.op->free(&rounding, used[i], 0);
+}
+
+/* The rows' answer, and what the cache has then. waits: attention comes right after heads. */
+static void one_way(struct one_work *w, bool waits, float *y, char *pages) {
+    const struct one_shape *s = w->s;
+    struct device *dev = &rounding;
+    const int64_t out = (int64_t)w->n * s->heads * s->v_dim;
+    struct one_there o;
+    struct tensor to = tensor_3d(there(dev, NULL, (size_t)out * 4), F32, w->n, s->heads, s->v_dim);
+    one_put(&o, w);
+    assert_true(dev->op->heads(dev, &o.args));
+    if (!waits) assert_true(dev->op->sync(dev, NULL));
+    dev->op->attention(dev, &to, &o.t[0], &o.a);
+    back(dev, (float *)(void *)pages, o.a.kv.pages, (int64_t)w->pages_bytes / 4);
+    back(dev, y, to.at, out);
+    one_gone(&o, false);
+}
+
+static struct one_work one_new(const struct one_shape *s, int n, int *pos) {
     struct one_work w = { .s = s, .n = n, .pos = pos };
     const int width[] = { s->heads * s->k_dim, s->kv_heads * s->k_dim, s->kv_heads * s->v_dim };
-    const size_t out = (size_t)(n * s->heads * s->v_dim);
-    for (w.pages_max = 1; w.pages_max * s->page <= MAX(pos0, n > 1 ? pos1 : 0);) w.pages_max *= 2;
+    for (w.pages_max = 1; w.pages_max * s->page <= MAX(pos[0], pos[n - 1]);) w.pages_max *= 2;
     w.page_bytes = (size_t)(s->kv_heads * s->page * (s->k_dim + s->v_dim)) * 2;
     w.pages_bytes = w.page_bytes * (size_t)(n * w.pages_max);
     w.pages = mem_new(w.pages_bytes);
@@ -388,6 +407,27 @@ static void one_check(const struct one_shape *s, int n, int pos0, int pos1) {
     assert_true(rounding.op->adopt(&rounding, w.gain, (size_t)s->k_dim * 4));
     assert_true(rounding.op->adopt(&rounding, w.sinks, (size_t)s->heads * 4));
     fill_pages(&w);
+    return w;
+}
+
+static void one_free(struct one_work *w) {
+    for (int i = 0; i < 3; i++) free(w->x[i]);
+    free(w->pages), free(w->table);
+}
+
+static void one_same(const struct one_shape *s, const float *got, const float *want, size_t out,
+                     const int *pos, int n) {
+    for (size_t i = 0; i < out; i++)
+        if (memcmp(&got[i], &want[i], sizeof *got) != 0 || isnan(want[i]))
+            fail_msg("%d/%d heads of %d, positions %d, %d: number %zu is %.9g, not %.9g", s->heads,
+                     s->kv_heads, s->k_dim, pos[0], pos[n - 1], i, (double)got[i],
+                     (double)want[i]);
+}
+
+static void one_check(const struct one_shape *s, int n, int pos0, int pos1) {
+    int pos[] = { pos0, pos1 };
+    struct one_work w = one_new(s, n, pos);
+    const size_t out = (size_t)(n * s->heads * s->v_dim);
     float *y[2];
     char *pages[2];
     for (int i = 0; i < 2; i++) {
@@ -395,14 +435,10 @@ static void one_check(const struct one_shape *s, int n, int pos0, int pos1) {
         pages[i] = mem_new(w.pages_bytes);
         one_way(&w, i, y[i], pages[i]);
     }
-    for (size_t i = 0; i < out; i++)
-        if (memcmp(&y[0][i], &y[1][i], sizeof *y[0]) != 0 || isnan(y[0][i]))
-            fail_msg("%d/%d heads of %d, positions %d, %d: number %zu is %.9g, not %.9g", s->heads,
-                     s->kv_heads, s->k_dim, pos0, pos1, i, (double)y[1][i], (double)y[0][i]);
+    one_same(s, y[1], y[0], out, pos, n);
     assert_memory_equal(pages[0], pages[1], w.pages_bytes);
     for (int i = 0; i < 2; i++) free(y[i]), free(pages[i]);
-    for (int i = 0; i < 3; i++) free(w.x[i]);
-    free(w.pages), free(w.table);
+    one_free(&w);
 }
 
 /* Contexts that have less than a block, a block for some of a cluster, and rings that go round. */
@@ -425,10 +461,67 @@ static void test_heads_wait(void **state) {
         }
 }
 
+/* Kernels that begin while the one before runs: attention of one row after attention of one row of
+ * another context, or after other kernels, none of them waited for. Contexts are those that
+ * attention_one.cu serves: elsewhere heads are made ready in place, and no more than once. */
+enum { CONTEXTS = 8, LAUNCHES = 300 };
+
+static void in_a_row(const struct one_shape *s, const int *at) {
+    struct device *dev = &rounding;
+    const int64_t out = s->heads * s->v_dim;
+    struct one_work w[CONTEXTS];
+    struct one_there o[CONTEXTS];
+    int pos[CONTEXTS], which[LAUNCHES];
+    float *want = mem_array((size_t)(CONTEXTS * out), sizeof *want);
+    float *got = mem_array((size_t)(LAUNCHES * out), sizeof *got);
+    for (int c = 0; c < CONTEXTS; c++) {
+        pos[c] = at[c];
+        w[c] = one_new(s, 1, &pos[c]);
+        char *pages = mem_new(w[c].pages_bytes);
+        one_way(&w[c], false, want + c * out, pages);
+        free(pages);
+        one_put(&o[c], &w[c]);
+    }
+    struct tensor to = tensor_3d(there(dev, NULL, (size_t)(LAUNCHES * out) * 4), F32, LAUNCHES,
+                                 s->heads, s->v_dim);
+    struct tensor other = tensor_2d(there(dev, want, (size_t)out * 4), F32, 1, out);
+    for (int i = 0; i < LAUNCHES; i++) {
+        const int c = which[i] = (int)(draw() % CONTEXTS);
+        struct tensor y = tensor_part(&to, 0, i, 1);
+        assert_true(dev->op->heads(dev, &o[c].args));
+        dev->op->attention(dev, &y, &o[c].t[0], &o[c].a);
+        for (int k = (int)(draw() % 3); k > 0; k--) dev->op->scale(dev, &other, 0.5f, -1, 1);
+    }
+    back(dev, got, to.at, LAUNCHES * out);
+    for (int i = 0; i < LAUNCHES; i++)
+        one_same(s, got + i * out, want + which[i] * out, (size_t)out, &pos[which[i]], 1);
+    dev->op->free(dev, other.at, 0);
+    for (int c = 0; c < CONTEXTS; c++) one_gone(&o[c], true), one_free(&w[c]);
+    free(want), free(got);
+}
+
+static void test_heads_in_a_row(void **state) {
+    (void)state;
+    static const struct one_shape shapes[] = {
+        { 32, 8, 128, 128, 128, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0 },
+        { 8, 1, 64, 64, 64, 16, 0, true, true, false, NORM_RMS, ROPE_HALVES, 0 },
+        { 16, 2, 128, 64, 64, 8, 1500, true, true, false, NORM_RMS_PLUS1, ROPE_HALVES, 30 },
+        { 48, 48, 64, 64, 64, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0 },
+    };
+    static const int at[][CONTEXTS] = {
+        { 1023, 1024, 2047, 3000, 4100, 8191, 8192, 9500 },
+        { 70, 700, 1500, 1700, 2500, 6000, 17000, 30000 },
+        { 1, 1024, 1400, 1600, 2600, 2601, 5000, 9000 },
+        { 5, 128, 1024, 1025, 1151, 1152, 2100, 2200 },
+    };
+    for (size_t i = 0; i < COUNT(shapes); i++)
+        if (takes(i)) in_a_row(&shapes[i], at[i]);
+}
+
 static int run(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32), cmocka_unit_test(test_rounding),
-        cmocka_unit_test(test_heads_wait),
+        cmocka_unit_test(test_heads_wait), cmocka_unit_test(test_heads_in_a_row),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

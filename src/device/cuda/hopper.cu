@@ -48,6 +48,21 @@ bool cuda_page_map(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
     return page_bytes % 16 == 0 && map_of(map, at, 3, size, stride, box_rows, width);
 }
 
+bool cuda_page_map_whole(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
+                         int64_t page_bytes, int box_rows) {
+    const cuuint64_t size[4] = { 64, (cuuint64_t)rows, (cuuint64_t)(cols / 64),
+                                 (cuuint64_t)1 << 24 };
+    const cuuint64_t stride[3] = { (cuuint64_t)cols * 2, 128, (cuuint64_t)page_bytes };
+    const cuuint32_t box[4] = { 64, (cuuint32_t)box_rows, (cuuint32_t)(cols / 64), 1 };
+    const cuuint32_t step[4] = { 1, 1, 1, 1 };
+    encode_fn *encode = encoder();
+    return encode && (uintptr_t)at % 16 == 0 && page_bytes % 16 == 0 &&
+           encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)(uintptr_t)at, size, stride,
+                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
 bool cuda_tensor_map_blocks(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
                             int64_t row_bytes, int box_rows, int box_blocks) {
     const cuuint64_t size[3] = { 64, (cuuint64_t)rows, (cuuint64_t)(cols / 64) };

@@ -24,6 +24,9 @@ bool cuda_page_map(CUtensorMap *, const void *at, int64_t rows, int64_t cols, in
  * columns of all rows, then the next 64. */
 bool cuda_tensor_map_blocks(CUtensorMap *, const void *at, int64_t rows, int64_t cols,
                             int64_t row_bytes, int box_rows, int box_blocks);
+/* Pages of bf16, cols a multiple of 64: a box has all columns, 64 of all rows, then the next 64. */
+bool cuda_page_map_whole(CUtensorMap *, const void *at, int64_t rows, int64_t cols,
+                         int64_t page_bytes, int box_rows);
 
 __device__ static inline unsigned shared_at(const void *p) {
     return (unsigned)__cvta_generic_to_shared(p);
@@ -128,6 +131,15 @@ __device__ static inline void page_in(void *to, const CUtensorMap *from, int col
         "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
         " [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared_at(to)), "l"(from), "r"(col), "r"(row),
         "r"(page), "r"(shared_at(b)) : "memory"));
+}
+
+/* A box of cuda_page_map_whole. */
+__device__ static inline void whole_in(void *to, const CUtensorMap *from, int row, int page,
+                                       uint64_t *b) {
+    HOPPER_ONLY(asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        " [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_at(to)), "l"(from), "r"(0), "r"(row),
+        "r"(0), "r"(page), "r"(shared_at(b)) : "memory"));
 }
 
 /* A box to every block of the cluster in `mask`, at the same place of each. */
