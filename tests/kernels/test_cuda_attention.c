@@ -305,6 +305,8 @@ static void test_rounding(void **state) {
 struct one_shape { int heads, kv_heads, k_dim, v_dim, dims, page, window; bool normed, sinks, tiled;
                    enum norm kind; enum rope pairing; float softcap; };
 
+enum { MANY_ROWS_MAX = 280 };
+
 struct one_work {
     const struct one_shape *s;
     int n, pages_max;
@@ -341,15 +343,17 @@ static void one_way(struct one_work *w, bool waits, float *y, char *pages) {
     const struct one_shape *s = w->s;
     struct device *dev = &rounding;
     const int heads[] = { s->heads, s->kv_heads, s->kv_heads };
-    const int dim[] = { s->k_dim, s->k_dim, s->v_dim }, first[] = { 0, 1, 2 }, seq[] = { 0, 1 };
+    const int dim[] = { s->k_dim, s->k_dim, s->v_dim };
+    int count[MANY_ROWS_MAX + 1];
     struct tensor t[3], gain = tensor_1d(w->gain, F32, s->k_dim);
+    for (int i = 0; i <= w->n; i++) count[i] = i;
     const int64_t out = (int64_t)w->n * s->heads * s->v_dim;
     for (int i = 0; i < 3; i++)
         t[i] = tensor_3d(there(dev, w->x[i], (size_t)(w->n * heads[i] * dim[i]) * 4), F32, w->n,
                          heads[i], dim[i]);
     struct tensor to = tensor_3d(there(dev, NULL, (size_t)out * 4), F32, w->n, s->heads, s->v_dim);
-    const struct rows rows = { w->n, w->n, ints(dev, w->pos, w->n), ints(dev, seq, w->n),
-                               ints(dev, first, w->n + 1) };
+    const struct rows rows = { w->n, w->n, ints(dev, w->pos, w->n),
+                               ints(dev, count, w->n), ints(dev, count, w->n + 1) };
     const struct attend a = {
         .rows = &rows,
         .kv = { there(dev, w->pages, w->pages_bytes), w->page_bytes,
@@ -371,12 +375,13 @@ static void one_way(struct one_work *w, bool waits, float *y, char *pages) {
     for (size_t i = 0; i < COUNT(used); i++) dev->op->free(dev, used[i], 0);
 }
 
-static void one_check(const struct one_shape *s, int n, int pos0, int pos1) {
-    int pos[] = { pos0, pos1 };
+static void one_check(const struct one_shape *s, int n, int *pos) {
     struct one_work w = { .s = s, .n = n, .pos = pos };
+    int last = 0;
     const int width[] = { s->heads * s->k_dim, s->kv_heads * s->k_dim, s->kv_heads * s->v_dim };
     const size_t out = (size_t)(n * s->heads * s->v_dim);
-    for (w.pages_max = 1; w.pages_max * s->page <= MAX(pos0, n > 1 ? pos1 : 0);) w.pages_max *= 2;
+    for (int i = 0; i < n; i++) last = MAX(last, pos[i]);
+    for (w.pages_max = 1; w.pages_max * s->page <= last;) w.pages_max *= 2;
     w.page_bytes = (size_t)(s->kv_heads * s->page * (s->k_dim + s->v_dim)) * 2;
     w.pages_bytes = w.page_bytes * (size_t)(n * w.pages_max);
     w.pages = mem_new(w.pages_bytes);
@@ -397,12 +402,22 @@ static void one_check(const struct one_shape *s, int n, int pos0, int pos1) {
     }
     for (size_t i = 0; i < out; i++)
         if (memcmp(&y[0][i], &y[1][i], sizeof *y[0]) != 0 || isnan(y[0][i]))
-            fail_msg("%d/%d heads of %d, positions %d, %d: number %zu is %.9g, not %.9g", s->heads,
-                     s->kv_heads, s->k_dim, pos0, pos1, i, (double)y[1][i], (double)y[0][i]);
+            fail_msg("%d/%d heads of %d, %d rows, position %d: number %zu is %.9g, not %.9g",
+                     s->heads, s->kv_heads, s->k_dim, n, pos[i / (out / (size_t)n)], i,
+                     (double)y[1][i], (double)y[0][i]);
     assert_memory_equal(pages[0], pages[1], w.pages_bytes);
     for (int i = 0; i < 2; i++) free(y[i]), free(pages[i]);
     for (int i = 0; i < 3; i++) free(w.x[i]);
     free(w.pages), free(w.table);
+}
+
+/* Rows so many that a block has all positions of one. */
+static void many_check(const struct one_shape *s) {
+    static const int at[] = { 0, 31, 63, 64, 127, 128, 130, 255, 256, 390, 515 };
+    int pos[MANY_ROWS_MAX];
+    const int n = MANY_ROWS_MAX / s->kv_heads;
+    for (int i = 0; i < n; i++) pos[i] = at[i % (int)COUNT(at)];
+    one_check(s, n, pos);
 }
 
 /* Contexts that have less than a block, a block for some of a cluster, and rings that go round. */
@@ -420,9 +435,12 @@ static void test_heads_wait(void **state) {
     static const int at[] = { 0, 63, 64, 127, 128, 515, 1023, 1024, 1100, 2100, 5000, 9500 };
     for (size_t i = 0; i < COUNT(shapes); i++)
         for (size_t k = 0; k < COUNT(at) && takes(i); k++) {
-            one_check(&shapes[i], 1, at[k], 0);
-            if (at[k] < 3000) one_check(&shapes[i], 2, at[k], at[COUNT(at) - 2 - k]);
+            int pos[] = { at[k], at[k] < 3000 ? at[COUNT(at) - 2 - k] : 0 };
+            one_check(&shapes[i], 1, pos);
+            if (at[k] < 3000) one_check(&shapes[i], 2, pos);
         }
+    for (size_t i = 0; i < COUNT(shapes); i++)
+        if (takes(i)) many_check(&shapes[i]);
 }
 
 static int run(void) {
