@@ -8,6 +8,7 @@
  * read weights on every multiprocessor. Slices of up to 256 rows may be tiles of their own
  * (`apart`), which another kernel adds up. */
 #include "device/cuda/linear_wgmma.h"
+#include "device/cuda/once.h"
 
 enum { STEP = 64, RING = 192 << 10 };
 
@@ -123,7 +124,8 @@ __device__ static inline void wide_weights(struct wide_stage<OUTS> *s, uint64_t 
     const CUtensorMap *w = &j.w[E == PRODUCTS_GATE ? half : t.part];
     const int out = E == PRODUCTS_GATE ? t.out : t.out + half * (OUTS / 2);
     barrier_expect(full, sizeof *s);
-    box_in_all(s->w[half], w, c, out, full, 3);
+    if (j.once) box_in_all_once(s->w[half], w, c, out, full, 3, read_once());
+    else box_in_all(s->w[half], w, c, out, full, 3);
 }
 
 /* Weights of the first steps are asked for before the rows are there, if nobody writes them. */
@@ -515,6 +517,7 @@ static void start_wide(struct cuda *c, struct many_job &j) {
     config.dynamicSmemBytes = bytes;
     config.stream = c->stream;
     cuda_settle(c);
+    j.once = j.row_tiles <= 2;
     cudaFuncSetAttribute(wide<OUTS, SLICED, E>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          (int)bytes);
     cudaLaunchKernelEx(&config, wide<OUTS, SLICED, E>, j);
