@@ -305,6 +305,8 @@ static void test_rounding(void **state) {
 struct one_shape { int heads, kv_heads, k_dim, v_dim, dims, page, window; bool normed, sinks, tiled;
                    enum norm kind; enum rope pairing; float softcap; };
 
+enum { MANY_ROWS_MAX = 280 };
+
 struct one_work {
     const struct one_shape *s;
     int n, pages_max;
@@ -348,13 +350,15 @@ static void one_put(struct one_there *o, const struct one_work *w) {
     const struct one_shape *s = w->s;
     struct device *dev = &rounding;
     const int heads[] = { s->heads, s->kv_heads, s->kv_heads };
-    const int dim[] = { s->k_dim, s->k_dim, s->v_dim }, first[] = { 0, 1, 2 }, seq[] = { 0, 1 };
+    const int dim[] = { s->k_dim, s->k_dim, s->v_dim };
+    int count[MANY_ROWS_MAX + 1];
+    for (int i = 0; i <= w->n; i++) count[i] = i;
     for (int i = 0; i < 3; i++)
         o->t[i] = tensor_3d(there(dev, w->x[i], (size_t)(w->n * heads[i] * dim[i]) * 4), F32, w->n,
                             heads[i], dim[i]);
     o->gain = tensor_1d(w->gain, F32, s->k_dim);
-    o->rows = (struct rows){ w->n, w->n, ints(dev, w->pos, w->n), ints(dev, seq, w->n),
-                             ints(dev, first, w->n + 1) };
+    o->rows = (struct rows){ w->n, w->n, ints(dev, w->pos, w->n), ints(dev, count, w->n),
+                             ints(dev, count, w->n + 1) };
     o->a = (struct attend){
         .rows = &o->rows,
         .kv = { there(dev, w->pages, w->pages_bytes), w->page_bytes,
@@ -394,8 +398,10 @@ static void one_way(struct one_work *w, bool waits, float *y, char *pages) {
 
 static struct one_work one_new(const struct one_shape *s, int n, int *pos) {
     struct one_work w = { .s = s, .n = n, .pos = pos };
+    int last = 0;
     const int width[] = { s->heads * s->k_dim, s->kv_heads * s->k_dim, s->kv_heads * s->v_dim };
-    for (w.pages_max = 1; w.pages_max * s->page <= MAX(pos[0], pos[n - 1]);) w.pages_max *= 2;
+    for (int i = 0; i < n; i++) last = MAX(last, pos[i]);
+    for (w.pages_max = 1; w.pages_max * s->page <= last;) w.pages_max *= 2;
     w.page_bytes = (size_t)(s->kv_heads * s->page * (s->k_dim + s->v_dim)) * 2;
     w.pages_bytes = w.page_bytes * (size_t)(n * w.pages_max);
     w.pages = mem_new(w.pages_bytes);
@@ -424,8 +430,7 @@ static void one_same(const struct one_shape *s, const float *got, const float *w
                      (double)want[i]);
 }
 
-static void one_check(const struct one_shape *s, int n, int pos0, int pos1) {
-    int pos[] = { pos0, pos1 };
+static void one_check(const struct one_shape *s, int n, int *pos) {
     struct one_work w = one_new(s, n, pos);
     const size_t out = (size_t)(n * s->heads * s->v_dim);
     float *y[2];
@@ -439,6 +444,15 @@ static void one_check(const struct one_shape *s, int n, int pos0, int pos1) {
     assert_memory_equal(pages[0], pages[1], w.pages_bytes);
     for (int i = 0; i < 2; i++) free(y[i]), free(pages[i]);
     one_free(&w);
+}
+
+/* Rows so many that a block has all positions of one. */
+static void many_check(const struct one_shape *s) {
+    static const int at[] = { 0, 31, 63, 64, 127, 128, 130, 255, 256, 390, 515 };
+    int pos[MANY_ROWS_MAX];
+    const int n = MANY_ROWS_MAX / s->kv_heads;
+    for (int i = 0; i < n; i++) pos[i] = at[i % (int)COUNT(at)];
+    one_check(s, n, pos);
 }
 
 /* Contexts that have less than a block, a block for some of a cluster, and rings that go round. */
@@ -456,9 +470,12 @@ static void test_heads_wait(void **state) {
     static const int at[] = { 0, 63, 64, 127, 128, 515, 1023, 1024, 1100, 2100, 5000, 9500 };
     for (size_t i = 0; i < COUNT(shapes); i++)
         for (size_t k = 0; k < COUNT(at) && takes(i); k++) {
-            one_check(&shapes[i], 1, at[k], 0);
-            if (at[k] < 3000) one_check(&shapes[i], 2, at[k], at[COUNT(at) - 2 - k]);
+            int pos[] = { at[k], at[k] < 3000 ? at[COUNT(at) - 2 - k] : 0 };
+            one_check(&shapes[i], 1, pos);
+            if (at[k] < 3000) one_check(&shapes[i], 2, pos);
         }
+    for (size_t i = 0; i < COUNT(shapes); i++)
+        if (takes(i)) many_check(&shapes[i]);
 }
 
 /* Kernels that begin while the one before runs: attention of one row after attention of one row of

@@ -2,6 +2,7 @@
  * heads that read one kv head), keys and values brought by the copy engine, products by wgmma. Two
  * warpgroups have 64 queries each: while one weighs, the other multiplies. */
 #include "device/cuda/attention_mma.h"
+#include "device/cuda/heads.h"
 #include "device/cuda/linear.h"
 
 enum { THREADS = 384, STAGES = 2, PRODUCER = 0, QUERIES = 64, RAW = 3 };
@@ -484,8 +485,8 @@ bool cuda_attention_mma(struct device *dev, struct tensor *y, const struct tenso
     const int n = args->rows->n_rows, cols = args->heads * args->v_dim;
     const bool whole = y->stride[0] == cols && y->stride[1] == args->v_dim;
     bool left = false;
-    const bool one = cuda_one_can(c, j);
-    if (!one) cuda_settle(c);
+    const bool fits = cuda_one_can(c, j), one = fits && cuda_one_waits(c, *c->heads);
+    if (!fits) cuda_settle(c);
     if (whole && n > FEW_ROWS) j.next = cuda_many_next(c, n, cols);
     else if (whole && n == args->rows->n_seqs && cols % 64 == 0 && cols <= CUDA_FEW_COLS)
         j.few = cuda_few_next(c);

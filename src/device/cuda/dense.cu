@@ -705,7 +705,7 @@ bool cuda_heads_ready(struct device *dev, const struct heads_args *a) {
                        a->rope, a->dims, *a->attend->rows, *a->attend };
     h.rope.freq = (const float *)cuda_there(dev, a->rope.freq);
     cuda_settle(c);
-    c->heads_wait = cuda_one_waits(c, h);
+    c->heads_wait = cuda_one_waits(c, h) || cuda_ring_waits(c, h);
     if (c->heads_wait) *c->heads = h;
     else cuda_start_heads(c, h);
     cuda_check(dev);

@@ -1,6 +1,6 @@
 /* heads.h - the arithmetic of what stands between the products of q, k, v and attention: the norm
- * of a head, its turn, its place in the cache. It is done by dense.cu's kernels or, for a row or
- * two, by attention_one.cu. */
+ * of a head, its turn, its place in the cache. It is done by dense.cu's kernels or by those of
+ * attention: attention_one.cu's of a row or two, attention_few.cu's of many. */
 #pragma once
 #include "device/cuda/attention.h"
 
@@ -127,8 +127,9 @@ __device__ static inline void warp_head(float *own, const struct one_head &o, co
     __syncwarp();
 }
 
-/* Heads of a row or two wait for attention, which makes them ready by itself; whatever else starts
- * before starts their kernel (cuda_settle). */
+/* Heads may wait for attention, which makes them ready by itself; whatever else starts before
+ * starts their kernel (cuda_settle). */
 void cuda_start_heads(struct cuda *, const struct heads &);
-/* Whether they should wait. */
+/* Whether they should wait for attention_one.cu; for attention_few.cu's blocks of many rows. */
 bool cuda_one_waits(const struct cuda *, const struct heads &);
+bool cuda_ring_waits(const struct cuda *, const struct heads &);

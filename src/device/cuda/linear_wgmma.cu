@@ -8,6 +8,7 @@
  * read weights on every multiprocessor. Slices of up to 256 rows may be tiles of their own
  * (`apart`), which another kernel adds up. */
 #include "device/cuda/linear_wgmma.h"
+#include "device/cuda/once.h"
 
 enum { STEP = 64, RING = 192 << 10 };
 
@@ -59,30 +60,24 @@ __device__ static inline float old_of(const struct many_job &j, const struct man
     return row < j.n_rows && i < o.outs ? o.y[row * o.y_row + i] : 0;
 }
 
-/* Two neighbours of a row, TIMES, 8 columns further each time. */
-template <int TIMES, int N>
-__device__ static inline void put_pairs(const struct many_part &o, int row, int i,
-                                        const float (&sum)[N], int first) {
-    float2 *y = (float2 *)(o.y + row * o.y_row + i);
-#pragma unroll
-    for (int n = 0; n < TIMES; n++)
-        y[4 * n] = make_float2(finished(o, i + 8 * n, sum[first + 4 * n]),
-                               finished(o, i + 8 * n + 1, sum[first + 4 * n + 1]));
-}
-
 __device__ static inline float gate_of(const struct many_job &j, int i, float g, float u) {
     return gated(finished(j.part[0], i, g), finished(j.part[1], i, u), j.gate);
 }
 
-/* The usual one by itself: a kernel that has all of them in every place is slow to fetch. */
-__device__ static inline float silu_of(const struct many_job &j, int i, float g, float u) {
-    g = finished(j.part[0], i, g);
-    return g * sigmoid(g) * finished(j.part[1], i, u);
+/* The usual gate by itself, and the others as a call: code that a block runs once or twice is
+ * waited for line by line, so it is to be short. */
+__device__ static inline bool gate_is_usual(const struct many_job &j) {
+    return j.gate.act == ACT_SILU && !j.part[0].bias && !j.part[1].bias;
 }
 
 __device__ static __noinline__ float any_gate_of(const struct many_job *j, int i, float g,
                                                  float u) {
     return gate_of(*j, i, g, u);
+}
+
+template <bool USUAL>
+__device__ static inline float gate_by(const struct many_job &j, int i, float g, float u) {
+    return USUAL ? g * sigmoid(g) * u : any_gate_of(&j, i, g, u);
 }
 
 /* ---- wide ---- */
@@ -129,7 +124,8 @@ __device__ static inline void wide_weights(struct wide_stage<OUTS> *s, uint64_t 
     const CUtensorMap *w = &j.w[E == PRODUCTS_GATE ? half : t.part];
     const int out = E == PRODUCTS_GATE ? t.out : t.out + half * (OUTS / 2);
     barrier_expect(full, sizeof *s);
-    box_in_all(s->w[half], w, c, out, full, 3);
+    if (j.once) box_in_all_once(s->w[half], w, c, out, full, 3, read_once());
+    else box_in_all(s->w[half], w, c, out, full, 3);
 }
 
 /* Weights of the first steps are asked for before the rows are there, if nobody writes them. */
@@ -162,51 +158,75 @@ __device__ static inline void wide_fetch(struct wide_stage<OUTS> *ring, uint64_t
     }
 }
 
+/* What a thread has of a tile: columns 8 n of two rows, two neighbours each. */
+struct own_place { int row, out; };
+
+/* Gated pairs: rows for the next product, rounded, and numbers for others. */
+template <int OUTS, bool USUAL>
+__device__ static inline void wide_put_gated(const struct many_job &j, const struct own_place &own,
+                                             const float (&sum)[OUTS / 2]) {
+    const struct many_part &o = j.part[0];
+    __nv_bfloat16 *next = j.next + own.row * j.next_row + own.out;
+    float *y = o.y + own.row * o.y_row + own.out;
+    const bool in[2] = { own.row < j.n_rows, own.row + 8 < j.n_rows };
+    const int left = o.outs - own.out;
+#pragma unroll
+    for (int n = 0; n < OUTS / 16; n++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int k = 4 * n + 2 * h, up = OUTS / 4, i = own.out + 8 * n;
+            const bool there = in[h] && 8 * n < left;
+            if (!USUAL && !there) continue;      /* it has no bias */
+            const float u = gate_by<USUAL>(j, i, sum[k], sum[up + k]);
+            const float v = gate_by<USUAL>(j, i + 1, sum[k + 1], sum[up + k + 1]);
+            const __nv_bfloat162 both = __floats2bfloat162_rn(u, v);
+            if (!there) continue;
+            if (j.next)                  /* as many outputs as fill pairs */
+                *(__nv_bfloat162 *)(next + 8 * h * j.next_row + 8 * n) = both;
+            if (!o.y) continue;
+            y[8 * h * o.y_row + 8 * n] = u;
+            if (8 * n + 1 < left) y[8 * h * o.y_row + 8 * n + 1] = v;
+        }
+}
+
+/* Pairs that lie as vectors. */
+template <int OUTS, bool BIAS>
+__device__ static inline void wide_put_pairs(const struct many_job &j, const struct many_part &o,
+                                             const struct own_place &own,
+                                             const float (&sum)[OUTS / 2]) {
+    float *to = o.y + own.row * o.y_row + own.out;
+    const float *bias = o.bias + own.out;
+    const bool in[2] = { own.row < j.n_rows, own.row + 8 < j.n_rows };
+    const int left = o.outs - own.out;
+#pragma unroll
+    for (int n = 0; n < OUTS / 8; n++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            if (!in[h] || 8 * n >= left) continue;
+            float2 v = make_float2(sum[4 * n + 2 * h], sum[4 * n + 2 * h + 1]);
+            if (BIAS) v = make_float2(v.x + bias[8 * n], v.y + bias[8 * n + 1]);
+            *(float2 *)(to + 8 * h * o.y_row + 8 * n) = v;
+        }
+}
+
 template <int OUTS, enum products_end E>
 __device__ static inline void wide_put(const struct many_job &j, const struct tile &t, int group,
                                        const float (&sum)[OUTS / 2]) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    const int row = t.row + group * 64 + warp * 16 + lane / 4;
+    const struct own_place own = { t.row + group * 64 + warp * 16 + lane / 4,
+                                   t.out + 2 * (lane % 4) };
     if constexpr (E == PRODUCTS_GATE) {
-        const struct many_part &o = j.part[0];
-        const bool silu = j.gate.act == ACT_SILU;
-#pragma unroll
-        for (int n = 0; n < OUTS / 16; n++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const int i = t.out + 8 * n + 2 * (lane % 4), r = row + 8 * h;
-                if (r >= j.n_rows || i >= o.outs) continue;
-                const int k = 4 * n + 2 * h, up = OUTS / 4;
-                const float u = silu ? silu_of(j, i, sum[k], sum[up + k])
-                                     : any_gate_of(&j, i, sum[k], sum[up + k]);
-                const float v = silu ? silu_of(j, i + 1, sum[k + 1], sum[up + k + 1])
-                                     : any_gate_of(&j, i + 1, sum[k + 1], sum[up + k + 1]);
-                if (j.next) {            /* as many outputs as fill pairs */
-                    const __nv_bfloat162 both = __floats2bfloat162_rn(u, v);
-                    *(__nv_bfloat162 *)(j.next + r * j.next_row + i) = both;
-                }
-                if (!o.y) continue;
-                float *y = o.y + r * o.y_row + i;
-                y[0] = u;
-                if (i + 1 < o.outs) y[1] = v;
-            }
+        if (gate_is_usual(j)) wide_put_gated<OUTS, true>(j, own, sum);
+        else wide_put_gated<OUTS, false>(j, own, sum);
     } else {
         struct many_part o = j.part[t.part];
         o.y += t.slice * j.apart_y;
-        const bool pairs = ((uintptr_t)o.y | (uintptr_t)o.y_row * 4) % 8 == 0;
-        constexpr int TIMES = OUTS % 64 ? 2 : 8;
+        const bool pairs = ((uintptr_t)o.y | (uintptr_t)o.y_row * 4) % 8 == 0 && o.outs % 2 == 0;
+        if (pairs && o.bias) wide_put_pairs<OUTS, true>(j, o, own, sum);
+        else if (pairs) wide_put_pairs<OUTS, false>(j, o, own, sum);
 #pragma unroll
-        for (int n = 0; n < OUTS / 8; n += TIMES) {
-            const int i = t.out + 8 * n + 2 * (lane % 4);
-            if (pairs && t.out + 8 * (n + TIMES) <= o.outs) {
-                if (row < j.n_rows) put_pairs<TIMES>(o, row, i, sum, 4 * n);
-                if (row + 8 < j.n_rows) put_pairs<TIMES>(o, row + 8, i, sum, 4 * n + 2);
-                continue;
-            }
-#pragma unroll
-            for (int k = 0; k < 4 * TIMES; k++)
-                put<E>(j, o, row + k % 4 / 2 * 8, i + k / 4 * 8 + k % 2, sum[4 * n + k]);
-        }
+        for (int k = 0; !pairs && k < OUTS / 2; k++)
+            put<E>(j, o, own.row + k % 4 / 2 * 8, own.out + k / 4 * 8 + k % 2, sum[k]);
     }
 }
 
@@ -335,26 +355,42 @@ __device__ static inline void tall_fetch(struct tall_stage<GROUPS, N> *ring, uin
     }
 }
 
+/* Where a thread's sums of a tile of gated pairs lie: number k is output k%4/2*8 further, row
+ * k/4*8 + k%2. own: the output in its tile. */
+struct tall_place { int row, out, own; };
+
+template <int N, bool USUAL>
+__device__ static inline void tall_put_by(const struct many_job &j, const struct tall_place &t,
+                                          const float (&sum)[N / 2], const float *up) {
+    const struct many_part &o = j.part[0];
+    __nv_bfloat16 *next = j.next + t.row * j.next_row + t.out;
+    float *y = o.y + t.row * o.y_row + t.out;
+#pragma unroll
+    for (int k = 0; k < N / 2; k++) {
+        const int h = k % 4 / 2 * 8, r = k / 4 * 8 + k % 2;
+        const bool there = t.row + r < j.n_rows && t.out + h < o.outs && t.own + h < j.tall;
+        if (!USUAL && !there) continue;
+        const float v = gate_by<USUAL>(j, t.out + h, sum[k], up[k * 128]);
+        if (!there) continue;
+        if (j.next) next[r * j.next_row + h] = __float2bfloat16_rn(v);
+        if (o.y) y[r * o.y_row + h] = v;
+    }
+}
+
 /* The sums of up are handed to the threads that have those of gate. */
 template <int N>
 __device__ static inline void tall_put_gated(const struct many_job &j, const struct tile &t,
                                              int group, const float (&sum)[N / 2], float *up) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, own = threadIdx.x % 128;
-    const struct many_part &o = j.part[0];
+    const int lane = threadIdx.x % 32, own = threadIdx.x / 32 % 4 * 16 + lane / 4;
+    const struct tall_place at = { t.row + 2 * (lane % 4), t.out + own, own };
+    up += threadIdx.x % 128;
     named_sync(1, 256);
-    for (int i = 0; group == 1 && i < N / 2; i++) up[i * 128 + own] = sum[i];
+#pragma unroll
+    for (int i = 0; group == 1 && i < N / 2; i++) up[i * 128] = sum[i];
     named_sync(1, 256);
     if (group == 1) return;
-#pragma unroll
-    for (int k = 0; k < N / 2; k++) {
-        const int own_out = warp * 16 + lane / 4 + k % 4 / 2 * 8, i = t.out + own_out;
-        const int row = t.row + k / 4 * 8 + 2 * (lane % 4) + k % 2;
-        if (row >= j.n_rows || i >= o.outs || own_out >= j.tall) continue;
-        const float h = j.gate.act == ACT_SILU ? silu_of(j, i, sum[k], up[k * 128 + own])
-                                               : any_gate_of(&j, i, sum[k], up[k * 128 + own]);
-        if (j.next) j.next[row * j.next_row + i] = __float2bfloat16_rn(h);
-        if (o.y) o.y[row * o.y_row + i] = h;
-    }
+    if (gate_is_usual(j)) tall_put_by<N, true>(j, at, sum, up);
+    else tall_put_by<N, false>(j, at, sum, up);
 }
 
 template <int GROUPS, int HALVES, int N, enum products_end E>
@@ -481,6 +517,7 @@ static void start_wide(struct cuda *c, struct many_job &j) {
     config.dynamicSmemBytes = bytes;
     config.stream = c->stream;
     cuda_settle(c);
+    j.once = j.row_tiles <= 2;
     cudaFuncSetAttribute(wide<OUTS, SLICED, E>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          (int)bytes);
     cudaLaunchKernelEx(&config, wide<OUTS, SLICED, E>, j);

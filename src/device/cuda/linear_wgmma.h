@@ -26,6 +26,7 @@ struct many_job {
     int apart;                       /* slices whose sums are stored one by one, apart_y floats */
     int64_t apart_y;                 /* from each other; 0: all of a row's columns at once */
     bool fresh;                      /* the kernel before wrote the weights */
+    bool once;                       /* no other tile of rows reads the same weights */
 };
 
 /* What is to be multiplied: plain weights, rounded rows. */
