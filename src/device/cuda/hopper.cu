@@ -18,18 +18,19 @@ static encode_fn *encoder(void) {
     return fn;
 }
 
-/* A box has 128 bytes of a row. */
+/* Rows of a box are 128 bytes, whose 16-byte units are exchanged by row. */
 static bool map_of(CUtensorMap *map, const void *at, int rank, const cuuint64_t *size,
-                   const cuuint64_t *stride, int box_rows, size_t width) {
-    const cuuint32_t box[3] = { (cuuint32_t)(128 / width), (cuuint32_t)box_rows, 1 };
-    const cuuint32_t step[3] = { 1, 1, 1 };
+                   const cuuint64_t *stride, const cuuint32_t *box, size_t width = 2,
+                   CUtensorMapL2promotion asked = CU_TENSOR_MAP_L2_PROMOTION_L2_256B) {
+    const cuuint32_t step[4] = { 1, 1, 1, 1 };
     encode_fn *encode = encoder();
-    return encode && (uintptr_t)at % 16 == 0 && stride[0] % 16 == 0 &&
+    bool lined = (uintptr_t)at % 16 == 0;
+    for (int i = 0; i < rank - 1; i++) lined = lined && stride[i] % 16 == 0;
+    return encode && lined &&
            encode(map, width == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8
                                   : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                   (cuuint32_t)rank, (void *)(uintptr_t)at, size, stride, box, step,
-                  CU_TENSOR_MAP_INTERLEAVE_NONE,
-                  CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, asked,
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
@@ -37,30 +38,8 @@ bool cuda_tensor_map(CUtensorMap *map, const void *at, int64_t rows, int64_t col
                      int64_t row_bytes, int box_rows) {
     const cuuint64_t size[2] = { (cuuint64_t)cols, (cuuint64_t)rows };
     const cuuint64_t stride[1] = { (cuuint64_t)row_bytes };
-    return map_of(map, at, 2, size, stride, box_rows, 2);
-}
-
-/* Page numbers come from the cache: there is no need to know how many there are. */
-bool cuda_page_map(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
-                   int64_t page_bytes, int box_rows, size_t width) {
-    const cuuint64_t size[3] = { (cuuint64_t)cols, (cuuint64_t)rows, (cuuint64_t)1 << 24 };
-    const cuuint64_t stride[2] = { (cuuint64_t)cols * width, (cuuint64_t)page_bytes };
-    return page_bytes % 16 == 0 && map_of(map, at, 3, size, stride, box_rows, width);
-}
-
-bool cuda_page_map_whole(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
-                         int64_t page_bytes, int box_rows) {
-    const cuuint64_t size[4] = { 64, (cuuint64_t)rows, (cuuint64_t)(cols / 64),
-                                 (cuuint64_t)1 << 24 };
-    const cuuint64_t stride[3] = { (cuuint64_t)cols * 2, 128, (cuuint64_t)page_bytes };
-    const cuuint32_t box[4] = { 64, (cuuint32_t)box_rows, (cuuint32_t)(cols / 64), 1 };
-    const cuuint32_t step[4] = { 1, 1, 1, 1 };
-    encode_fn *encode = encoder();
-    return encode && (uintptr_t)at % 16 == 0 && page_bytes % 16 == 0 &&
-           encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)(uintptr_t)at, size, stride,
-                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    const cuuint32_t box[2] = { 64, (cuuint32_t)box_rows };
+    return map_of(map, at, 2, size, stride, box);
 }
 
 bool cuda_tensor_map_blocks(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
@@ -68,27 +47,35 @@ bool cuda_tensor_map_blocks(CUtensorMap *map, const void *at, int64_t rows, int6
     const cuuint64_t size[3] = { 64, (cuuint64_t)rows, (cuuint64_t)(cols / 64) };
     const cuuint64_t stride[2] = { (cuuint64_t)row_bytes, 128 };
     const cuuint32_t box[3] = { 64, (cuuint32_t)box_rows, (cuuint32_t)box_blocks };
-    const cuuint32_t step[3] = { 1, 1, 1 };
-    encode_fn *encode = encoder();
-    return encode && (uintptr_t)at % 16 == 0 && row_bytes % 16 == 0 &&
-           encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)(uintptr_t)at, size, stride,
-                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    return map_of(map, at, 3, size, stride, box);
+}
+
+/* Page numbers come from the cache: there is no need to know how many there are. */
+static const cuuint64_t PAGES = (cuuint64_t)1 << 24;
+
+bool cuda_page_map(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
+                   int64_t page_bytes, int box_rows, size_t width) {
+    const cuuint64_t size[3] = { (cuuint64_t)cols, (cuuint64_t)rows, PAGES };
+    const cuuint64_t stride[2] = { (cuuint64_t)cols * width, (cuuint64_t)page_bytes };
+    const cuuint32_t box[3] = { (cuuint32_t)(128 / width), (cuuint32_t)box_rows, 1 };
+    return map_of(map, at, 3, size, stride, box, width);
+}
+
+bool cuda_page_map_whole(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
+                         int64_t page_bytes, int box_rows) {
+    const cuuint64_t size[4] = { 64, (cuuint64_t)rows, (cuuint64_t)(cols / 64), PAGES };
+    const cuuint64_t stride[3] = { (cuuint64_t)cols * 2, 128, (cuuint64_t)page_bytes };
+    const cuuint32_t box[4] = { 64, (cuuint32_t)box_rows, (cuuint32_t)(cols / 64), 1 };
+    return map_of(map, at, 4, size, stride, box);
 }
 
 /* The second cache asks the memory for 128 bytes at a time: where 256 may be asked for, pages that
  * lie apart come a tenth slower. */
 bool cuda_page_map_rows(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
                         int64_t page_bytes, int box_rows) {
-    const cuuint64_t size[4] = { 64, (cuuint64_t)cols / 64, (cuuint64_t)rows, (cuuint64_t)1 << 24 };
+    const cuuint64_t size[4] = { 64, (cuuint64_t)cols / 64, (cuuint64_t)rows, PAGES };
     const cuuint64_t stride[3] = { 128, (cuuint64_t)cols * 2, (cuuint64_t)page_bytes };
     const cuuint32_t box[4] = { 64, (cuuint32_t)cols / 64, (cuuint32_t)box_rows, 1 };
-    const cuuint32_t step[4] = { 1, 1, 1, 1 };
-    encode_fn *encode = encoder();
-    return encode && (uintptr_t)at % 16 == 0 && page_bytes % 16 == 0 && cols % 64 == 0 &&
-           encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)(uintptr_t)at, size, stride,
-                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    return cols % 64 == 0 && map_of(map, at, 4, size, stride, box, 2,
+                                    CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
 }
