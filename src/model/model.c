@@ -258,11 +258,14 @@ size_t model_weights_bytes(const struct model *m) {
     return weights_bytes(m->is.weights);
 }
 
+/* Where a config says how weights are quantized. */
+static const char bits[] = "quantization.bits|quantization_config.bits",
+                  mode[] = "quantization.mode|quantization_config.mode",
+                  quant_method[] = "quantization_config.quant_method";
+
 void model_format(const struct model *m, char *text, size_t size) {
     struct config *q = m->is.config;
-    const char *bits = "quantization.bits|quantization_config.bits";
-    const char *mode = "quantization.mode|quantization_config.mode";
-    struct str method = cfg_str(q, "quantization_config.quant_method", "");
+    struct str method = cfg_str(q, quant_method, "");
     const struct tensor *w = &m->is.embed;
     /* Of compressed-tensors FP8 alone is loaded. */
     if (method.len)
@@ -280,9 +283,7 @@ void model_format(const struct model *m, char *text, size_t size) {
 bool model_quantized(const struct model *m) {
     struct config *q = m->is.config;
     const enum dtype embed = m->is.embed.dtype;
-    return cfg_str(q, "quantization_config.quant_method", "").len > 0 ||
-           cfg_has(q, "quantization.mode|quantization_config.mode") ||
-           cfg_has(q, "quantization.bits|quantization_config.bits") ||
+    return cfg_str(q, quant_method, "").len > 0 || cfg_has(q, mode) || cfg_has(q, bits) ||
            (embed != F32 && embed != F16 && embed != BF16);
 }
 
