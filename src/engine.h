@@ -153,6 +153,7 @@ struct engine_stats {                /* since open, but for those of now */
     double heartbeat_s;              /* clock_s() when the engine's thread last began a step or a
                                         wait, or ended one */
     bool stepping;                   /* it is inside of a step */
+    bool failed;                     /* the device did; known before any request is told */
 };
 /* Any thread; as of the last step. Never waits for a step. */
 struct engine_stats engine_stats(struct engine *);

@@ -211,6 +211,7 @@ void engine_publish(struct engine *e, bool stepping) {
 struct engine_stats engine_stats(struct engine *e) {
     pthread_mutex_lock(&e->lock);
     struct engine_stats s = e->stats;
+    s.failed = e->failed;
     s.waiting += e->n_submitted;
     pthread_mutex_unlock(&e->lock);
     return s;

@@ -5,22 +5,26 @@
 #include "api/server.h"
 
 /* Seconds for which the engine has been inside of one step, or 0. */
-static double stuck_for(const struct server *s) {
-    int state = atomic_load(&s->state);
-    if (!metrics_has_engine(s->metrics) || state == SERVER_FAILED) return 0;
-    struct engine_stats e = engine_stats(s->engine);
-    double age = clock_s() - e.heartbeat_s;
-    return e.stepping && age > s->options.stuck_s ? age : 0;
+static double stuck_for(const struct server *s, const struct engine_stats *e) {
+    double age = clock_s() - e->heartbeat_s;
+    return e->stepping && age > s->options.stuck_s ? age : 0;
+}
+
+/* Zeros before there is an engine. */
+static struct engine_stats stats(const struct server *s) {
+    return metrics_has_engine(s->metrics) ? engine_stats(s->engine) : (struct engine_stats){ 0 };
 }
 
 bool server_stuck(const struct server *s) {
-    return stuck_for(s) > 0;
+    struct engine_stats e = stats(s);
+    return stuck_for(s, &e) > 0;
 }
 
+/* The engine itself is asked, as the server's state changes only once every request was told. */
 static bool failing(const struct server *s, struct fault *f) {
-    double age = stuck_for(s);
-    if (atomic_load(&s->state) == SERVER_FAILED)
-        return fault_set(f, 503, NULL, "the device failed");
+    struct engine_stats e = stats(s);
+    double age = stuck_for(s, &e);
+    if (e.failed) return fault_set(f, 503, NULL, "the device failed");
     if (age > 0) return fault_set(f, 503, NULL, "the engine has not ended a step for %.0f s", age);
     return true;
 }

@@ -219,12 +219,14 @@ static void test_device_fails(void **state) {
         assert_int_equal(r.status, i % 2 ? 200 : 500);
         assert_non_null(strstr(buf_c(&r.body), "{\"error\":{\"message\":\"the device failed\""));
         assert_null(strstr(r.body.at, "[DONE]"));
+        /* Who was told knows it no sooner than these. */
+        assert_int_equal(held_get(&h, "/livez", NULL), 503);
+        assert_int_equal(held_get(&h, "/health", NULL), 503);
         reply_free(&r);
         client_close(&c[i]);
     }
     /* The server stays, to say so, until it is stopped. */
     AWAIT(atomic_load(&h.server->state) == SERVER_FAILED);
-    assert_int_equal(held_get(&h, "/livez", NULL), 503);
     assert_int_equal(held_get(&h, "/health", NULL), 503);
     server_stop(h.server);
     pthread_join(h.thread, NULL);
