@@ -10,15 +10,15 @@
 
 #include <cmocka.h>
 
-enum { KEYS_MAX = 33, DIM_MAX = 200, QUERIES_MAX = 9, PAST = 5 };
+enum { KEYS_MAX = 33, DIM_MAX = 200, QUERIES_MAX = 17, PAST = 5 };
 
 struct data {
-    float q[QUERIES_MAX][DIM_MAX], scales[KEYS_MAX];
+    float q[QUERIES_MAX * DIM_MAX], scales[KEYS_MAX];
     unsigned char *rows;             /* its last row ends where the allocation ends */
     double *value;                   /* [rows][cols] */
 };
 
-struct out { float score[QUERIES_MAX * STEP_TOKENS], y[QUERIES_MAX * DIM_MAX + PAST]; };
+struct out { float score[QUERIES_MAX * SCORE_ROW], y[QUERIES_MAX * DIM_MAX + PAST]; };
 
 static float uniform(void) {
     static uint32_t seed = 12345;
@@ -48,7 +48,8 @@ static struct cpu_kv data_new(struct data *d, enum dtype dtype, int rows, int co
             memcpy(to, dtype == I8 ? (void *)&byte : dtype == BF16 ? (void *)&half : (void *)&bits,
                    size);
         }
-    return (struct cpu_kv){ (const char *)d->rows, stride, dtype, d->scales };
+    const char *at = (const char *)d->rows;
+    return (struct cpu_kv){ at, stride, dtype, d->scales, at };
 }
 
 static void data_free(struct data *d) {
@@ -59,27 +60,23 @@ static void data_free(struct data *d) {
 static void check_scores(enum dtype dtype, int n, int dim, int n_q) {
     static struct data d;
     static struct out wide, out;
-    const float *q[QUERIES_MAX];
     struct cpu_kv k = data_new(&d, dtype, dim, n, false);
-    for (int j = 0; j < n_q; j++) {
-        q[j] = d.q[j];
-        for (int c = 0; c < dim; c++) d.q[j][c] = uniform();
-    }
+    for (int i = 0; i < n_q * dim; i++) d.q[i] = uniform();
     const struct cpu_kernels *set;
     for (int s = 0; (set = cpu_isa(s)); s++) {
         struct out *o = s ? &out : &wide;
-        for (int i = 0; i < n_q * STEP_TOKENS; i++) o->score[i] = -7;
-        set->attention->scores(o->score, q, n_q, &k, n, dim);
+        for (int i = 0; i < n_q * SCORE_ROW; i++) o->score[i] = -7;
+        set->attention->scores(o->score, d.q, n_q, &k, n, dim);
         for (int j = 0; j < n_q; j++)
             for (int i = 0; i < STEP_TOKENS; i++) {
                 double want = 0;
                 for (int c = 0; c < dim && i < n; c++)
-                    want += d.value[c * n + i] * (double)d.q[j][c];
+                    want += d.value[c * n + i] * (double)d.q[j * dim + c];
                 if (i >= n) want = -7;
-                assert_true(fabs((double)o->score[j * STEP_TOKENS + i] - want) < 1e-5 * sqrt(dim));
+                assert_true(fabs((double)o->score[j * SCORE_ROW + i] - want) < 1e-5 * sqrt(dim));
             }
         if (s && set->attention != &cpu_attention_generic)
-            assert_memory_equal(&out, &wide, (size_t)(n_q * STEP_TOKENS) * sizeof(float));
+            assert_memory_equal(&out, &wide, (size_t)(n_q * SCORE_ROW) * sizeof(float));
     }
     data_free(&d);
 }
@@ -87,9 +84,9 @@ static void check_scores(enum dtype dtype, int n, int dim, int n_q) {
 static void check_weigh(enum dtype dtype, int n, int dim, int n_q) {
     static struct data d;
     static struct out wide, out;
-    float p[QUERIES_MAX * STEP_TOKENS];
+    float p[QUERIES_MAX * SCORE_ROW];
     struct cpu_kv v = data_new(&d, dtype, n, dim, true);
-    for (int i = 0; i < n_q * STEP_TOKENS; i++) p[i] = uniform();
+    for (int i = 0; i < n_q * SCORE_ROW; i++) p[i] = uniform();
     const struct cpu_kernels *set;
     for (int s = 0; (set = cpu_isa(s)); s++) {
         struct out *o = s ? &out : &wide;
@@ -99,7 +96,7 @@ static void check_weigh(enum dtype dtype, int n, int dim, int n_q) {
             for (int c = 0; c < dim; c++) {
                 double want = 0.25;
                 for (int i = 0; i < n; i++)
-                    want += d.value[i * dim + c] * (double)p[j * STEP_TOKENS + i];
+                    want += d.value[i * dim + c] * (double)p[j * SCORE_ROW + i];
                 assert_true(fabs((double)o->y[j * dim + c] - want) < 1e-5);
             }
         for (int i = 0; i < PAST; i++) assert_true(o->y[n_q * dim + i] == 0.25f);
@@ -185,24 +182,20 @@ static void alone_is_the_same(void **state) {
     enum { N = 32, DIM = 72 };
     static struct data d;
     static struct out whole;
-    float p[QUERIES_MAX * STEP_TOKENS], score[STEP_TOKENS], y[DIM];
-    const float *q[QUERIES_MAX];
+    float p[QUERIES_MAX * SCORE_ROW], score[STEP_TOKENS], y[DIM];
     const struct cpu_kernels *set;
     struct cpu_kv v = data_new(&d, BF16, N, DIM, true), k = v;
-    for (int i = 0; i < QUERIES_MAX * STEP_TOKENS; i++) p[i] = uniform();
-    for (int j = 0; j < QUERIES_MAX; j++) {
-        q[j] = d.q[j];
-        for (int c = 0; c < DIM; c++) d.q[j][c] = uniform();
-    }
+    for (int i = 0; i < QUERIES_MAX * SCORE_ROW; i++) p[i] = uniform();
+    for (int i = 0; i < QUERIES_MAX * N; i++) d.q[i] = uniform();
     for (int s = 0; (set = cpu_isa(s)); s++) {
         memset(&whole, 0, sizeof whole);
-        set->attention->scores(whole.score, q, QUERIES_MAX, &k, N, N);
+        set->attention->scores(whole.score, d.q, QUERIES_MAX, &k, N, N);
         set->attention->weigh(whole.y, p, QUERIES_MAX, &v, N, DIM);
         for (int j = 0; j < QUERIES_MAX; j++) {
             memset(y, 0, sizeof y);
-            set->attention->scores(score, q + j, 1, &k, N, N);
-            set->attention->weigh(y, p + j * STEP_TOKENS, 1, &v, N, DIM);
-            assert_memory_equal(score, whole.score + j * STEP_TOKENS, N * sizeof *score);
+            set->attention->scores(score, d.q + j * N, 1, &k, N, N);
+            set->attention->weigh(y, p + j * SCORE_ROW, 1, &v, N, DIM);
+            assert_memory_equal(score, whole.score + j * SCORE_ROW, N * sizeof *score);
             assert_memory_equal(y, whole.y + j * DIM, sizeof y);
         }
     }

@@ -11,8 +11,9 @@
 
 #include <assert.h>
 
-/* What a block holds lies on a thread's stack: about 130 KiB. */
-enum { BLOCK_MAX = 32, Y_FLOATS = 8 << 10, TILE_FLOATS = 20 << 10, SPLIT_STEPS = 4 };
+/* What a block holds lies on a thread's stack: about 180 KiB. */
+enum { BLOCK_MAX = 48, Q_FLOATS = 10 << 10, Y_FLOATS = 8 << 10, TILE_FLOATS = 20 << 10,
+       SPLIT_STEPS = 4 };
 
 struct attention {
     const struct cpu_attention_kernels *kernels;
@@ -31,13 +32,14 @@ struct query { int64_t row; int head, low, pos; };
 struct block {
     int seq, kv_head, n, low, pos;   /* positions [low, pos] are seen by any of them */
     struct query query[BLOCK_MAX];
-    const float *q[BLOCK_MAX];
+    float q[Q_FLOATS];               /* [n, k_dim]: heads lie a power of two apart where they come
+                                      * from, and would drive each other out of the cache */
 };
 
 /* What a block holds while it goes through a split. */
 struct work {
     struct cpu_running running[BLOCK_MAX];
-    float score[BLOCK_MAX * STEP_TOKENS], y[Y_FLOATS], tile[TILE_FLOATS];
+    float score[BLOCK_MAX * SCORE_ROW], y[Y_FLOATS], tile[TILE_FLOATS];
 };
 
 static int first_visible(const struct attend *a, int pos) {
@@ -73,7 +75,8 @@ static void find_block(const struct attention *o, int64_t i, struct block *b) {
         q->head = a->tiled ? in_group * a->kv_heads + b->kv_head : b->kv_head * group + in_group;
         q->pos = a->rows->pos[q->row];
         q->low = first_visible(a, q->pos);
-        b->q[j] = head_f32(o->q, q->row, q->head);
+        memcpy(b->q + j * a->k_dim, head_f32(o->q, q->row, q->head),
+               (size_t)a->k_dim * sizeof *b->q);
     }
     b->low = b->query[0].low;
     b->pos = b->query[b->n - 1].pos;
@@ -91,14 +94,14 @@ static struct cpu_kv turned(const struct attend *a, char *page, float *tile) {
             if (dtype == BF16)
                 *to = bf16_to_f32(((const uint16_t *)(const void *)page)[t * dims + d]);
         }
-    return (struct cpu_kv){ (const char *)tile, tokens * sizeof *tile, F32, NULL };
+    return (struct cpu_kv){ (const char *)tile, tokens * sizeof *tile, F32, NULL, NULL };
 }
 
 static struct cpu_kv keys_of(const struct attend *a, char *page, int kv_head, float *tile) {
     const size_t row = (size_t)a->kv.page_tokens * dtype_bytes(a->kv.dtype);
     if (a->v_in_k) return turned(a, page, tile);
     return (struct cpu_kv){ page + (size_t)(kv_head * a->k_dim) * row, row, a->kv.dtype,
-                            a->kv.dtype == I8 ? page_scales(a, page, kv_head, 0) : NULL };
+                            a->kv.dtype == I8 ? page_scales(a, page, kv_head, 0) : NULL, NULL };
 }
 
 static struct cpu_kv values_of(const struct attend *a, char *page, int kv_head, int from) {
@@ -107,7 +110,8 @@ static struct cpu_kv values_of(const struct attend *a, char *page, int kv_head, 
     const char *at = page + (a->v_in_k ? 0 : l.v_at);
     return (struct cpu_kv){ at + (size_t)(kv_head * a->kv.page_tokens + from) * row, row,
                             a->kv.dtype,
-                            a->kv.dtype == I8 ? page_scales(a, page, kv_head, 1) + from : NULL };
+                            a->kv.dtype == I8 ? page_scales(a, page, kv_head, 1) + from : NULL,
+                            NULL };
 }
 
 /* Pages [first, end) of one step; `base` is the first position of the step. */
@@ -118,19 +122,22 @@ static void run_step(const struct attention *o, const struct block *b, struct wo
     const int tokens = a->kv.page_tokens, width = end * tokens - base;
     for (int i = first; i < end; i++) {
         struct cpu_kv k = keys_of(a, page_at(a, b->seq, i), b->kv_head, w->tile);
+        if (!a->v_in_k) k.soon = values_of(a, page_at(a, b->seq, i), b->kv_head, 0).at;
         o->kernels->scores(w->score + i * tokens - base, b->q, b->n, &k, tokens, a->k_dim);
     }
     for (int j = 0; j < b->n; j++) {
         const struct query *q = &b->query[j];
         const int begin = MAX(q->low - base, 0), stop = MIN(q->pos + 1 - base, width);
         float *y = w->y + (size_t)j * (size_t)a->v_dim;
-        float shrink = o->kernels->soften(w->score + j * STEP_TOKENS, begin, stop, width, &how,
+        float shrink = o->kernels->soften(w->score + j * SCORE_ROW, begin, stop, width, &how,
                                           &w->running[j]);
         for (int c = 0; shrink != 1 && c < a->v_dim; c++) y[c] *= shrink;
     }
     for (int i = first; i < end; i++) {
         const int from = MAX(b->low - i * tokens, 0), to = MIN(b->pos + 1 - i * tokens, tokens);
         struct cpu_kv v = values_of(a, page_at(a, b->seq, i), b->kv_head, from);
+        if (!a->v_in_k && i + o->step <= b->pos / tokens)
+            v.soon = keys_of(a, page_at(a, b->seq, i + o->step), b->kv_head, NULL).at;
         o->kernels->weigh(w->y, w->score + i * tokens - base + from, b->n, &v, to - from,
                           a->v_dim);
     }
@@ -244,7 +251,7 @@ static int64_t plan(struct attention *o, const struct cpu *cpu) {
     int last = 0;
     o->step = STEP_TOKENS / tokens;
     o->split = SPLIT_STEPS * o->step;
-    o->block = MIN(BLOCK_MAX, Y_FLOATS / o->a->v_dim);
+    o->block = MIN(BLOCK_MAX, MIN(Q_FLOATS / o->a->k_dim, Y_FLOATS / o->a->v_dim));
     for (int s = 0; s < rows->n_seqs; s++) {
         pieces += (int64_t)blocks_of(o, s) * o->a->kv_heads;
         if (rows->first[s + 1] == rows->n_rows) break;
@@ -264,7 +271,8 @@ void cpu_attention(struct device *dev, struct tensor *y, const struct tensor *q,
                    const struct attend *a) {
     const struct cpu *cpu = cpu_of(dev);
     struct attention o = { .kernels = cpu->kernels->attention, .a = a, .y = y, .q = q };
-    assert(a->kv.page_tokens <= STEP_TOKENS && a->v_dim <= Y_FLOATS);
+    assert(a->kv.page_tokens <= STEP_TOKENS && a->k_dim <= Q_FLOATS &&
+           a->v_dim <= Y_FLOATS);
     assert(!a->v_in_k || (a->kv_heads == 1 && a->kv.dtype != I8 &&
                            a->k_dim * a->kv.page_tokens <= TILE_FLOATS));
     const int64_t pieces = plan(&o, cpu);

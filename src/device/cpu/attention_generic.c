@@ -21,13 +21,12 @@ static float value(const struct cpu_kv *kv, int row, int col) {
     return f;
 }
 
-static void scores(float *score, const float *const *q, int n_q, const struct cpu_kv *k, int n,
-                   int dim) {
+static void scores(float *score, const float *q, int n_q, const struct cpu_kv *k, int n, int dim) {
     for (int j = 0; j < n_q; j++)
         for (int i = 0; i < n; i++) {
             float sum = 0;
-            for (int d = 0; d < dim; d++) sum += q[j][d] * value(k, d, i);
-            score[j * STEP_TOKENS + i] = k->dtype == I8 ? sum * k->scales[i] : sum;
+            for (int d = 0; d < dim; d++) sum += q[j * dim + d] * value(k, d, i);
+            score[j * SCORE_ROW + i] = k->dtype == I8 ? sum * k->scales[i] : sum;
         }
 }
 
@@ -55,7 +54,7 @@ static float soften(float *score, int begin, int end, int n, const struct cpu_so
 static void weigh(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim) {
     for (int j = 0; j < n_q; j++)
         for (int i = 0; i < n; i++) {
-            float weight = p[j * STEP_TOKENS + i];
+            float weight = p[j * SCORE_ROW + i];
             if (v->dtype == I8) weight *= v->scales[i];
             for (int c = 0; c < dim; c++) y[j * dim + c] += weight * value(v, i, c);
         }

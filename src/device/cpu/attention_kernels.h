@@ -9,25 +9,29 @@
 #include "device/tensor.h"
 
 /* STEP_TOKENS keys share one look at the maximum; a row of scores has room for all of them, and
- * whole vectors may be read and written there. */
-enum { STEP_TOKENS = 128 };
+ * whole vectors may be read and written there. Rows lie an odd number of lines apart, lest they
+ * share their places in the cache. */
+enum { STEP_TOKENS = 128, SCORE_ROW = STEP_TOKENS + 16 };
 
 /* Rows of one kv head in one page, F32, BF16 or I8: keys are [dim, tokens], values
- * [tokens, dim]. I8: a token's numbers are multiples of its scale. */
-struct cpu_kv { const char *at; size_t row_bytes; enum dtype dtype; const float *scales; };
+ * [tokens, dim]. I8: a token's numbers are multiples of its scale. Of what is read soon memory is
+ * asked for as many bytes as there are here. */
+struct cpu_kv {
+    const char *at; size_t row_bytes; enum dtype dtype; const float *scales;
+    const char *soon;                /* NULL: nothing */
+};
 
 struct cpu_softmax { float scale, softcap; };            /* softcap 0: none */
 struct cpu_running { float max, sum; };                  /* -INFINITY and 0 at first */
 
 struct cpu_attention_kernels {
-    /* score[j * STEP_TOKENS + i] = q[j] . k[i], i < n, j < n_q */
-    void (*scores)(float *score, const float *const *q, int n_q, const struct cpu_kv *k, int n,
-                   int dim);
+    /* score[j * SCORE_ROW + i] = q[j * dim ..] . k[i], i < n, j < n_q */
+    void (*scores)(float *score, const float *q, int n_q, const struct cpu_kv *k, int n, int dim);
     /* Scores of a step become weights; those outside [begin, end) become 0, up to n. Returns what
      * the sums so far must be multiplied with; 1 when the maximum is the old one. */
     float (*soften)(float *score, int begin, int end, int n, const struct cpu_softmax *,
                     struct cpu_running *);
-    /* y[j * dim ..] += sum of p[j * STEP_TOKENS + i] v[i], i < n <= STEP_TOKENS, j < n_q */
+    /* y[j * dim ..] += sum of p[j * SCORE_ROW + i] v[i], i < n <= STEP_TOKENS, j < n_q */
     void (*weigh)(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim);
 };
 

@@ -1,6 +1,6 @@
 /* attention_simd.h - the inner loops of attention over 16 lanes, for a file of an instruction
- * set that has included its vec_*.h and defined QUERIES (rows of a tile) and COLS (vectors of
- * output in a tile). Included by those files only.
+ * set that has included its vec_*.h and defined QUERIES, the most of a tile, and QUERIES_OF_TWO, up
+ * to which a tile is two vectors wide and not one. Included by those files only.
  *
  * A tile of queries meets a vector of keys, or of columns, while that is in a register: keys
  * lie dimension by dimension, so neither product needs a sum across lanes. */
@@ -8,59 +8,87 @@
 #include "device/cpu/attention_kernels.h"
 #include "device/cpu/vec_math.h"
 
+#define UNROLL _Pragma("GCC unroll 8")
+
 INLINE size_t bytes_of(enum dtype dtype) {
     return dtype == F32 ? 4 : dtype == BF16 ? 2 : 1;
 }
 
-/* nq queries and up to 2 vectors of keys. */
-INLINE void scores_tile(enum dtype dtype, int nq, bool two, float *score, const float *const *q,
-                        const struct cpu_kv *k, int at, int n, int dim) {
-    struct vec a[QUERIES], b[QUERIES];
-#pragma GCC unroll 4
-    for (int j = 0; j < nq; j++) a[j] = b[j] = vec_set(0);
+/* Of so many queries, those of the next tile. */
+INLINE int tile_of(int n_q) {
+    return n_q >= QUERIES ? QUERIES : n_q >= 4 ? 4 : n_q >= 2 ? 2 : 1;
+}
+
+/* Asks for the lines of one row of what is read soon, into the second-level cache: keys and values
+ * come in runs of some KiB, too short for a processor to see that more is coming. */
+INLINE const char *fetch(const char *soon, size_t row_bytes) {
+    if (!soon) return soon;
+    for (size_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(soon + i, 0, 2);
+    return soon + row_bytes;
+}
+
+/* nq queries and `vecs` vectors of keys, of which the last has `width` keys. */
+INLINE void scores_tile(enum dtype dtype, int nq, int vecs, int width, float *score,
+                        const float *q, const struct cpu_kv *k, const char *soon,
+                        int at, int dim) {
+    struct vec a[QUERIES][2];
+    UNROLL for (int j = 0; j < nq; j++)
+        UNROLL for (int i = 0; i < vecs; i++) a[j][i] = vec_set(0);
     const char *row = k->at + (size_t)at * bytes_of(dtype);
     for (int d = 0; d < dim; d++, row += k->row_bytes) {
-        struct vec x = vec_kv(dtype, row, two ? LANES : n - at), y = x;
-        if (two) y = vec_kv(dtype, row + LANES * bytes_of(dtype), LANES);
-#pragma GCC unroll 4
-        for (int j = 0; j < nq; j++) {
-            struct vec s = vec_set(q[j][d]);
-            a[j] = vec_fma(s, x, a[j]);
-            if (two) b[j] = vec_fma(s, y, b[j]);
+        struct vec x[2];
+        soon = fetch(soon, k->row_bytes);
+        UNROLL for (int i = 0; i < vecs; i++)
+            x[i] = vec_kv(dtype, row + (size_t)(i * LANES) * bytes_of(dtype),
+                          i + 1 == vecs ? width : LANES);
+        UNROLL for (int j = 0; j < nq; j++) {
+            struct vec s = vec_set(q[j * dim + d]);
+            UNROLL for (int i = 0; i < vecs; i++) a[j][i] = vec_fma(s, x[i], a[j][i]);
         }
     }
-    struct vec lower = vec_set(1), upper = lower;
-    if (dtype == I8) {
-        lower = vec_kv(F32, (const char *)(k->scales + at), two ? LANES : n - at);
-        if (two) upper = vec_load(k->scales + at + LANES);
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < nq; j++) {
-        if (dtype == I8) a[j] = vec_mul(a[j], lower);
-        if (dtype == I8 && two) b[j] = vec_mul(b[j], upper);
-        vec_store(score + j * STEP_TOKENS + at, a[j], two ? LANES : n - at);
-        if (two) vec_store(score + j * STEP_TOKENS + at + LANES, b[j], LANES);
+    UNROLL for (int i = 0; i < vecs; i++) {
+        const int from = at + i * LANES, n = i + 1 == vecs ? width : LANES;
+        struct vec scale = vec_set(1);
+        if (dtype == I8) scale = vec_kv(F32, (const char *)(k->scales + from), n);
+        UNROLL for (int j = 0; j < nq; j++) {
+            if (dtype == I8) a[j][i] = vec_mul(a[j][i], scale);
+            vec_store(score + j * SCORE_ROW + from, a[j][i], n);
+        }
     }
 }
 
-INLINE void scores_of(enum dtype dtype, int nq, float *score, const float *const *q,
-                      const struct cpu_kv *k, int n, int dim) {
-    int at = 0;
-    for (; at + 2 * LANES <= n; at += 2 * LANES)
-        scores_tile(dtype, nq, true, score, q, k, at, n, dim);
-    for (; at < n; at += LANES) scores_tile(dtype, nq, false, score, q, k, at, n, dim);
+/* A tile of few queries takes two vectors at a time: its sums would wait for each other. */
+INLINE void scores_of(enum dtype dtype, int nq, float *score, const float *q,
+                      const struct cpu_kv *k, const char *soon, int n, int dim) {
+    for (int at = 0, width; at < n; at += width, soon = NULL) {
+        const bool two = nq <= QUERIES_OF_TWO && n - at >= 2 * LANES;
+        width = two ? 2 * LANES : MIN(LANES, n - at);
+        if (two)
+            scores_tile(dtype, nq, 2, LANES, score, q, k, soon, at, dim);
+        else if (width == LANES)
+            scores_tile(dtype, nq, 1, LANES, score, q, k, soon, at, dim);
+        else
+            scores_tile(dtype, nq, 1, width, score, q, k, soon, at, dim);
+    }
 }
 
-INLINE void scores_all(enum dtype dtype, float *score, const float *const *q, int n_q,
+INLINE void scores_all(enum dtype dtype, float *score, const float *q, int n_q,
                        const struct cpu_kv *k, int n, int dim) {
-    int j = 0;
-    for (; j + QUERIES <= n_q; j += QUERIES)
-        scores_of(dtype, QUERIES, score + j * STEP_TOKENS, q + j, k, n, dim);
-    for (; j < n_q; j++) scores_of(dtype, 1, score + j * STEP_TOKENS, q + j, k, n, dim);
+    const char *soon = k->soon;
+    for (int nq; n_q > 0; n_q -= nq, score += nq * SCORE_ROW, q += nq * dim, soon = NULL) {
+        nq = tile_of(n_q);
+        if (nq == QUERIES)
+            scores_of(dtype, QUERIES, score, q, k, soon, n, dim);
+        else if (nq == 4)
+            scores_of(dtype, 4, score, q, k, soon, n, dim);
+        else if (nq == 2)
+            scores_of(dtype, 2, score, q, k, soon, n, dim);
+        else
+            scores_of(dtype, 1, score, q, k, soon, n, dim);
+    }
 }
 
-static void scores(float *score, const float *const *q, int n_q, const struct cpu_kv *k, int n,
-                   int dim) {
+static void scores(float *score, const float *q, int n_q, const struct cpu_kv *k, int n, int dim) {
     if (k->dtype == F32)
         scores_all(F32, score, q, n_q, k, n, dim);
     else if (k->dtype == BF16)
@@ -69,27 +97,35 @@ static void scores(float *score, const float *const *q, int n_q, const struct cp
         scores_all(I8, score, q, n_q, k, n, dim);
 }
 
-static float soften(float *score, int begin, int end, int n, const struct cpu_softmax *s,
-                    struct cpu_running *r) {
-    const struct vec none = vec_set(-INFINITY);
-    struct vec most = none, sum = vec_set(0);
-    if (begin >= end) {
-        for (int i = 0; i < n; i += LANES) vec_store(score + i, sum, LANES);
-        return 1;
-    }
+/* Scaled and capped, with -inf outside of [begin, end). */
+INLINE void prepare(float *score, int begin, int end, int n, const struct cpu_softmax *s) {
     for (int i = 0; i < n; i += LANES) {
         struct vec x = vec_mul(vec_load(score + i), vec_set(s->scale));
         if (s->softcap != 0) {
             const struct vec cap = vec_set(s->softcap);
             x = vec_mul(cap, vec_tanh(vec_div(x, cap)));
         }
-        x = vec_keep(x, begin - i, end - i, none);
-        vec_store(score + i, x, LANES);
-        most = vec_max(most, x);
+        vec_store(score + i, vec_keep(x, begin - i, end - i, vec_set(-INFINITY)), LANES);
     }
-    const float max = fmaxf(r->max, vec_largest(most));
+}
+
+/* A step that is seen as a whole, as most are, is scaled on the way: the largest product with a
+ * positive number is that of the largest. */
+static float soften(float *score, int begin, int end, int n, const struct cpu_softmax *s,
+                    struct cpu_running *r) {
+    const bool plain = begin <= 0 && end >= n && n % LANES == 0 && s->softcap == 0 && s->scale > 0;
+    const float scale = plain ? s->scale : 1;
+    struct vec most = vec_set(-INFINITY), sum = vec_set(0);
+    if (begin >= end) {
+        for (int i = 0; i < n; i += LANES) vec_store(score + i, sum, LANES);
+        return 1;
+    }
+    if (!plain) prepare(score, begin, end, n, s);
+    for (int i = 0; i < n; i += LANES) most = vec_max(most, vec_load(score + i));
+    const float max = fmaxf(r->max, vec_largest(most) * scale);
     for (int i = 0; i < n; i += LANES) {
-        struct vec p = vec_exp(vec_sub(vec_load(score + i), vec_set(max)));
+        struct vec x = vec_mul(vec_load(score + i), vec_set(scale));
+        struct vec p = vec_exp(vec_sub(x, vec_set(max)));
         vec_store(score + i, p, LANES);
         sum = vec_add(sum, p);
     }
@@ -99,61 +135,69 @@ static float soften(float *score, int begin, int end, int n, const struct cpu_so
     return shrink;
 }
 
-INLINE void weigh_tile(enum dtype dtype, int nq, int nc, float *y, const float *p, size_t p_row,
-                       const struct cpu_kv *v, int n, int begin, int dim) {
-    struct vec a[QUERIES][COLS];
-    const int width = nc == COLS ? LANES : dim - begin;
-#pragma GCC unroll 4
-    for (int j = 0; j < nq; j++)
-#pragma GCC unroll 4
-        for (int c = 0; c < nc; c++)
-            a[j][c] = vec_kv(F32, (const char *)(y + j * dim + begin + c * LANES), width);
-    for (int i = 0; i < n; i++) {
-        const char *row = v->at + (size_t)i * v->row_bytes + (size_t)begin * bytes_of(dtype);
-        struct vec x[COLS];
-#pragma GCC unroll 4
-        for (int c = 0; c < nc; c++)
-            x[c] = vec_kv(dtype, row + (size_t)(c * LANES) * bytes_of(dtype), width);
-#pragma GCC unroll 4
-        for (int j = 0; j < nq; j++) {
-            struct vec s = vec_set(p[(size_t)j * p_row + (size_t)i]);
-#pragma GCC unroll 4
-            for (int c = 0; c < nc; c++) a[j][c] = vec_fma(s, x[c], a[j][c]);
+/* nq queries and `vecs` vectors of columns from `begin` on, of which the last has `width`. */
+INLINE void weigh_tile(enum dtype dtype, int nq, int vecs, int width, float *y, const float *p,
+                       const struct cpu_kv *v, const char *soon, int n, int begin, int dim) {
+    struct vec a[QUERIES][2];
+    UNROLL for (int j = 0; j < nq; j++)
+        UNROLL for (int c = 0; c < vecs; c++)
+            a[j][c] = vec_kv(F32, (const char *)(y + j * dim + begin + c * LANES),
+                             c + 1 == vecs ? width : LANES);
+    const char *row = v->at + (size_t)begin * bytes_of(dtype);
+    for (int i = 0; i < n; i++, row += v->row_bytes) {
+        struct vec x[2];
+        soon = fetch(soon, v->row_bytes);
+        UNROLL for (int c = 0; c < vecs; c++)
+            x[c] = vec_kv(dtype, row + (size_t)(c * LANES) * bytes_of(dtype),
+                          c + 1 == vecs ? width : LANES);
+        UNROLL for (int j = 0; j < nq; j++) {
+            struct vec s = vec_set(p[j * SCORE_ROW + i]);
+            UNROLL for (int c = 0; c < vecs; c++) a[j][c] = vec_fma(s, x[c], a[j][c]);
         }
     }
-#pragma GCC unroll 4
-    for (int j = 0; j < nq; j++)
-#pragma GCC unroll 4
-        for (int c = 0; c < nc; c++)
-            vec_store(y + j * dim + begin + c * LANES, a[j][c], width);
+    UNROLL for (int j = 0; j < nq; j++)
+        UNROLL for (int c = 0; c < vecs; c++)
+            vec_store(y + j * dim + begin + c * LANES, a[j][c], c + 1 == vecs ? width : LANES);
 }
 
 INLINE void weigh_of(enum dtype dtype, int nq, float *y, const float *p, const struct cpu_kv *v,
-                     int n, int dim) {
-    float scaled[QUERIES * STEP_TOKENS];
-    int begin = 0;
+                     const char *soon, int n, int dim) {
+    float scaled[QUERIES * SCORE_ROW];
     if (dtype == I8) {
         for (int j = 0; j < nq; j++)
             for (int i = 0; i < n; i += LANES) {
                 struct vec s = vec_kv(F32, (const char *)(v->scales + i), n - i);
-                struct vec w = vec_kv(F32, (const char *)(p + j * STEP_TOKENS + i), n - i);
-                vec_store(scaled + j * STEP_TOKENS + i, vec_mul(w, s), LANES);
+                struct vec w = vec_kv(F32, (const char *)(p + j * SCORE_ROW + i), n - i);
+                vec_store(scaled + j * SCORE_ROW + i, vec_mul(w, s), LANES);
             }
         p = scaled;
     }
-    for (; begin + COLS * LANES <= dim; begin += COLS * LANES)
-        weigh_tile(dtype, nq, COLS, y, p, STEP_TOKENS, v, n, begin, dim);
-    for (; begin < dim; begin += LANES)
-        weigh_tile(dtype, nq, 1, y, p, STEP_TOKENS, v, n, begin, dim);
+    for (int begin = 0, width; begin < dim; begin += width, soon = NULL) {
+        const bool two = nq <= QUERIES_OF_TWO && dim - begin >= 2 * LANES;
+        width = two ? 2 * LANES : MIN(LANES, dim - begin);
+        if (two)
+            weigh_tile(dtype, nq, 2, LANES, y, p, v, soon, n, begin, dim);
+        else if (width == LANES)
+            weigh_tile(dtype, nq, 1, LANES, y, p, v, soon, n, begin, dim);
+        else
+            weigh_tile(dtype, nq, 1, width, y, p, v, soon, n, begin, dim);
+    }
 }
 
 INLINE void weigh_all(enum dtype dtype, float *y, const float *p, int n_q, const struct cpu_kv *v,
                       int n, int dim) {
-    int j = 0;
-    for (; j + QUERIES <= n_q; j += QUERIES)
-        weigh_of(dtype, QUERIES, y + (size_t)j * (size_t)dim, p + j * STEP_TOKENS, v, n, dim);
-    for (; j < n_q; j++)
-        weigh_of(dtype, 1, y + (size_t)j * (size_t)dim, p + j * STEP_TOKENS, v, n, dim);
+    const char *soon = v->soon;
+    for (int nq; n_q > 0; n_q -= nq, y += nq * dim, p += nq * SCORE_ROW, soon = NULL) {
+        nq = tile_of(n_q);
+        if (nq == QUERIES)
+            weigh_of(dtype, QUERIES, y, p, v, soon, n, dim);
+        else if (nq == 4)
+            weigh_of(dtype, 4, y, p, v, soon, n, dim);
+        else if (nq == 2)
+            weigh_of(dtype, 2, y, p, v, soon, n, dim);
+        else
+            weigh_of(dtype, 1, y, p, v, soon, n, dim);
+    }
 }
 
 static void weigh(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim) {

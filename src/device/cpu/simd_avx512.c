@@ -1,11 +1,10 @@
 /* simd_avx512.c - what is written once over 16 lanes (attention, recurrent states, gates), made for
- * AVX-512. Tiles of attention of 4 queries by 4
- * vectors leave registers for what they meet. */
+ * AVX-512. Tiles of attention of 8 queries by two vectors take 16 of 32 registers. */
 #if defined __x86_64__
 #include "device/cpu/linear.h"
 #include "device/cpu/vec_avx512.h"
 
-enum { QUERIES = 4, COLS = 4 };
+enum { QUERIES = 8, QUERIES_OF_TWO = 8 };
 
 #include "device/cpu/attention_simd.h"
 #include "device/cpu/gate_simd.h"

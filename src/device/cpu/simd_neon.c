@@ -1,11 +1,10 @@
 /* simd_neon.c - what is written once over 16 lanes (attention, recurrent states, gates), made for
- * NEON. Tiles of attention of 2 queries by 2
- * vectors take 24 of 32 registers. */
+ * NEON. Tiles of attention of 6 queries by one vector take 24 of 32 registers. */
 #if defined __aarch64__
 #include "device/cpu/linear.h"
 #include "device/cpu/vec_neon.h"
 
-enum { QUERIES = 2, COLS = 2 };
+enum { QUERIES = 6, QUERIES_OF_TWO = 2 };
 
 #include "device/cpu/attention_simd.h"
 #include "device/cpu/gate_simd.h"
