@@ -57,25 +57,27 @@ static void data_free(struct data *d) {
     free(d->value);
 }
 
-static void check_scores(enum dtype dtype, int n, int dim, int n_q) {
+static void check_scores(enum dtype dtype, int n, int dim, int n_q, bool latent) {
     static struct data d;
     static struct out wide, out;
-    struct cpu_kv k = data_new(&d, dtype, dim, n, false);
+    struct cpu_kv k = latent ? data_new(&d, dtype, n, dim, true)
+                             : data_new(&d, dtype, dim, n, false);
     for (int i = 0; i < n_q * dim; i++) d.q[i] = uniform();
     const struct cpu_kernels *set;
     for (int s = 0; (set = cpu_isa(s)); s++) {
         struct out *o = s ? &out : &wide;
+        const struct cpu_attention_kernels *kernels = set->attention;
         for (int i = 0; i < n_q * SCORE_ROW; i++) o->score[i] = -7;
-        set->attention->scores(o->score, d.q, n_q, &k, n, dim);
+        (latent ? kernels->latent_scores : kernels->scores)(o->score, d.q, n_q, &k, n, dim);
         for (int j = 0; j < n_q; j++)
             for (int i = 0; i < STEP_TOKENS; i++) {
                 double want = 0;
                 for (int c = 0; c < dim && i < n; c++)
-                    want += d.value[c * n + i] * (double)d.q[j * dim + c];
+                    want += d.value[latent ? i * dim + c : c * n + i] * (double)d.q[j * dim + c];
                 if (i >= n) want = -7;
                 assert_true(fabs((double)o->score[j * SCORE_ROW + i] - want) < 1e-5 * sqrt(dim));
             }
-        if (s && set->attention != &cpu_attention_generic)
+        if (s && kernels != &cpu_attention_generic)
             assert_memory_equal(&out, &wide, (size_t)(n_q * SCORE_ROW) * sizeof(float));
     }
     data_free(&d);
@@ -115,7 +117,8 @@ static void sets_agree(void **state) {
         enum dtype dtype = dtypes[i % 3];
         int dim = dims[i / 3 % COUNT(dims)], n = counts[i / 3 / COUNT(dims)];
         int n_q = 1 + (int)(i % QUERIES_MAX);
-        check_scores(dtype, n, dim, n_q);
+        check_scores(dtype, n, dim, n_q, false);
+        if (dtype != I8) check_scores(dtype, n, dim, n_q, true);
         check_weigh(dtype, n, dim, n_q);
     }
 }
@@ -186,7 +189,7 @@ static void alone_is_the_same(void **state) {
     const struct cpu_kernels *set;
     struct cpu_kv v = data_new(&d, BF16, N, DIM, true), k = v;
     for (int i = 0; i < QUERIES_MAX * SCORE_ROW; i++) p[i] = uniform();
-    for (int i = 0; i < QUERIES_MAX * N; i++) d.q[i] = uniform();
+    for (int i = 0; i < QUERIES_MAX * DIM; i++) d.q[i] = uniform();
     for (int s = 0; (set = cpu_isa(s)); s++) {
         memset(&whole, 0, sizeof whole);
         set->attention->scores(whole.score, d.q, QUERIES_MAX, &k, N, N);
@@ -197,6 +200,11 @@ static void alone_is_the_same(void **state) {
             set->attention->weigh(y, p + j * SCORE_ROW, 1, &v, N, DIM);
             assert_memory_equal(score, whole.score + j * SCORE_ROW, N * sizeof *score);
             assert_memory_equal(y, whole.y + j * DIM, sizeof y);
+        }
+        set->attention->latent_scores(whole.score, d.q, QUERIES_MAX, &k, N, DIM);
+        for (int j = 0; j < QUERIES_MAX; j++) {
+            set->attention->latent_scores(score, d.q + j * DIM, 1, &k, N, DIM);
+            assert_memory_equal(score, whole.score + j * SCORE_ROW, N * sizeof *score);
         }
     }
     data_free(&d);

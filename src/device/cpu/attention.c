@@ -11,9 +11,8 @@
 
 #include <assert.h>
 
-/* What a block holds lies on a thread's stack: about 180 KiB. */
-enum { BLOCK_MAX = 48, Q_FLOATS = 10 << 10, Y_FLOATS = 8 << 10, TILE_FLOATS = 20 << 10,
-       SPLIT_STEPS = 4 };
+/* What a block holds lies on a thread's stack: about 130 KiB. */
+enum { BLOCK_MAX = 48, Q_FLOATS = 14 << 10, Y_FLOATS = 12 << 10, SPLIT_STEPS = 4 };
 
 struct attention {
     const struct cpu_attention_kernels *kernels;
@@ -39,7 +38,7 @@ struct block {
 /* What a block holds while it goes through a split. */
 struct work {
     struct cpu_running running[BLOCK_MAX];
-    float score[BLOCK_MAX * SCORE_ROW], y[Y_FLOATS], tile[TILE_FLOATS];
+    float score[BLOCK_MAX * SCORE_ROW], y[Y_FLOATS];
 };
 
 static int first_visible(const struct attend *a, int pos) {
@@ -83,25 +82,11 @@ static void find_block(const struct attention *o, int64_t i, struct block *b) {
     b->seq = a->rows->seq[b->query[0].row];
 }
 
-/* A latent's keys lie across: `tile` takes them, turned, as F32. */
-static struct cpu_kv turned(const struct attend *a, char *page, float *tile) {
-    const size_t tokens = (size_t)a->kv.page_tokens, dims = (size_t)a->k_dim;
+static struct cpu_kv keys_of(const struct attend *a, char *page, int kv_head) {
     const enum dtype dtype = a->kv.dtype;
-    for (size_t t = 0; t < tokens; t++)
-        for (size_t d = 0; d < dims; d++) {
-            float *to = tile + d * tokens + t;
-            if (dtype == F32) *to = ((const float *)(const void *)page)[t * dims + d];
-            if (dtype == BF16)
-                *to = bf16_to_f32(((const uint16_t *)(const void *)page)[t * dims + d]);
-        }
-    return (struct cpu_kv){ (const char *)tile, tokens * sizeof *tile, F32, NULL, NULL };
-}
-
-static struct cpu_kv keys_of(const struct attend *a, char *page, int kv_head, float *tile) {
-    const size_t row = (size_t)a->kv.page_tokens * dtype_bytes(a->kv.dtype);
-    if (a->v_in_k) return turned(a, page, tile);
-    return (struct cpu_kv){ page + (size_t)(kv_head * a->k_dim) * row, row, a->kv.dtype,
-                            a->kv.dtype == I8 ? page_scales(a, page, kv_head, 0) : NULL, NULL };
+    const size_t row = (size_t)(a->v_in_k ? a->k_dim : a->kv.page_tokens) * dtype_bytes(dtype);
+    return (struct cpu_kv){ page + (size_t)(kv_head * a->k_dim) * row, row, dtype,
+                            dtype == I8 ? page_scales(a, page, kv_head, 0) : NULL, NULL };
 }
 
 static struct cpu_kv values_of(const struct attend *a, char *page, int kv_head, int from) {
@@ -121,9 +106,13 @@ static void run_step(const struct attention *o, const struct block *b, struct wo
     const struct cpu_softmax how = { a->scale, a->softcap };
     const int tokens = a->kv.page_tokens, width = end * tokens - base;
     for (int i = first; i < end; i++) {
-        struct cpu_kv k = keys_of(a, page_at(a, b->seq, i), b->kv_head, w->tile);
-        if (!a->v_in_k) k.soon = values_of(a, page_at(a, b->seq, i), b->kv_head, 0).at;
-        o->kernels->scores(w->score + i * tokens - base, b->q, b->n, &k, tokens, a->k_dim);
+        struct cpu_kv k = keys_of(a, page_at(a, b->seq, i), b->kv_head);
+        float *score = w->score + i * tokens - base;
+        k.soon = values_of(a, page_at(a, b->seq, i), b->kv_head, 0).at;
+        if (a->v_in_k)
+            o->kernels->latent_scores(score, b->q, b->n, &k, tokens, a->k_dim);
+        else
+            o->kernels->scores(score, b->q, b->n, &k, tokens, a->k_dim);
     }
     for (int j = 0; j < b->n; j++) {
         const struct query *q = &b->query[j];
@@ -136,8 +125,8 @@ static void run_step(const struct attention *o, const struct block *b, struct wo
     for (int i = first; i < end; i++) {
         const int from = MAX(b->low - i * tokens, 0), to = MIN(b->pos + 1 - i * tokens, tokens);
         struct cpu_kv v = values_of(a, page_at(a, b->seq, i), b->kv_head, from);
-        if (!a->v_in_k && i + o->step <= b->pos / tokens)
-            v.soon = keys_of(a, page_at(a, b->seq, i + o->step), b->kv_head, NULL).at;
+        if (i + o->step <= b->pos / tokens)
+            v.soon = keys_of(a, page_at(a, b->seq, i + o->step), b->kv_head).at;
         o->kernels->weigh(w->y, w->score + i * tokens - base + from, b->n, &v, to - from,
                           a->v_dim);
     }
@@ -273,8 +262,7 @@ void cpu_attention(struct device *dev, struct tensor *y, const struct tensor *q,
     struct attention o = { .kernels = cpu->kernels->attention, .a = a, .y = y, .q = q };
     assert(a->kv.page_tokens <= STEP_TOKENS && a->k_dim <= Q_FLOATS &&
            a->v_dim <= Y_FLOATS);
-    assert(!a->v_in_k || (a->kv_heads == 1 && a->kv.dtype != I8 &&
-                           a->k_dim * a->kv.page_tokens <= TILE_FLOATS));
+    assert(!a->v_in_k || (a->kv_heads == 1 && a->kv.dtype != I8));
     const int64_t pieces = plan(&o, cpu);
     if (!o.splits) {
         pool_run(cpu->pool, pieces, 1, run_whole, &o);

@@ -21,12 +21,29 @@ static float value(const struct cpu_kv *kv, int row, int col) {
     return f;
 }
 
+/* The sum, which is left in the first lane. */
+static float fold(float *lanes) {
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) lanes[l] += lanes[l + half];
+    return lanes[0];
+}
+
 static void scores(float *score, const float *q, int n_q, const struct cpu_kv *k, int n, int dim) {
     for (int j = 0; j < n_q; j++)
         for (int i = 0; i < n; i++) {
             float sum = 0;
             for (int d = 0; d < dim; d++) sum += q[j * dim + d] * value(k, d, i);
             score[j * SCORE_ROW + i] = k->dtype == I8 ? sum * k->scales[i] : sum;
+        }
+}
+
+static void latent_scores(float *score, const float *q, int n_q, const struct cpu_kv *k, int n,
+                          int dim) {
+    for (int j = 0; j < n_q; j++)
+        for (int i = 0; i < n; i++) {
+            float sum[LANES] = { 0 };
+            for (int d = 0; d < dim; d++) sum[d % LANES] += q[j * dim + d] * value(k, i, d);
+            score[j * SCORE_ROW + i] = fold(sum);
         }
 }
 
@@ -43,10 +60,8 @@ static float soften(float *score, int begin, int end, int n, const struct cpu_so
         sum[i % LANES] += score[i];
     }
     if (begin >= end) return 1;
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++) sum[l] += sum[l + half];
     float shrink = r->max == max ? 1 : expf(r->max - max);
-    r->sum = r->sum * shrink + sum[0];
+    r->sum = r->sum * shrink + fold(sum);
     r->max = max;
     return shrink;
 }
@@ -60,4 +75,4 @@ static void weigh(float *y, const float *p, int n_q, const struct cpu_kv *v, int
         }
 }
 
-const struct cpu_attention_kernels cpu_attention_generic = { scores, soften, weigh };
+const struct cpu_attention_kernels cpu_attention_generic = { scores, latent_scores, soften, weigh };

@@ -1,8 +1,9 @@
 /* attention_kernels.h - the inner loops of attention that an instruction set may bring.
  *
- * Their arithmetic: a score is one sum in ascending dimension; a column of the output takes
- * its values in ascending order, one multiply-add each; the sum of a softmax has 16 lanes (the
- * position in the step modulo 16), folded as a tree. So nothing depends on how many queries
+ * Their arithmetic: a score is one sum in ascending dimension, but of a latent 16 of them (the
+ * dimension modulo 16), folded as a tree; a column of the output takes its values in ascending
+ * order, one multiply-add each; the sum of a softmax has 16 lanes (the position in the step modulo
+ * 16), folded likewise. So nothing depends on how many queries
  * are taken together. All sets but generic agree in every bit; it rounds products and sums
  * apart and has libm's exponential. */
 #pragma once
@@ -14,7 +15,7 @@
 enum { STEP_TOKENS = 128, SCORE_ROW = STEP_TOKENS + 16 };
 
 /* Rows of one kv head in one page, F32, BF16 or I8: keys are [dim, tokens], values
- * [tokens, dim]. I8: a token's numbers are multiples of its scale. Of what is read soon memory is
+ * and a latent's keys [tokens, dim]. I8: a token's numbers are multiples of its scale. Of what is read soon memory is
  * asked for as many bytes as there are here. */
 struct cpu_kv {
     const char *at; size_t row_bytes; enum dtype dtype; const float *scales;
@@ -27,6 +28,9 @@ struct cpu_running { float max, sum; };                  /* -INFINITY and 0 at f
 struct cpu_attention_kernels {
     /* score[j * SCORE_ROW + i] = q[j * dim ..] . k[i], i < n, j < n_q */
     void (*scores)(float *score, const float *q, int n_q, const struct cpu_kv *k, int n, int dim);
+    /* the same of a latent; not I8. */
+    void (*latent_scores)(float *score, const float *q, int n_q, const struct cpu_kv *k, int n,
+                          int dim);
     /* Scores of a step become weights; those outside [begin, end) become 0, up to n. Returns what
      * the sums so far must be multiplied with; 1 when the maximum is the old one. */
     float (*soften)(float *score, int begin, int end, int n, const struct cpu_softmax *,

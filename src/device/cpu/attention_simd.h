@@ -97,6 +97,63 @@ static void scores(float *score, const float *q, int n_q, const struct cpu_kv *k
         scores_all(I8, score, q, n_q, k, n, dim);
 }
 
+/* nq queries and 1 or 2 tokens from `at` on. */
+INLINE void latent_tile(enum dtype dtype, int nq, int tokens, float *score, const float *q,
+                        const struct cpu_kv *k, int at, int dim) {
+    struct vec a[QUERIES][2];
+    UNROLL for (int j = 0; j < nq; j++)
+        UNROLL for (int i = 0; i < tokens; i++) a[j][i] = vec_set(0);
+    const char *row = k->at + (size_t)at * k->row_bytes;
+    int d = 0;
+    for (; d + LANES <= dim; d += LANES, row += LANES * bytes_of(dtype)) {
+        struct vec x[2];
+        UNROLL for (int i = 0; i < tokens; i++)
+            x[i] = vec_kv(dtype, row + (size_t)i * k->row_bytes, LANES);
+        UNROLL for (int j = 0; j < nq; j++) {
+            struct vec s = vec_load(q + j * dim + d);
+            UNROLL for (int i = 0; i < tokens; i++) a[j][i] = vec_fma(s, x[i], a[j][i]);
+        }
+    }
+    for (int i = 0; d < dim && i < tokens; i++) {
+        struct vec x = vec_kv(dtype, row + (size_t)i * k->row_bytes, dim - d);
+        for (int j = 0; j < nq; j++)
+            a[j][i] = vec_fma(vec_kv(F32, (const char *)(q + j * dim + d), dim - d), x, a[j][i]);
+    }
+    UNROLL for (int j = 0; j < nq; j++)
+        UNROLL for (int i = 0; i < tokens; i++) score[j * SCORE_ROW + at + i] = vec_sum(a[j][i]);
+}
+
+INLINE void latent_of(enum dtype dtype, int nq, float *score, const float *q,
+                      const struct cpu_kv *k, int n, int dim) {
+    int at = 0;
+    if (nq <= QUERIES_OF_TWO)
+        for (; at + 2 <= n; at += 2) latent_tile(dtype, nq, 2, score, q, k, at, dim);
+    for (; at < n; at++) latent_tile(dtype, nq, 1, score, q, k, at, dim);
+}
+
+INLINE void latent_all(enum dtype dtype, float *score, const float *q, int n_q,
+                       const struct cpu_kv *k, int n, int dim) {
+    for (int nq; n_q > 0; n_q -= nq, score += nq * SCORE_ROW, q += nq * dim) {
+        nq = tile_of(n_q);
+        if (nq == QUERIES)
+            latent_of(dtype, QUERIES, score, q, k, n, dim);
+        else if (nq == 4)
+            latent_of(dtype, 4, score, q, k, n, dim);
+        else if (nq == 2)
+            latent_of(dtype, 2, score, q, k, n, dim);
+        else
+            latent_of(dtype, 1, score, q, k, n, dim);
+    }
+}
+
+static void latent_scores(float *score, const float *q, int n_q, const struct cpu_kv *k, int n,
+                          int dim) {
+    if (k->dtype == F32)
+        latent_all(F32, score, q, n_q, k, n, dim);
+    else
+        latent_all(BF16, score, q, n_q, k, n, dim);
+}
+
 /* Scaled and capped, with -inf outside of [begin, end). */
 INLINE void prepare(float *score, int begin, int end, int n, const struct cpu_softmax *s) {
     for (int i = 0; i < n; i += LANES) {
