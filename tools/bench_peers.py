@@ -38,6 +38,7 @@ CASES = {
     "prefill-4b": ("prefill of 512, 4B", "qwen3-4b", 4, ["q4_0"], "prefill", 2, 1.25),
     "prefill-4b-int8": ("prefill of 512, 4B, beside its best int8 format", "qwen3-4b", 4,
                         ["iq4_xs"], "prefill", 2, 1.05),
+    "prompt-1b": ("prefill of 4,096, 1B", "llama-1b", 4, ["q4_0"], "prompt", 2, None),
     "prefill-bf16": ("prefill of 512, 1B, bf16 weights", "llama-1b", 16, ["f16", "bf16"],
                      "prefill", 2, 1.05),
     "batch-1b": ("16 sequences decoding, 1B", "llama-1b", 4, ["q4_0"], "batch", 2, 1.6),
@@ -45,8 +46,9 @@ CASES = {
     "start-1b": ("warm start to first token, 1B", "llama-1b", 4, ["q4_0"], "start", 2, -0.5),
     "memory-1b": ("resident memory, 1B", "llama-1b", 4, ["q4_0"], "memory", 2, -0.95),
 }
-UNITS = {"decode": "tok/s", "prefill": "tok/s", "batch": "tok/s", "context": "of it", "start": "s",
-         "memory": "MiB"}
+PROMPTS = {"prefill": 512, "prompt": 4096}
+UNITS = {"decode": "tok/s", "prefill": "tok/s", "prompt": "tok/s", "batch": "tok/s", "context": "of it",
+         "start": "s", "memory": "MiB"}
 
 
 def run(*command, both=False):
@@ -127,8 +129,8 @@ class Peer:
         return ["-rtr"] if name == "rtr 1" else []
 
     def speed(self, path, threads, what, setting):
-        prompt, new = (128, 16) if self.quick else (512, 128)
-        size = ["-p", str(prompt), "-n", "0"] if what == "prefill" else ["-p", "0", "-n", str(new)]
+        prompt, new = PROMPTS.get(what, 0) // (4 if self.quick else 1), 16 if self.quick else 128
+        size = ["-p", str(prompt), "-n", "0"] if prompt else ["-p", "0", "-n", str(new)]
         rows = json.loads(run(self.bench, "-m", path, *size, "-t", str(threads), "-r", "1", "-fa",
                               "1", "-o", "json", *self.settings[setting]))
         return rows[0]["avg_ts"]
@@ -157,8 +159,9 @@ def bench(folder, threads, prompt, new, sequences=1):
 
 def measure_ours(folder, what, threads, quick):
     """Decode is measured after a prompt of one token, as llama-bench does."""
-    if what == "prefill":
-        return bench(folder, threads, 128 if quick else 512, 1)["prefill_tokens_per_s"]
+    if what in PROMPTS:
+        length = PROMPTS[what] // (4 if quick else 1)
+        return bench(folder, threads, length, 1)["prefill_tokens_per_s"]
     if what == "decode":
         return bench(folder, threads, 1, 16 if quick else 128)["decode_tokens_per_s"]
     if what == "batch":
@@ -173,7 +176,7 @@ def measure_ours(folder, what, threads, quick):
 
 
 def measure_peer(peer, path, what, threads, setting):
-    if what in ("prefill", "decode"):
+    if what in PROMPTS or what == "decode":
         return peer.speed(path, threads, what, setting)
     if what == "batch":
         return peer.batch(path, threads, setting, [16], 16 if peer.quick else 64, 16)[16]
@@ -217,7 +220,7 @@ def share(what, mine, got, size):
         if what == "decode":
             return "%.0f %% of %.1f GB/s" % (mine * size / 1e9 / limit * 100, limit)
         return "probe %.1f GB/s" % limit
-    if what == "prefill":
+    if what in PROMPTS:
         limit = statistics.median(p["int8_gop_per_s"] for p, _, _ in got)
         return "probe %.0f GOP/s" % limit
     return "-"
@@ -282,7 +285,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--name", default="", help="what the report calls the peer")
-    parser.add_argument("--quick", action="store_true", help="prompts of 128, 16 new tokens")
+    parser.add_argument("--quick", action="store_true", help="prompts of a quarter, 16 new tokens")
     parser.add_argument("--isa", default="", help="the instruction set that ours is held to")
     parser.add_argument("--list", action="store_true", help="the cases' names, and nothing else")
     options = parser.parse_args()

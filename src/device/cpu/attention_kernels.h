@@ -10,13 +10,13 @@
 #include "device/tensor.h"
 
 /* STEP_TOKENS keys share one look at the maximum; a row of scores has room for all of them, and
- * whole vectors may be read and written there. Rows lie an odd number of lines apart, lest they
- * share their places in the cache. */
+ * whole vectors may be read and written there. Rows lie an odd number of lines apart: else they
+ * would share places in the cache. */
 enum { STEP_TOKENS = 128, SCORE_ROW = STEP_TOKENS + 16 };
 
-/* Rows of one kv head in one page, F32, BF16 or I8: keys are [dim, tokens], values
- * and a latent's keys [tokens, dim]. I8: a token's numbers are multiples of its scale. Of what is read soon memory is
- * asked for as many bytes as there are here. */
+/* Rows of one kv head in one page, F32, BF16 or I8: keys are [dim, tokens], values and a latent's
+ * keys [tokens, dim]. I8: a token's numbers are multiples of its scale. Of what is read soon memory
+ * is asked for as many bytes as there are here. */
 struct cpu_kv {
     const char *at; size_t row_bytes; enum dtype dtype; const float *scales;
     const char *soon;                /* NULL: nothing */
