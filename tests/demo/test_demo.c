@@ -3,6 +3,7 @@
 #include "../maker.h"
 #include "device/cpu/linear.h"
 #include "engine.h"
+#include "weights/quant.h"
 
 #include <json-c/json.h>
 #include <math.h>
@@ -187,11 +188,20 @@ static struct tensor find(struct json_object *header, char *data, const char *na
     return t;
 }
 
-/* Adds the matrix whose packed values t is, in bf16. */
-static void add_bf16(struct maker *m, struct json_object *header, char *data, struct tensor t,
-                     const char *name) {
-    const struct tensor scales = find(header, data, name, ".scales");
+static void add(struct maker *m, const char *name, const char *suffix, const char *dtype,
+                int64_t rows, int64_t cols, const void *at, size_t bytes) {
     struct buf full = { 0 }, shape = { 0 };
+    buf_format(&full, "%s%s", name, suffix);
+    buf_format(&shape, "[%lld,%lld]", (long long)rows, (long long)cols);
+    maker_add(m, buf_c(&full), dtype, buf_c(&shape), at, bytes);
+    buf_free(&full);
+    buf_free(&shape);
+}
+
+/* Adds the matrix whose packed values t is, in bf16 or MXFP4. */
+static void add_matrix(struct maker *m, struct json_object *header, char *data, struct tensor t,
+                       const char *name, enum dtype as) {
+    const struct tensor scales = find(header, data, name, ".scales");
     const int64_t rows = t.shape[0], cols = scales.shape[1] * 64;
     struct tensor w = tensor_2d(t.at, MLX_AFFINE, rows, cols);
     w.quant = (struct quant){ .scales = scales.at, .scale_dtype = BF16, .group = 64,
@@ -199,6 +209,8 @@ static void add_bf16(struct maker *m, struct json_object *header, char *data, st
                               .bits = (uint8_t)(t.shape[1] * 32 / cols) };
     float *row = mem_array((size_t)cols, sizeof *row);
     uint16_t *all = mem_array((size_t)(rows * cols), sizeof *all);
+    uint8_t *codes = mem_array((size_t)(rows * cols / 2), 1);
+    uint8_t *powers = mem_array((size_t)(rows * cols / 32), 1);
     for (int64_t r = 0; r < rows; r++) {
         cpu_dequantize_row(&w, r, row);
         for (int64_t c = 0; c < cols; c++) {
@@ -206,18 +218,24 @@ static void add_bf16(struct maker *m, struct json_object *header, char *data, st
             memcpy(&bits, &row[c], sizeof bits);
             all[r * cols + c] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
         }
+        for (int64_t c = 0; c < cols; c += 32)
+            quant_mxfp4(row + c, codes + (r * cols + c) / 2, powers + (r * cols + c) / 32);
     }
-    buf_format(&full, "%s.weight", name);
-    buf_format(&shape, "[%lld,%lld]", (long long)rows, (long long)cols);
-    maker_add(m, buf_c(&full), "BF16", buf_c(&shape), all, (size_t)(rows * cols) * sizeof *all);
-    buf_free(&full);
-    buf_free(&shape);
+    if (as == MXFP4) {
+        add(m, name, ".weight", "U32", rows, cols / 8, codes, (size_t)(rows * cols / 2));
+        add(m, name, ".scales", "U8", rows, cols / 32, powers, (size_t)(rows * cols / 32));
+    } else {
+        add(m, name, ".weight", "BF16", rows, cols, all, (size_t)(rows * cols) * sizeof *all);
+    }
     free(row);
     free(all);
+    free(codes);
+    free(powers);
 }
 
-/* The built-in model with weights of bf16, in a folder of its own. */
-static char *bf16_demo(void) {
+/* The built-in model with weights of bf16, or but for the embedding of MXFP4, in a folder of its
+ * own. */
+static char *demo_of(enum dtype weights) {
     static const char *const others[] = { "generation_config.json", "tokenizer.json",
                                           "tokenizer_config.json", "special_tokens_map.json" };
     char *dir = temp_dir();
@@ -229,6 +247,9 @@ static char *bf16_demo(void) {
     struct json_object *config = json_object_from_file("models/demo/config.json");
     json_object_object_del(config, "quantization");
     json_object_object_del(config, "quantization_config");
+    if (weights == MXFP4)
+        json_object_object_add(config, "quantization", json_tokener_parse(
+            "{\"mode\":\"mxfp4\",\"bits\":4,\"group_size\":32}"));
     temp_write(dir, "config.json", str_of(json_object_to_json_string(config)));
     json_object_put(config);
 
@@ -251,7 +272,8 @@ static char *bf16_demo(void) {
         const int begin = json_object_get_int(json_object_array_get_idx(at, 0));
         const int end = json_object_get_int(json_object_array_get_idx(at, 1));
         if (find(header, data, buf_c(&base), ".scales").at)
-            add_bf16(&m, header, data, find(header, data, name, ""), buf_c(&base));
+            add_matrix(&m, header, data, find(header, data, name, ""), buf_c(&base),
+                       strstr(name, "embed") ? BF16 : weights);
         else
             maker_add(&m, name, "BF16", json_object_to_json_string(shape), data + begin,
                       (size_t)(end - begin));
@@ -265,17 +287,25 @@ static char *bf16_demo(void) {
 }
 
 /* What a mode promises against F32 throughout, over a held-out text. */
-struct promise { const char *name; bool f32, bf16; const char *kv; double kl, agree; };
+struct promise {
+    const char *name;
+    bool f32;
+    enum dtype weights;              /* MLX_AFFINE: as it is */
+    const char *kv;
+    double kl, agree;
+};
 static const struct promise promises[] = {
-    { "default", false, false, NULL, 1e-3, 0.995 },
-    { "default with weights of bf16", false, true, NULL, 1e-3, 0.995 },
-    { "8-bit keys and values", true, false, "q8", 1e-3, 0.99 },
-    { "default with 8-bit keys and values", false, false, "q8", 1e-3, 0.99 },
+    { "default", false, MLX_AFFINE, NULL, 1e-3, 0.995 },
+    { "default with weights of bf16", false, BF16, NULL, 1e-3, 0.995 },
+    { "default with weights of MXFP4", false, MXFP4, NULL, 1e-3, 0.995 },
+    { "8-bit keys and values", true, MLX_AFFINE, "q8", 1e-3, 0.99 },
+    { "default with 8-bit keys and values", false, MLX_AFFINE, "q8", 1e-3, 0.99 },
 };
 
 static void test_promise(void **state) {
     const struct promise *mode = *state;
-    char *dir = mode->bf16 ? bf16_demo() : mem_str(S("models/demo"));
+    const bool made = mode->weights != MLX_AFFINE;
+    char *dir = made ? demo_of(mode->weights) : mem_str(S("models/demo"));
     struct engine *exact = open_dir(dir, true, NULL), *fast = open_dir(dir, mode->f32, mode->kv);
     struct json_object *root = json_object_from_file("tests/demo/text.json");
     struct json_object *texts = json_object_object_get(root, "ids");
@@ -305,7 +335,7 @@ static void test_promise(void **state) {
     json_object_put(root);
     engine_close(exact);
     engine_close(fast);
-    if (mode->bf16)
+    if (made)
         temp_free(dir);
     else
         free(dir);

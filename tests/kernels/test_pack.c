@@ -1,8 +1,11 @@
 /* test_pack.c - packed matrices: every number lies where pack.h says, pieces that are packed
  * apart make the same whole, and views keep what they may. */
+#include "device/cpu/isa.h"
 #include "device/cpu/linear_job.h"
 #include "device/cpu/pack.h"
+#include "device/small_float.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -125,6 +128,46 @@ static void numbers_lie_where_they_should(void **unused) {
     }
 }
 
+/* Every scale there is, on every instruction set: what a number of MXFP4 is, is v s + b, but for
+ * scales so large that bf16 has no bias for them. */
+static void mxfp4_is_affine(void **unused) {
+    (void)unused;
+    enum { ROWS = 16, COLS = 16 * 32 };
+    unsigned char codes[ROWS * COLS / 2], scales[ROWS * COLS / 32];
+    const struct cpu_matrix m = { .at = codes, .scales = scales, .row_bytes = COLS / 2,
+                                  .scale_row_bytes = COLS / 32, .dtype = MXFP4, .scale_dtype = U8,
+                                  .bits = 4, .group = 32 };
+    const int64_t bytes = cpu_pack_group_bytes(8, 32, BF16);
+    unsigned char *want = malloc((size_t)bytes * COLS / 32);
+    unsigned char *got = malloc((size_t)bytes * COLS / 32);
+    for (size_t i = 0; i < sizeof codes; i++) codes[i] = random_byte();
+    for (size_t i = 0; i < sizeof scales; i++) scales[i] = (unsigned char)i;
+    cpu_pack_panel(want, &m, 8, 0, ROWS, 0, COLS);
+    for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < COLS; c++) {
+            const unsigned char *group = want + c / 32 * bytes;
+            const unsigned char e8m0 = scales[r * COLS / 32 + c / 32];
+            const unsigned char code = codes[(r * COLS + c) / 2];
+            const double s = (double)cpu_number_at(group, BF16, r);
+            const double b = (double)cpu_number_at(group, BF16, 16 + r);
+            const double v = packed_value(group + 64, 8, r, c % 32);
+            const double number = (double)float_of_e2m1((unsigned)code >> c % 2 * 4)
+                * (double)float_of_e8m0(e8m0);
+            if (e8m0 > 252)
+                assert_true(isnan(v * s + b));
+            else
+                assert_true(v * s + b == number);
+        }
+    const struct cpu_kernels *k;
+    for (int i = 0; (k = cpu_isa(i)); i++) {
+        if (!k->int8) continue;
+        k->int8->weave(got, &m, 0, ROWS, 0, COLS);
+        assert_memory_equal(got, want, (size_t)bytes * COLS / 32);
+    }
+    free(want);
+    free(got);
+}
+
 static void others_are_read_as_they_are(void **unused) {
     (void)unused;
     float number[64];
@@ -161,6 +204,7 @@ static void views_by_rows(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_lie_where_they_should),
+        cmocka_unit_test(mxfp4_is_affine),
         cmocka_unit_test(others_are_read_as_they_are),
         cmocka_unit_test(views_by_rows),
     };

@@ -38,7 +38,7 @@ static void check_dtype(const struct tensor *t) {
         return;
     assert(q->scales && t->shape[t->rank - 1] % q->group == 0);
     if (t->dtype != MLX_AFFINE) {
-        assert(q->bits == 4 && (q->group == 32 || q->group == 16));
+        assert(q->bits == 4 && q->group == (t->dtype == MXFP4 ? 32 : 16));
         return;
     }
     assert(q->bits >= 2 && q->bits <= 8 && q->bits != 7);

@@ -1,4 +1,4 @@
-/* linear_int8.c - cuts the product of affine weights and rounded rows in pieces for the threads
+/* linear_int8.c - cuts the product of weights and rounded rows in pieces for the threads
  * and the caches. The arithmetic is in linear_int8.h. Several matrices that meet the same rows are
  * one run: the rows are rounded once, and no thread waits between the matrices.
  *
@@ -56,8 +56,9 @@ static int tile_rows(const struct int8_job *o) {
 }
 
 bool cpu_int8_applies(const struct cpu_job *j) {
-    return cpu_job_rounds(j) && j->kernels->int8 && j->w.dtype == MLX_AFFINE && j->heads == 1
-        && INT8_ROWS * row_bytes(j) <= (int64_t)j->scratch->bytes;
+    const enum dtype dtype = j->w.dtype;
+    return cpu_job_rounds(j) && j->kernels->int8 && (dtype == MLX_AFFINE || dtype == MXFP4)
+        && j->heads == 1 && INT8_ROWS * row_bytes(j) <= (int64_t)j->scratch->bytes;
 }
 
 /* Tiles are as equal as can be: 8 rows are two of 4, for a tile of 2 waits for its own sums. */
@@ -139,7 +140,7 @@ static void weave_panel(const struct int8_job *o, const struct cpu_matrix *m, un
                         int64_t row, int rows, int64_t begin, int64_t n) {
     _Alignas(LINE) UNSET unsigned char narrow[NARROW_BYTES];
     const bool packed = m->packed && row % QUANT_PANEL == 0;
-    if (!o->kernels->widen || (!packed && m->bits != 4)) {
+    if (!o->kernels->widen || (!packed && !cpu_pack_nibbles(m->dtype, m->bits))) {
         o->kernels->weave(to, m, row, rows, begin, n);
         return;
     }
@@ -160,12 +161,13 @@ static void weave_panel(const struct int8_job *o, const struct cpu_matrix *m, un
 static void run_woven(const struct int8_job *o, const struct cpu_job *j, unsigned char *woven,
                       int64_t out, int outs) {
     const struct cpu_matrix *m = &j->w;
-    const int bits = m->bits == 4 && !o->kernels->widen ? 4 : 8;
+    const int bits = cpu_pack_nibbles(m->dtype, m->bits) && !o->kernels->widen ? 4 : 8;
     for (int64_t begin = 0; begin < j->cols; begin += INT8_COLS) {
         const int64_t n = MIN(INT8_COLS, j->cols - begin);
         struct cpu_panels w = {
             .at = woven, .stride = WOVEN_BYTES, .bits = bits, .group = m->group,
-            .scales = m->scale_dtype, .groups = (int)(n / m->group), .outs = outs,
+            .scales = cpu_pack_scales(m->dtype, m->scale_dtype),
+            .groups = (int)(n / m->group), .outs = outs,
         };
         for (int p = 0; p * QUANT_PANEL < outs; p++)
             weave_panel(o, m, woven + p * WOVEN_BYTES, out + p * QUANT_PANEL,

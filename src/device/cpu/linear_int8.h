@@ -1,5 +1,5 @@
-/* linear_int8.h - affine weights times rows that are rounded to whole numbers, and the kernels it
- * is made of. Knows nothing of threads.
+/* linear_int8.h - affine and MXFP4 weights times rows that are rounded to whole numbers, and the
+ * kernels it is made of. Knows nothing of threads.
  *
  * A row x is cut into the groups of the weights; in each, x = scale * q, |q| <= top, scale the
  * largest magnitude / top. top is 127, or 32512 where rows are wide. The product with a group of
@@ -12,6 +12,9 @@
  * a row of w never meets another one, so the lanes of a register are rows of w. A result depends
  * on its row of w and its row of x alone, and is the same packed or not and on every instruction
  * set: linear_int8_generic.c is the specification.
+ *
+ * MXFP4 counts as affine: e2m1 is whole halves, -12 to 12 of them, so v = 12 + 2 e2m1, s is half of
+ * its scale and b = -12 s. Both are exact in bf16, up to scales of 2^125.
  *
  * Wide rows cost two products of 8 bits, q = 256 high + low with high in -127..127 and low in
  * -128..127, and are as good as F32. Weights of 8 bits always have them, and matrices that are
@@ -63,8 +66,8 @@ struct cpu_int8_kernels {
     /* Row r of a tile from cols floats. A group that holds an infinity or NaN has a scale of
      * NaN; one whose magnitudes are all below 1e-30 counts as zeros. */
     void (*quantize)(const struct cpu_int8_tile *, int r, const float *x, int64_t cols, int group);
-    /* cpu_pack_panel for matrices of 4 bits (packed as 4) and all others (as 8). The rows past the
-     * last may be anything. */
+    /* cpu_pack_panel for affine matrices of 4 bits (packed as 4) and all others (as 8). The rows
+     * past the last may be anything. */
     void (*weave)(unsigned char *to, const struct cpu_matrix *, int64_t row, int rows,
                   int64_t begin, int64_t n);
     /* Optional: the first panel of some, its values a byte each, which is all that `multiply`

@@ -314,6 +314,27 @@ INLINE void weave_nibbles(byte *to, const byte *const *at, int64_t skip, int byt
     }
 }
 
+/* Columns of e2m1, a multiple of 32: `bytes` bytes of 16 rows to lines, 12 + 2 e2m1 each. */
+INLINE void weave_codes(byte *to, const byte *const *at, int64_t skip, int bytes) {
+    const __m256i values = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m256i low = _mm256_set1_epi8(15);
+    for (int i = 0; i < bytes; i += 16) {
+        UNROLL for (int h = 0; h < HALVES; h++) {
+            __m256i v[4];
+            weave_half(v, at + 8 * h, skip + i);
+            UNROLL for (int j = 0; j < 4; j++) {
+                const __m256i even = _mm256_and_si256(v[j], low);
+                const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(v[j], 4), low);
+                byte *line = to + (i / 2 + 2 * j) * LINE + h * HALF;
+                _mm256_storeu_si256((__m256i *)(void *)line, _mm256_shuffle_epi8(values, even));
+                _mm256_storeu_si256((__m256i *)(void *)(line + LINE),
+                                    _mm256_shuffle_epi8(values, odd));
+            }
+        }
+    }
+}
+
 /* n columns of other widths, 16 at a time: bytes of 16 rows to lines. */
 INLINE void weave_bytes(byte *to, const byte *const *at, int64_t skip, int bits, int n) {
     const __m128i octets = _mm_set_epi8(15, 13, 11, 9, 14, 12, 10, 8, 7, 5, 3, 1, 6, 4, 2, 0);
@@ -345,6 +366,24 @@ static void weave_values(byte *to, const byte *const *at, int64_t skip, int bits
     }
 }
 
+/* cpu_mxfp4_scale and cpu_mxfp4_bias of 16 rows. */
+INLINE void weave_mxfp4_scales(byte *to, const byte *const *at, int64_t g) {
+    byte e8m0[QUANT_PANEL];
+    UNROLL for (int r = 0; r < QUANT_PANEL; r++)
+        e8m0[r] = at[r][g];
+#define ALL(n) _mm256_set1_epi16((short)(n))
+    const __m256i e = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)e8m0));
+    const __m256i tiny = _mm256_slli_epi16(_mm256_add_epi16(e, ALL(1)), 5);      /* of 0 and 1 */
+    __m256i scale = _mm256_slli_epi16(_mm256_sub_epi16(e, ALL(1)), 7);
+    __m256i bias = _mm256_or_si256(_mm256_slli_epi16(_mm256_add_epi16(e, ALL(2)), 7), ALL(0x8040));
+    scale = _mm256_blendv_epi8(scale, tiny, _mm256_cmpgt_epi16(ALL(2), e));
+    scale = _mm256_blendv_epi8(scale, ALL(0x7fc0), _mm256_cmpeq_epi16(e, ALL(0xff)));
+    bias = _mm256_blendv_epi8(bias, ALL(0x7fc0), _mm256_cmpgt_epi16(e, ALL(252)));
+#undef ALL
+    _mm256_storeu_si256((__m256i *)(void *)to, scale);
+    _mm256_storeu_si256((__m256i *)(void *)(to + 2 * QUANT_PANEL), bias);
+}
+
 INLINE void weave_scales(byte *to, const byte *const *at, int64_t skip, int size) {
     UNROLL for (int r = 0; r < QUANT_PANEL; r++)
         memcpy(to + r * size, at[r] + skip, (size_t)size);
@@ -355,19 +394,27 @@ void cpu_int8_weave_avx2(byte *to, const struct cpu_matrix *m, int64_t row, int 
                          int64_t begin, int64_t n) {
     const byte *at[QUANT_PANEL], *scales[QUANT_PANEL], *biases[QUANT_PANEL];
     const int size = m->scale_dtype == F32 ? 4 : 2;
+    const bool codes = m->dtype == MXFP4, nibbles = cpu_pack_nibbles(m->dtype, m->bits);
     for (int r = 0; r < QUANT_PANEL; r++) {
         const int64_t i = row + MIN(r, rows - 1);
         at[r] = m->at + i * m->row_bytes;
         scales[r] = m->scales + i * m->scale_row_bytes;
-        biases[r] = m->biases + i * m->scale_row_bytes;
+        biases[r] = codes ? NULL : m->biases + i * m->scale_row_bytes;
     }
     for (int64_t c = begin; c < begin + n; c += m->group) {
-        const int64_t skip = c / m->group * size;
-        weave_scales(to, scales, skip, size);
-        weave_scales(to + QUANT_PANEL * size, biases, skip, size);
+        const int64_t g = c / m->group;
+        if (codes) {
+            weave_mxfp4_scales(to, scales, g);
+        } else {
+            weave_scales(to, scales, g * size, size);
+            weave_scales(to + QUANT_PANEL * size, biases, g * size, size);
+        }
         to += 2 * QUANT_PANEL * size;
-        weave_values(to, at, c / 8 * m->bits, m->bits, m->group);
-        to += (int64_t)m->group * QUANT_PANEL / (m->bits == 4 ? 2 : 1);
+        if (codes)
+            weave_codes(to, at, c / 2, m->group / 2);
+        else
+            weave_values(to, at, c / 8 * m->bits, m->bits, m->group);
+        to += (int64_t)m->group * QUANT_PANEL / (nibbles ? 2 : 1);
         if (c % 128 == 0)            /* some lines of each row: the next panel's */
             for (int r = 0; r < QUANT_PANEL; r++)
                 for (int i = 0; i < 16 * m->bits; i += LINE)

@@ -43,7 +43,7 @@ static void quantize(const struct cpu_int8_tile *t, int r, const float *x, int64
 
 static void weave(unsigned char *to, const struct cpu_matrix *m, int64_t row, int rows,
                   int64_t begin, int64_t n) {
-    cpu_pack_panel(to, m, m->bits == 4 ? 4 : 8, row, rows, begin, n);
+    cpu_pack_panel(to, m, cpu_pack_nibbles(m->dtype, m->bits) ? 4 : 8, row, rows, begin, n);
 }
 
 /* `width` bits of 8 quads, 4 bytes each, from the lines of a plane: added above `shift`. */

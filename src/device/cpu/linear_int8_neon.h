@@ -86,7 +86,7 @@ INLINE void weave_quarter(byte *to, const byte *const at[4], int64_t skip) {
  * rare. */
 static void weave(byte *to, const struct cpu_matrix *m, int64_t row, int rows, int64_t begin,
                   int64_t n) {
-    if (m->bits != 4) {
+    if (!cpu_pack_nibbles(m->dtype, m->bits)) {
         cpu_pack_panel(to, m, 8, row, rows, begin, n);
         return;
     }

@@ -3,6 +3,7 @@
 #include "device/cpu/pack.h"
 
 #include "device/cpu/linear_job.h"
+#include "device/small_float.h"
 
 #include <string.h>
 
@@ -56,16 +57,35 @@ static void pack_unit(unsigned char *to, const unsigned char *at, int from, int 
         write_plane(to, values, 1);
 }
 
+/* 32 numbers of MXFP4, 12 + 2 e2m1 each. */
+static void pack_codes(unsigned char *to, const unsigned char *at) {
+    unsigned char values[UNIT];
+    for (int i = 0; i < UNIT; i++) {
+        const float number = float_of_e2m1(at[i / 2] >> i % 2 * 4);
+        values[i / 8 * 8 + i % 2 * 4 + i % 8 / 2] = (unsigned char)(12 + 2 * number);
+    }
+    write_plane(to, values, 8);
+}
+
 /* Zeros in the rows past the last. */
 void cpu_pack_panel(unsigned char *to, const struct cpu_matrix *m, int bits, int64_t row, int rows,
                     int64_t begin, int64_t n) {
-    const int64_t size = m->scale_dtype == F32 ? 4 : 2, unit_bytes = (int64_t)bits * LINE;
-    const int64_t group_bytes = cpu_pack_group_bytes(bits, m->group, m->scale_dtype);
+    const enum dtype scales = cpu_pack_scales(m->dtype, m->scale_dtype);
+    const int64_t size = scales == F32 ? 4 : 2, unit_bytes = (int64_t)bits * LINE;
+    const int64_t group_bytes = cpu_pack_group_bytes(bits, m->group, scales);
     for (int64_t g = 0; g < n / m->group; g++, to += group_bytes) {
         const int64_t from = begin + g * m->group;
         if (rows < QUANT_PANEL)
             memset(to, 0, (size_t)group_bytes);
-        for (int r = 0; r < rows; r++) {
+        for (int r = 0; r < rows && m->dtype == MXFP4; r++) {
+            const unsigned e8m0 = m->scales[(row + r) * m->scale_row_bytes + from / m->group];
+            const uint16_t scale = cpu_mxfp4_scale(e8m0), bias = cpu_mxfp4_bias(e8m0);
+            memcpy(to + r * size, &scale, sizeof scale);
+            memcpy(to + (QUANT_PANEL + r) * size, &bias, sizeof bias);
+            pack_codes(to + 2 * QUANT_PANEL * size + 4 * r,
+                       m->at + (row + r) * m->row_bytes + from / 2);
+        }
+        for (int r = 0; r < rows && m->dtype != MXFP4; r++) {
             const int64_t skip = (row + r) * m->scale_row_bytes + from / m->group * size;
             const unsigned char *at = m->at + (row + r) * m->row_bytes + from / 8 * m->bits;
             memcpy(to + r * size, m->scales + skip, (size_t)size);

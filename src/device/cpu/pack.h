@@ -36,7 +36,8 @@ void cpu_pack(void *to, const struct tensor *w, int64_t panel_begin, int64_t pan
 void cpu_pack_row(float *out, const struct tensor *w, int64_t row);
 
 /* Packs n (a multiple of the group) columns from `begin` of at most 16 rows. `bits` says the
- * planes: those of the matrix, or 8 whatever it has. What multiplies unpacked matrices uses it. */
+ * planes: those of the matrix, or 8 whatever it has. What multiplies unpacked matrices uses it.
+ * MXFP4, of 8 bits only, becomes what linear_int8.h says, with scales of BF16. */
 struct cpu_matrix;
 void cpu_pack_panel(unsigned char *to, const struct cpu_matrix *, int bits, int64_t row, int rows,
                     int64_t begin, int64_t n);
@@ -44,4 +45,21 @@ void cpu_pack_panel(unsigned char *to, const struct cpu_matrix *, int bits, int6
 /* Bytes of a group of a panel: its scales, its biases, its lines. */
 static inline int64_t cpu_pack_group_bytes(int bits, int group, enum dtype scales) {
     return (scales == F32 ? 8 : 4) * QUANT_PANEL + (int64_t)group / 8 * bits * QUANT_PANEL;
+}
+
+/* Of a panel's scales and biases. */
+static inline enum dtype cpu_pack_scales(enum dtype matrix, enum dtype scales) {
+    return matrix == MXFP4 ? BF16 : scales;
+}
+static inline bool cpu_pack_nibbles(enum dtype matrix, int bits) {
+    return matrix == MLX_AFFINE && bits == 4;
+}
+
+/* Half of the scale 2^(e8m0 - 127), and -12 times that, as BF16. */
+static inline uint16_t cpu_mxfp4_scale(unsigned e8m0) {
+    if (e8m0 == 0xff) return 0x7fc0;
+    return (uint16_t)(e8m0 > 1 ? (e8m0 - 1) << 7 : (e8m0 + 1) << 5);
+}
+static inline uint16_t cpu_mxfp4_bias(unsigned e8m0) {
+    return (uint16_t)(e8m0 > 252 ? 0x7fc0 : 0x8040 | (e8m0 + 2) << 7);
 }
