@@ -31,6 +31,7 @@ struct cuda_norm {
     int n_rows, cols;
     bool plus1;                      /* of the gain */
     float eps;
+    float share;                     /* 1 / cols */
 };
 
 /* A sum that was asked for and has not run: y += scale * (x + bias), x in slices that are added in
@@ -235,15 +236,22 @@ __device__ static inline void eight_at(float w[8], const struct tensor &t, int64
 /* Where the number of column c lies in rows that were rounded as fragments, in bytes. 64 columns
  * are 128 bytes: two halves of two steps of 16 columns, in each what lane t of four needs: of one
  * step and the next, the columns 2t, the next, and those 8 later. Halves of odd rows are exchanged,
- * so that two rows meet no bank twice. */
-__device__ static inline int64_t few_place(int64_t row, int c, int64_t cols) {
-    const int half = c % 64 / 32 ^ (int)(row & 1);
-    return 2 * (row * cols + c / 64 * 64 + half * 32 + c % 8 / 2 * 8 + c % 32 / 16 * 4 +
-                c % 16 / 8 * 2 + c % 2);
+ * so that two rows meet no bank twice. By bits: divisions are long code, and what a processor runs
+ * for a layer has to stay in its cache of instructions. */
+__device__ static inline int few_place(int row, int c, int cols) {
+    return 2 * (row * cols + (c & ~63) + ((c ^ row << 5) & 32) + (c & 6) * 4 + (c >> 2 & 4) +
+                (c >> 2 & 2) + (c & 1));
 }
 
-__device__ static inline void few_put(char *few, int64_t row, int c, int64_t cols, float v) {
+__device__ static inline void few_put(char *few, int row, int c, int cols, float v) {
     *(__nv_bfloat16 *)(few + few_place(row, c, cols)) = __float2bfloat16_rn(v);
+}
+
+/* What a norm multiplies a row with, within 2 units in the last place. share: 1 / columns. Sums of
+ * squares are in F32: every block of a product norms its rows for itself, and the code of doubles
+ * is twice as long, of which it would wait for every line. */
+__device__ static inline float norm_inverse(float square, float share, float eps) {
+    return rsqrtf(fmaf(square, share, eps));
 }
 
 /* By the quick division, 2 units in the last place: it is the end of most products. */

@@ -110,9 +110,9 @@ void cuda_embed(struct device *dev, struct tensor *y, const struct tensor *table
 
 enum { NORM_THREADS_MAX = 1024 };
 
-/* Sums are in double, as on the CPU: a thread's columns, a warp's tree, then the tree of warps. */
-__device__ static double block_sum(double x) {
-    __shared__ double part[NORM_THREADS_MAX / 32];
+/* A thread's columns, a warp's tree, then the tree of warps. */
+__device__ static float block_sum(float x) {
+    __shared__ float part[NORM_THREADS_MAX / 32];
     for (int k = 16; k > 0; k /= 2) x += __shfl_xor_sync(~0u, x, k);
     __syncthreads();
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
@@ -127,6 +127,7 @@ __device__ static double block_sum(double x) {
  * wait for the kernels before. */
 __device__ static inline struct kept gain_of(const float *gain, int n, enum norm kind) {
     struct kept g;
+    g.share = 1.0f / (float)n;
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
         const int i = threadIdx.x + k * blockDim.x;
@@ -151,38 +152,37 @@ __device__ static inline void norm_row(float *to, const float *from, const float
         const int i = threadIdx.x + k * step;
         x.v[k] = i < n ? from[i] : 0;
     }
-    double mean = 0, square = 0;
+    float mean = 0, square = 0;
     if (kind == NORM_LAYER) {
 #pragma unroll
-        for (int k = 0; k < KEPT; k++) mean += (double)x.v[k];
-        for (int i = threadIdx.x + KEPT * step; i < n; i += step) mean += (double)from[i];
-        mean = block_sum(mean) / (double)n;
+        for (int k = 0; k < KEPT; k++) mean += x.v[k];
+        for (int i = threadIdx.x + KEPT * step; i < n; i += step) mean += from[i];
+        mean = block_sum(mean) * g.share;
     }
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
-        const double d = (int)threadIdx.x + k * step < n ? (double)x.v[k] - mean : 0;
-        square = fma(d, d, square);
+        const float d = (int)threadIdx.x + k * step < n ? x.v[k] - mean : 0;
+        square = fmaf(d, d, square);
     }
     for (int i = threadIdx.x + KEPT * step; i < n; i += step) {
-        const double d = (double)from[i] - mean;
-        square = fma(d, d, square);
+        const float d = from[i] - mean;
+        square = fmaf(d, d, square);
     }
-    square = block_sum(square);
-    const float m = (float)mean, inverse = (float)rsqrt(square / (double)n + (double)eps);
+    const float inverse = norm_inverse(block_sum(square), g.share, eps);
     const auto put = [&](int i, float v) {
         if (b) v = __fadd_rn(v, b[i]);
         to[i] = v;
-        if (then.few) few_put(then.few, row, i, n, v);
+        if (then.few) few_put(then.few, (int)row, i, n, v);
         if (then.many) then.many[row * n + i] = __float2bfloat16_rn(v);
     };
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
         const int i = threadIdx.x + k * step;
-        if (i < n) put(i, (x.v[k] - m) * inverse * g.v[k]);
+        if (i < n) put(i, (x.v[k] - mean) * inverse * g.v[k]);
     }
     for (int i = threadIdx.x + KEPT * step; i < n; i += step) {
         const float w = !gain ? 1.0f : kind == NORM_RMS_PLUS1 ? 1.0f + gain[i] : gain[i];
-        put(i, (from[i] - m) * inverse * w);
+        put(i, (from[i] - mean) * inverse * w);
     }
 }
 
@@ -209,17 +209,17 @@ static unsigned norm_threads(int64_t cols) {
 
 enum { QUADS = 8, QUAD_ROWS = 64 };  /* fours of columns that a thread keeps; rows */
 
-__device__ static inline double quad_sum(double (&s)[4]) {
-    __shared__ double part[NORM_THREADS_MAX / 32];
+__device__ static inline float quad_sum(float (&s)[4]) {
+    __shared__ float part[NORM_THREADS_MAX / 32];
     for (int k = 4; k > 0; k /= 2)
 #pragma unroll
         for (int i = 0; i < 4; i++) s[i] += __shfl_xor_sync(~0u, s[i], k);
-    const double own = (s[0] + s[2]) + (s[1] + s[3]);
+    const float own = (s[0] + s[2]) + (s[1] + s[3]);
     const int warps = blockDim.x / 8, lane = threadIdx.x % 32;
     __syncthreads();
     if (threadIdx.x % 8 == 0) part[threadIdx.x / 8] = own;
     __syncthreads();
-    double x = lane < warps ? part[lane] : 0;
+    float x = lane < warps ? part[lane] : 0;
     for (int k = 16; k > 0; k /= 2) x += __shfl_xor_sync(~0u, x, k);
     return x;
 }
@@ -268,7 +268,8 @@ __global__ static void norm_quads(struct tensor y, struct tensor x, const float 
     const int n = (int)x.shape[2] / 4, step = (int)blockDim.x;
     float4 *from = (float4 *)head_at(x, blockIdx.x, 0);
     float4 *to = (float4 *)head_at(y, blockIdx.x, 0), v[N];
-    double mean = 0, sum[4] = {};
+    const float share = 1.0f / (float)(4 * n);
+    float mean = 0, sum[4] = {};
     after_previous();
     let_next_begin();
 #pragma unroll
@@ -287,26 +288,24 @@ __global__ static void norm_quads(struct tensor y, struct tensor x, const float 
     if (LAYER) {
 #pragma unroll
         for (int k = 0; k < N; k++) {
-            sum[0] += (double)v[k].x, sum[1] += (double)v[k].y;
-            sum[2] += (double)v[k].z, sum[3] += (double)v[k].w;
+            sum[0] += v[k].x, sum[1] += v[k].y;
+            sum[2] += v[k].z, sum[3] += v[k].w;
         }
-        mean = quad_sum(sum) / (double)(4 * n);
+        mean = quad_sum(sum) * share;
         for (int i = 0; i < 4; i++) sum[i] = 0;
     }
 #pragma unroll
     for (int k = 0; k < N; k++) {
         const bool in = (int)threadIdx.x + k * step < n;
-        const double of = in ? mean : 0; /* what there is not is 0 */
-        const double d[4] = { (double)v[k].x - of, (double)v[k].y - of, (double)v[k].z - of,
-                              (double)v[k].w - of };
+        const float of = in ? mean : 0;  /* what there is not is 0 */
+        const float d[4] = { v[k].x - of, v[k].y - of, v[k].z - of, v[k].w - of };
 #pragma unroll
-        for (int i = 0; i < 4; i++) sum[i] = fma(d[i], d[i], sum[i]);
+        for (int i = 0; i < 4; i++) sum[i] = fmaf(d[i], d[i], sum[i]);
     }
-    const double square = quad_sum(sum);
-    const float m = (float)mean, inverse = (float)rsqrt(square / (double)(4 * n) + (double)eps);
+    const float inverse = norm_inverse(quad_sum(sum), share, eps);
     const auto put = [&](float u, float g, float add) {
         g = plus1 && gain ? 1.0f + g : g;
-        const float w = (u - m) * inverse * g;
+        const float w = (u - mean) * inverse * g;
         return b ? __fadd_rn(w, add) : w;
     };
 #pragma unroll
@@ -396,7 +395,8 @@ void cuda_norm(struct device *dev, struct tensor *y, const struct tensor *w, con
     const bool to_product = c->hopper && c->rounded && y->rank == 2 && cols % 64 == 0 &&
                             cols <= CUDA_FEW_COLS;
     const struct cuda_norm m = { (const float *)xt.at, (const float *)gain.at, (float *)yt.at,
-                                 xt.stride[0], yt.stride[0], n, cols, kind == NORM_RMS_PLUS1, eps };
+                                 xt.stride[0], yt.stride[0], n, cols, kind == NORM_RMS_PLUS1, eps,
+                                 1.0f / (float)cols };
     if (to_product && kind != NORM_LAYER && !bias && (!w || gain.rank == 1) && may_wait(m)) {
         *c->norm = m;
         cuda_check(dev);
@@ -584,20 +584,20 @@ enum { HEADS_AT_ONCE = 6 };
 /* Sums of squares in the order of warp_norm: lane 8 k + i has columns 4 i + 32 k and three more. */
 __device__ static inline float4 four_norm(float4 v, float4 gain, int n, float eps) {
     const int lane = threadIdx.x % 32;
-    const double d[4] = { (double)v.x, (double)v.y, (double)v.z, (double)v.w };
-    double sum[4];
+    const float d[4] = { v.x, v.y, v.z, v.w };
+    float sum[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        sum[i] = fma(d[i], d[i], 0.0);
+        sum[i] = fmaf(d[i], d[i], 0.0f);
         for (int k = 1; k < KEPT; k++) {
-            const double before = __shfl_up_sync(~0u, sum[i], 8);
-            if (lane / 8 == k) sum[i] = fma(d[i], d[i], before);
+            const float before = __shfl_up_sync(~0u, sum[i], 8);
+            if (lane / 8 == k) sum[i] = fmaf(d[i], d[i], before);
         }
         sum[i] = __shfl_sync(~0u, sum[i], 24 + lane % 8);
         for (int k = 4; k > 0; k /= 2) sum[i] += __shfl_xor_sync(~0u, sum[i], k);
     }
-    const double square = (sum[0] + sum[2]) + (sum[1] + sum[3]);
-    const float inverse = (float)rsqrt(square / (double)n + (double)eps);
+    const float square = (sum[0] + sum[2]) + (sum[1] + sum[3]);
+    const float inverse = norm_inverse(square, 1.0f / (float)n, eps);
     return make_float4(v.x * inverse * gain.x, v.y * inverse * gain.y, v.z * inverse * gain.z,
                        v.w * inverse * gain.w);
 }

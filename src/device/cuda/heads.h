@@ -55,11 +55,12 @@ __device__ static inline void turn_pair(float *head, int64_t i, int64_t half, bo
     *second = turned(v, u, c, s);
 }
 
-/* What the norm multiplies a lane's columns with. gain NULL: 1. */
-struct kept { float v[KEPT]; };
+/* What the norm multiplies a lane's columns with. gain NULL: 1. share: 1 / columns. */
+struct kept { float v[KEPT], share; };
 
 __device__ static inline struct kept warp_gain(const float *gain, int n, enum norm kind) {
     struct kept g;
+    g.share = 1.0f / (float)n;
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
         const int i = threadIdx.x % 32 + 32 * k;
@@ -73,22 +74,22 @@ __device__ static inline struct kept warp_gain(const float *gain, int n, enum no
 __device__ static inline void warp_norm(float (&v)[KEPT], const struct kept &g, int n,
                                         enum norm kind, float eps) {
     const int lane = threadIdx.x % 32;
-    double mean = 0, square = 0;
+    float mean = 0, square = 0;
     if (kind == NORM_LAYER) {
 #pragma unroll
-        for (int k = 0; k < KEPT; k++) mean += (double)v[k];
+        for (int k = 0; k < KEPT; k++) mean += v[k];
         for (int k = 16; k > 0; k /= 2) mean += __shfl_xor_sync(~0u, mean, k);
-        mean = mean / (double)n;
+        mean *= g.share;
     }
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
-        const double d = lane + 32 * k < n ? (double)v[k] - mean : 0;
-        square = fma(d, d, square);
+        const float d = lane + 32 * k < n ? v[k] - mean : 0;
+        square = fmaf(d, d, square);
     }
     for (int k = 16; k > 0; k /= 2) square += __shfl_xor_sync(~0u, square, k);
-    const float m = (float)mean, inverse = (float)rsqrt(square / (double)n + (double)eps);
+    const float inverse = norm_inverse(square, g.share, eps);
 #pragma unroll
-    for (int k = 0; k < KEPT; k++) v[k] = (v[k] - m) * inverse * g.v[k];
+    for (int k = 0; k < KEPT; k++) v[k] = (v[k] - mean) * inverse * g.v[k];
 }
 
 /* A head of q, of k, or of v, in that order: number i of a row's, as the products left it. */

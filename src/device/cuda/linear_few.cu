@@ -76,7 +76,7 @@ __global__ static void round_few(char *few, const float *x, int64_t x_row, int c
     after_previous();
     let_next_begin();
     const int c = blockIdx.x * blockDim.x + threadIdx.x;
-    if (c < cols) few_put(few, blockIdx.y, c, cols, x[blockIdx.y * x_row + c]);
+    if (c < cols) few_put(few, (int)blockIdx.y, c, cols, x[blockIdx.y * x_row + c]);
 }
 
 char *cuda_few_next(struct cuda *c) {
@@ -105,7 +105,9 @@ static const char *few_of(struct cuda *c, const struct cuda_products &a, int col
  * others write their outputs. */
 static bool takes_norm(const struct cuda *c, const struct cuda_products &a, int cols) {
     const struct cuda_norm &m = *c->norm;
-    if (!m.x || m.y != a.x || m.y_row != a.x_row || m.n_rows != a.n_rows || m.cols != cols)
+    const uintptr_t at = (uintptr_t)m.x | (uintptr_t)m.gain | (uintptr_t)m.y;
+    if (!m.x || m.y != a.x || m.y_row != a.x_row || m.n_rows != a.n_rows || m.cols != cols ||
+        at % 16 || (m.x_row | m.y_row) % 4)
         return false;
     for (int i = 0; i < a.n; i++)
         if (a.y[i] && a.y[i] < m.x + m.n_rows * m.x_row && m.x < a.y[i] + a.n_rows * a.y_row[i])

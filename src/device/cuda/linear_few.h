@@ -121,101 +121,92 @@ __device__ static inline void load_x(struct x_part<N> &x, const struct x_rows<N>
         load_64<SHARED>(x.at[n], r.at[n] + 2 * col, r.first, r.second, r.is[n]);
 }
 
-/* The double that dense.cu's norm sums of a row, in its order: its warps' lanes have their columns,
- * and there are more of them than warps here. v: the columns of this thread. part: shared. The
- * trees are loops, so that all turns are in each step of one, and the code is short: a block runs
- * it once, and waits for every line of it. */
-enum { NORM_KEPT = 4 };
+/* What dense.cu's norm sums of a row, in its order: a thread has what four neighbours have there,
+ * of `theirs` warps. The trees are loops: a block runs this code once, and waits for every line. */
+enum { NORM_QUADS = 4 };             /* of a thread */
 
-template <int TURNS>
-__device__ static inline double norm_sum(const float v[TURNS][NORM_KEPT], double part[32],
-                                         int theirs, int warps) {
+__device__ static inline float norm_sum(const float4 v[NORM_QUADS], float part[32], int theirs,
+                                        int warps) {
     const int lane = threadIdx.x % 32;
-    double sum[TURNS] = {};
+    float sum[4] = {};
 #pragma unroll
-    for (int t = 0; t < TURNS; t++)
-#pragma unroll
-        for (int k = 0; k < NORM_KEPT; k++) sum[t] = fma((double)v[t][k], (double)v[t][k], sum[t]);
-#pragma unroll 1
-    for (int k = 16; k > 0; k /= 2)
-#pragma unroll
-        for (int t = 0; t < TURNS; t++) sum[t] += __shfl_xor_sync(~0u, sum[t], k);
-#pragma unroll
-    for (int t = 0; t < TURNS; t++) {
-        const int warp = threadIdx.x / 32 + t * warps;
-        if (lane == 0 && warp < theirs) part[warp] = sum[t];
+    for (int k = 0; k < NORM_QUADS; k++) {
+        sum[0] = fmaf(v[k].x, v[k].x, sum[0]), sum[1] = fmaf(v[k].y, v[k].y, sum[1]);
+        sum[2] = fmaf(v[k].z, v[k].z, sum[2]), sum[3] = fmaf(v[k].w, v[k].w, sum[3]);
     }
+#pragma unroll 1
+    for (int k = 4; k > 0; k /= 2)
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[i] += __shfl_xor_sync(~0u, sum[i], k);
+    const int of = threadIdx.x / 8;
+    if (lane % 8 == 0 && of < theirs) part[of] = (sum[0] + sum[2]) + (sum[1] + sum[3]);
     named_sync(ROWS_BARRIER, 32 * warps);
-    double all = lane < theirs ? part[lane] : 0;
+    float all = lane < theirs ? part[lane] : 0;
 #pragma unroll 1
     for (int k = 16; k > 0; k /= 2) all += __shfl_xor_sync(~0u, all, k);
     return all;
 }
 
-/* few_place by bits. Divisions are long code, and what a processor runs for a layer has to stay in
- * its cache of instructions: that of the products and of attention together just does. */
-__device__ static inline unsigned few_at(unsigned row, unsigned c, unsigned cols) {
-    return 2 * (row * cols + (c & ~63u) + ((c ^ row << 5) & 32) + (c & 6) * 4 + (c >> 2 & 4) +
-                (c >> 2 & 2) + (c & 1));
+__device__ static inline float4 normed(float4 v, float inverse, float4 g) {
+    return make_float4(v.x * inverse * g.x, v.y * inverse * g.y, v.z * inverse * g.z,
+                       v.w * inverse * g.w);
 }
 
-/* 32 columns of a normed row that others read: in F32, and as fragments. */
-__device__ static inline void norm_out(const struct few_job &j, int row, int of, int at,
-                                       float inverse) {
-    const struct cuda_norm &m = j.norm;
-    const int col = of * 32 + threadIdx.x % 32;
-    const float w = m.gain ? m.gain[col] : 1.0f;
-    const float y = m.x[row * m.x_row + col] * inverse * (m.gain && m.plus1 ? 1.0f + w : w);
-    m.y[row * m.y_row + col] = y;
-    *(__nv_bfloat16 *)(j.norm_few + at) = __float2bfloat16_rn(y);
+/* Four columns, from the one on whose place is `at`. */
+__device__ static inline void put_quad(char *at, float4 y) {
+    *(__nv_bfloat162 *)at = __floats2bfloat162_rn(y.x, y.y);
+    *(__nv_bfloat162 *)(at + 16) = __floats2bfloat162_rn(y.z, y.w);
 }
 
-/* Every block norms all rows for itself; of what is kept, each of the first ones writes a share.
- * A thread has number lane of some 32 columns, so most of few_place is the same for all of them. */
+__device__ static inline float4 gain_quad(const struct cuda_norm &m, int quad) {
+    if (!m.gain) return make_float4(1, 1, 1, 1);
+    const float4 g = ((const float4 *)m.gain)[quad];
+    const float one = m.plus1 ? 1.0f : 0.0f;
+    return make_float4(one + g.x, one + g.y, one + g.z, one + g.w);
+}
+
+/* Every block norms all rows for itself; of what others read, in F32 and as fragments, each of the
+ * last ones, which may have a unit less to do, writes a share. All that does not depend on the rows
+ * is worked out before they are there. */
 template <int WARPS>
 __device__ static inline void norm_in(char *to, const struct few_job &j) {
-    constexpr int TURNS = 32 / WARPS, warps = WARPS, SHARES = TURNS * NORM_KEPT;
-    __shared__ double part[NORM_WAITS_ROWS][32];
+    __shared__ float part[NORM_WAITS_ROWS][32];
     const struct cuda_norm &m = j.norm;
-    const int own = threadIdx.x / 32, lane = threadIdx.x % 32, theirs = (m.cols + 127) / 128;
-    const int place = (int)few_at(0, lane, m.cols), all = m.cols / 32;
-    float v[TURNS][NORM_KEPT], g[TURNS][NORM_KEPT];
-    const auto each = [&](const auto &f) {
+    const int own = threadIdx.x, theirs = (m.cols + 127) / 128, step = 8 * theirs;
+    const int quads = m.cols / 4, last = own < step ? quads - own : 0;
+    int at = few_place(0, 4 * own, m.cols);
+    float4 v[NORM_QUADS], g[NORM_QUADS];
 #pragma unroll
-        for (int t = 0; t < TURNS; t++)
-#pragma unroll
-            for (int k = 0; k < NORM_KEPT; k++) {
-                const int warp = own + t * warps, of = warp + k * theirs;
-                f(v[t][k], g[t][k], of, warp < theirs && of < all);
-            }
-    };
-    const float *gains = m.gain + lane;
-    const bool more = m.gain && m.plus1;
-    each([&](float &, float &gain, int of, bool in) {
-        const float w = m.gain && in ? gains[of * 32] : 1.0f;
-        gain = more ? 1.0f + w : w;
-    });
+    for (int k = 0; k < NORM_QUADS; k++)
+        if (k * step < last) g[k] = gain_quad(m, own + k * step);
+    const float4 *x = (const float4 *)m.x + own;
+    char *few = j.norm_few;
+    asm volatile("" : "+r"(at));     /* or it is worked out again at each of its uses */
     after_previous();
 #pragma unroll 1
     for (int row = 0; row < j.n_rows; row++) {
-        const float *x = m.x + row * m.x_row + lane;
-        const int base = 2 * row * m.cols + place, odd = row & 1;
-        each([&](float &v, float &, int of, bool in) { v = in ? x[of * 32] : 0; });
-        const double square = norm_sum<TURNS>(v, part[row], theirs, warps);
-        const float inverse = (float)rsqrt(square / (double)m.cols + (double)m.eps);
-        each([&](float &v, float &gain, int of, bool in) {
-            if (in)
-                *(__nv_bfloat16 *)(to + base + ((of ^ odd) << 6)) =
-                    __float2bfloat16_rn(v * inverse * gain);
-        });
+        const int odd = (row & 1) << 6;
+#pragma unroll
+        for (int k = 0; k < NORM_QUADS; k++)
+            v[k] = k * step < last ? x[k * step] : make_float4(0, 0, 0, 0);
+        const float inverse = norm_inverse(norm_sum(v, part[row], theirs, WARPS), m.share, m.eps);
+#pragma unroll
+        for (int k = 0; k < NORM_QUADS; k++)         /* 32 theirs columns are twice as many bytes */
+            if (k * step < last)
+                put_quad(to + ((at + 64 * theirs * k) ^ odd), normed(v[k], inverse, g[k]));
 #pragma unroll 1
-        for (int share = blockIdx.x; share < SHARES; share += gridDim.x) {
-            const int warp = own + share / NORM_KEPT * warps;
-            const int of = warp + share % NORM_KEPT * theirs;
-            if (warp < theirs && of < all) norm_out(j, row, of, base + ((of ^ odd) << 6), inverse);
+        for (unsigned k = gridDim.x - 1 - blockIdx.x; k < NORM_QUADS; k += gridDim.x) {
+            const int i = own + k * step;
+            if ((int)(k * step) >= last) continue;
+            const float4 y = normed(x[k * step], inverse, gain_quad(m, i));
+            ((float4 *)(m.y + row * m.y_row))[i] = y;
+            put_quad(few + ((at + 64 * theirs * k) ^ odd), y);
         }
+        x += m.x_row / 4;
+        to += 2 * m.cols;
+        few += 2 * m.cols;
     }
-    named_sync(ROWS_BARRIER, 32 * warps);
+    named_sync(ROWS_BARRIER, 32 * WARPS);
 }
 
 /* The first `warps` warps, WARPS where there is a norm to do: the rows into shared memory, when
@@ -326,8 +317,7 @@ __device__ static inline void finish(const struct few_job &j, int p, int out, in
         const float h = j.act.act == ACT_SILU ? first * sigmoid(first) * up
                                               : any_gated(first, up, &j.act);
         *y = h;
-        if (j.next)
-            *(__nv_bfloat16 *)(j.next + few_at(row, out, part.outs)) = __float2bfloat16_rn(h);
+        if (j.next) few_put(j.next, row, out, part.outs, h);
     }
 }
 
