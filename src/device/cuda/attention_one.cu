@@ -207,33 +207,27 @@ __device__ static inline void one_heads(const struct one<TEAMS> &o, const struct
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, half = (int)j.h.dims / 2;
     const bool news = (o.last - o.first) % CLUSTER == o.rank;
     const int all = o.group + (news ? 2 : 0), turn = threadIdx.x;
-    const auto head_at = [&](int i) {
-        return head_at_row(j.h, 0, i < o.group ? head_of(a, o.kv_head, i)
-                                               : a.heads + (i - o.group) * a.kv_heads + o.kv_head);
-    };
-    struct one_head h = head_at(MIN(warp, all - 1));
-    struct kept g = warp_gain(h.gain, h.n, j.h.kind);
     if (turn < half) turn_of(&o.m->cosine[turn], &o.m->sine[turn], j.h.rope, &freq, o.pos, 0);
     named_sync(1, 32 * ALL);
-    after_previous();
     for (int i = warp; i < all; i += ALL) {
+        const int which = i - o.group;           /* below 0: of q; 0: the key; 1: the value */
+        const struct one_head h = head_at_row(j.h, 0, which < 0
+                                              ? head_of(a, o.kv_head, i)
+                                              : a.heads + which * a.kv_heads + o.kv_head);
+        const struct kept g = warp_gain(h.gain, h.n, j.h.kind);
+        char *to = which < 0 ? NULL : cached_at(j.h, 0, o.kv_head, which == 0);
+        __nv_bfloat16 *kept = which < 0 ? o.m->q[i] : o.m->fresh[which];
         float *own = o.m->own[warp];
-        if (i != warp) {
-            h = head_at(i);
-            g = warp_gain(h.gain, h.n, j.h.kind);
-        }
+        after_previous();            /* all that products did not write was read before */
         warp_head(own, h, g, j.h, o.m->cosine, o.m->sine);
-        const bool is_q = i < o.group;
-        const int which = i - o.group;
-        __nv_bfloat16 *kept = is_q ? o.m->q[i] : o.m->fresh[which];
-        char *to = is_q ? NULL : cached_at(j.h, 0, o.kv_head, which == 0);
         for (int c = lane; c < HEADS_COLS; c += 32) {
             const __nv_bfloat16 v = __float2bfloat16_rn(c < h.n ? own[c] : 0);
             kept[c] = v;
-            if (!is_q && c < h.n) ((__nv_bfloat16 *)to)[c] = v;
+            if (to && c < h.n) ((__nv_bfloat16 *)to)[c] = v;
         }
         __syncwarp();
     }
+    after_previous();
     named_sync(1, 32 * ALL);
 }
 
@@ -355,20 +349,6 @@ __device__ static inline void clear_unseen(struct slot<BOXES> *v, int begin, int
  * and the barrier there, of the first block. to 0: nowhere. */
 struct there { unsigned to, at; };
 
-__device__ static inline unsigned at_rank(const void *p, unsigned rank) {
-    unsigned there = 0;
-    HOPPER_ONLY(asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there)
-                    : "r"(shared_at(p)), "r"(rank)));
-    return there;
-}
-
-__device__ static inline void send(const struct there &t, int block, int bytes, float2 v) {
-    HOPPER_ONLY(asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::
-        "r"(t.to + block * bytes), "f"(v.x), "f"(v.y),
-        "r"(t.at + block * (int)sizeof(uint64_t)) : "memory"));
-}
-
 template <int TEAMS>
 __device__ static inline struct there there_of(const struct one<TEAMS> &o, int v_dim, int eight) {
     const int piece = lanes_head() * (v_dim / 8) + eight;
@@ -405,8 +385,9 @@ __device__ static inline void one_sums(const struct one<TEAMS> &o, const struct 
                                        const float (*max)[HEADS], int block, float factor) {
     const int i = threadIdx.x % TEAM / CLUSTER;
     if (i >= o.group) return;
-    numbers_to(&o.sums[block * o.group + i].x, &o.received[block], threadIdx.x % CLUSTER,
-               one_max(max, i) * factor, one_sum(m, i));
+    const unsigned rank = threadIdx.x % CLUSTER;
+    numbers_to(at_rank(&o.sums[block * o.group + i], rank), at_rank(&o.received[block], rank),
+               make_float2(one_max(max, i) * factor, one_sum(m, i)));
 }
 
 template <int BOXES, int TEAMS>
@@ -457,9 +438,11 @@ __device__ static inline void one_blocks(const struct one<TEAMS> &o, const struc
         at = further(at, WARPS, o.slots);
 #pragma unroll
         for (int k = 0; k < 2 * BOXES; k++) {
+            const struct there &t = to[k / 2][k % 2];
+            const unsigned block = s.block - o.first;
             const float2 pair = paired(sum[k / 2][k % 2 * 2], sum[k / 2][k % 2 * 2 + 1]);
-            if (to[k / 2][k % 2].to)
-                send(to[k / 2][k % 2], s.block - o.first, o.each * 32, pair);
+            if (t.to)
+                numbers_to(t.to + block * o.each * 32, t.at + block * (int)sizeof(uint64_t), pair);
         }
         one_sums(o, m, m->max[turn], s.block - o.first, factor);
     }
@@ -532,12 +515,6 @@ __device__ static inline void fold_begins(const struct one<TEAMS> &o, int own) {
     __syncwarp();
 }
 
-/* All that a block of threads says to the others of its cluster until then are barriers that it has
- * set, so no fence of the device is needed. */
-__device__ static inline void barriers_arrive(void) {
-    HOPPER_ONLY(asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"));
-}
-
 /* First the teams, then a warp for each of them that fetches, then those that fold. What does not
  * depend on the position is asked for before that is there. */
 template <int TEAMS> __host__ __device__ static constexpr int one_threads(void) {
@@ -557,7 +534,7 @@ attend_one(const __grid_constant__ struct one_job j) {
         const int own = threadIdx.x - (TEAM + 32) * TEAMS;
         const struct one<TEAMS> o = one_of<BOXES, TEAMS>(memory, j, pos);
         fold_begins(o, own);
-        barriers_arrive();
+        cluster_arrive_relaxed();
         after_previous();
         cluster_wait();
         one_fold(o, j, own);
@@ -566,13 +543,15 @@ attend_one(const __grid_constant__ struct one_job j) {
         map_soon(&j.maps.k);
         map_soon(&j.maps.v);
         if (!a.window && !a.chunk) early = team_page<TEAMS>(a, 0, team, lane);
-        if (lane < SLOTS_MAX) {
-            barrier_init(&m->full[team][lane], 1);
-            barrier_init(&m->empty[team][lane], WARPS);
-        }
+        if (elected())
+#pragma unroll 1
+            for (int i = 0; i < SLOTS_MAX; i++) {
+                barrier_init(&m->full[team][i], 1);
+                barrier_init(&m->empty[team][i], WARPS);
+            }
         barriers_are_set();
         __syncwarp();
-        barriers_arrive();
+        cluster_arrive_relaxed();
         one_fetch<BOXES>(one_of<BOXES, TEAMS>(memory, j, pos), j, team, early);
         __syncwarp();
         cluster_wait();
@@ -583,7 +562,7 @@ attend_one(const __grid_constant__ struct one_job j) {
         if ((int)threadIdx.x < half)
             freq = freq_of(j.h.rope, j.h.rows, half, 0)[threadIdx.x];
         let_next_begin();
-        barriers_arrive();
+        cluster_arrive_relaxed();
         const struct one<TEAMS> o = one_of<BOXES, TEAMS>(memory, j, pos);
 #pragma unroll
         for (int i = 0; i < 2 * BOXES; i++)

@@ -93,15 +93,25 @@ __device__ static inline void cluster_wait(void) {
     HOPPER_ONLY(asm volatile("barrier.cluster.wait.acquire;" ::: "memory"));
 }
 
-/* Two numbers to the same place in the memory of block `rank`, whose barrier counts their bytes. */
-__device__ static inline void numbers_to(const float *p, const uint64_t *b, unsigned rank, float u,
-                                         float v) {
+/* For where a block has set barriers, and said nothing else to others, so far: no fence of the
+ * device is needed. */
+__device__ static inline void cluster_arrive_relaxed(void) {
+    HOPPER_ONLY(asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"));
+}
+
+/* The same place in the memory of block `rank` of the cluster. */
+__device__ static inline unsigned at_rank(const void *p, unsigned rank) {
+    unsigned there = 0;
+    HOPPER_ONLY(asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there)
+                    : "r"(shared_at(p)), "r"(rank)));
+    return there;
+}
+
+/* Two numbers to a place at_rank, and their bytes to the barrier there. */
+__device__ static inline void numbers_to(unsigned to, unsigned barrier, float2 v) {
     HOPPER_ONLY(asm volatile(
-        "{ .reg .b32 there, at; mapa.shared::cluster.u32 there, %0, %2;"
-        "mapa.shared::cluster.u32 at, %1, %2;"
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32"
-        " [there], {%3, %4}, [at]; }" ::"r"(shared_at(p)), "r"(shared_at(b)), "r"(rank), "f"(u),
-        "f"(v) : "memory"));
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::
+        "r"(to), "f"(v.x), "f"(v.y), "r"(barrier) : "memory"));
 }
 
 __device__ static inline void cluster_sync(void) {
