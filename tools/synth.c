@@ -4,9 +4,9 @@
  * that the model itself asks for (a recording binder), the values come from a counter-based
  * generator, so the same command gives the same bytes. With --bits the matrices are packed
  * as MLX packs them, with --format mxfp4 in that mode of MLX (of GPT-OSS the experts alone, as
- * it is published); with --format fp8 they have blocks of 128 x 128 and embedding and head stay
- * BF16, as DeepSeek and Qwen publish theirs. There is no tokenizer: such a model is run on
- * token ids. */
+ * it is published); with --format fp8 they have blocks of 128 x 128 with scales in F32, and
+ * embedding and head stay BF16, as DeepSeek publishes its own; with fp8-bf16 scales are BF16, as
+ * Qwen has them. There is no tokenizer: such a model is run on token ids. */
 #include "base/threads.h"
 #include "device/small_float.h"
 #include "model/load.h"
@@ -29,6 +29,7 @@ enum layout { PLAIN, AFFINE, MX, OSS, BLOCKS };          /* how packed matrices 
 struct options {
     const char *shape, *config, *out, *seed, *format;
     enum layout layout;
+    bool bf16_scales;                    /* of BLOCKS */
     int bits, group, layers;
     uint64_t shard_bytes;
 };
@@ -210,7 +211,8 @@ static void set_packed(const struct options *o, const struct bind_want *b, int64
     if (o->layout == BLOCKS) {
         set_part(&w->weight, base, ".weight", "F8_E4M3", 1, b->rank, shape);
         for (int i = 0; i < 2; i++) shape[i] = (shape[i] + block - 1) / block;
-        set_part(&w->scales, base, ".weight_scale_inv", "F32", 4, b->rank, shape);
+        set_part(&w->scales, base, ".weight_scale_inv", o->bf16_scales ? "BF16" : "F32",
+                 o->bf16_scales ? 2 : 4, b->rank, shape);
     } else if (o->layout == OSS) {
         shape[last] = in / o->group;
         shape[b->rank] = o->group / 2;
@@ -338,12 +340,16 @@ static void fill_fp8(void *to, int64_t begin, int64_t end) {
                 *to_w = drawn(d, r * cols + c);
                 largest = fmaxf(largest, fabsf(*to_w));
             }
-        float scale = quant_fp8_scale(largest), by = 1 / scale;
+        float scale = quant_fp8_scale(largest);
+        uint16_t rounded = bf16_of(scale);
+        if (d->o->bf16_scales) floats_of(&scale, &rounded, BF16, 1);
+        float by = 1 / scale;
         to_w = w;
         for (int64_t r = r0; r < r1; r++)
             for (int64_t c = c0; c < c1; c++)
                 d->weight[r * cols + c] = (char)e4m3_of(*to_w++ * by);
-        memcpy(d->scales + b * 4, &scale, sizeof scale);
+        if (d->o->bf16_scales) memcpy(d->scales + b * 2, &rounded, sizeof rounded);
+        else memcpy(d->scales + b * 4, &scale, sizeof scale);
     }
 }
 
@@ -513,8 +519,8 @@ static bool synthesize(struct options *o, struct err *err) {
 
 static int usage(void) {
     fprintf(stderr, "usage: synth (--shape NAME [--layers N] | --config FILE) [--bits B] "
-            "[--group G]\n             [--format affine|mxfp4|fp8] [--shard-mb N] [--seed TEXT] "
-            "-o DIR\nshapes:");
+            "[--group G]\n             [--format affine|mxfp4|fp8|fp8-bf16] [--shard-mb N] "
+            "[--seed TEXT] -o DIR\nshapes:");
     for (size_t i = 0; i < COUNT(shapes); i++) fprintf(stderr, " %s", shapes[i].name);
     fprintf(stderr, "\n");
     return 2;
@@ -540,7 +546,9 @@ static bool read_option(struct options *o, const char *key, const char *value) {
 /* What the options say of the layout; false: they say nothing that goes together. */
 static bool choose_layout(struct options *o) {
     const char *format = o->format ? o->format : o->bits ? "affine" : "";
-    bool mx = !strcmp(format, "mxfp4"), fp8 = !strcmp(format, "fp8");
+    bool mx = !strcmp(format, "mxfp4"), fp8 = !strncmp(format, "fp8", 3);
+    o->bf16_scales = !strcmp(format, "fp8-bf16");
+    if (fp8 && format[3] && !o->bf16_scales) return false;
     o->layout = mx ? MX : fp8 ? BLOCKS : o->bits ? AFFINE : PLAIN;
     if (mx) o->bits = 4, o->group = MXFP4_GROUP;
     if (mx || fp8) return true;

@@ -38,6 +38,26 @@ static uint16_t plain_of(enum dtype dtype, float f) {
     return dtype == BF16 ? bf16_of(f) : half_of(f);
 }
 
+/* Blocks of group by group. */
+static void make_fp8(struct matrix *m, const struct format *f, int64_t outs, int64_t cols) {
+    const int64_t group = f->group, across = (cols + group - 1) / group;
+    const size_t n = (size_t)((outs + group - 1) / group * across), size = dtype_bytes(f->scales);
+    for (int64_t i = 0; i < outs * cols; i++) {
+        unsigned char *at = (unsigned char *)m->at + i;
+        do *at = (unsigned char)draw();
+        while ((*at & 0x7f) == 0x7f);
+    }
+    m->scales = mem_array(n, size);
+    for (size_t i = 0; i < n; i++) {
+        const float v = uniform() / 256;
+        const uint16_t h = bf16_of(v);
+        if (f->scales == BF16) ((uint16_t *)m->scales)[i] = h;
+        else ((float *)m->scales)[i] = v;
+    }
+    m->l.w.quant = (struct quant){ .scales = m->scales, .scale_dtype = f->scales, .cols = cols,
+                                   .block_rows = group, .block_cols = group };
+}
+
 static struct matrix matrix_new(const struct format *f, int64_t outs, int64_t cols) {
     struct matrix m = { .bias = numbers(outs) };
     size_t n = (size_t)(outs * cols);
@@ -45,6 +65,10 @@ static struct matrix matrix_new(const struct format *f, int64_t outs, int64_t co
     m.l.bias = tensor_1d(m.bias, F32, outs);
     size_t bytes = f->dtype == MLX_AFFINE ? n / 8 * (size_t)f->bits : n * dtype_bytes(f->dtype);
     m.l.w.at = m.at = mem_new(bytes);
+    if (f->dtype == FP8) {
+        make_fp8(&m, f, outs, cols);
+        return m;
+    }
     if (f->dtype != MLX_AFFINE) {
         for (size_t i = 0; i < n; i++) ((uint16_t *)m.at)[i] = plain_of(f->dtype, uniform());
         return m;
@@ -70,6 +94,12 @@ static void adopt(struct device *dev, const struct matrix *m, const struct forma
     assert_true(dev->op->adopt(dev, m->at, bytes));
     assert_true(dev->op->adopt(dev, m->bias, (size_t)m->l.w.shape[0] * sizeof(float)));
     if (!groups) return;
+    if (f->dtype == FP8) {
+        const int64_t rows = m->l.w.shape[0], cols = m->l.w.shape[1], group = f->group;
+        const int64_t blocks = (rows + group - 1) / group * ((cols + group - 1) / group);
+        assert_true(dev->op->adopt(dev, m->scales, (size_t)blocks * dtype_bytes(f->scales)));
+        return;
+    }
     assert_true(dev->op->adopt(dev, m->scales, groups * 2));
     assert_true(dev->op->adopt(dev, m->biases, groups * 2));
 }
@@ -204,6 +234,7 @@ static void test_products(void **state) {
     static const struct format formats[] = {
         { "bf16", BF16, F32, 0, 0 },               { "4 bits g64", MLX_AFFINE, BF16, 4, 64 },
         { "4 bits g32", MLX_AFFINE, F16, 4, 32 },  { "4 bits g128", MLX_AFFINE, BF16, 4, 128 },
+        { "fp8, blocks", FP8, F32, 0, 128 },       { "fp8, bf16 scales", FP8, BF16, 0, 128 },
     };
     static const struct products_case cases[] = {
         { PRODUCTS_STORE, 3, { 4096, 1024, 1024 }, 512 },

@@ -53,6 +53,7 @@ static const struct format formats[] = {
     { "4 bits, f16", MLX_AFFINE, F16, 4, 32, 0 }, { "8 bits", MLX_AFFINE, BF16, 8, 64, 0 },
     { "8 bits, f16", MLX_AFFINE, F16, 8, 32, 0 }, { "fp8, rows, bf16", FP8, BF16, 0, 1 << 30, 1 },
     { "3 bits", MLX_AFFINE, BF16, 3, 64, 0 },  { "bf16", BF16, F32, 0, 0, 0 },
+    { "fp8, blocks, bf16", FP8, BF16, 0, 128, 128 },
 };
 
 static float scales_times = 1;       /* what scales are multiplied by */
@@ -215,7 +216,8 @@ static void check_linear(const struct format *f, int64_t outs, int64_t cols) {
 static void test_formats(void **state) {
     (void)state;
     static const int64_t shapes[][2] = { { 1, 64 }, { 33, 192 }, { 300, 640 }, { 256, 2048 },
-                                         { 528, 1216 }, { 4208, 256 }, { 4272, 192 } };
+                                         { 528, 1216 }, { 4208, 256 }, { 4272, 192 },
+                                         { 4208, 1024 }, { 4240, 1024 } };
     for (size_t f = 0; f < COUNT(formats); f++) {
         for (size_t i = 0; i < COUNT(shapes); i++)
             if (takes(f + i)) check_linear(&formats[f], shapes[i][0], shapes[i][1]);

@@ -82,8 +82,8 @@ struct cuda {
 };
 
 /* scaled: see linear.h. scales: of FP8, in F32, or, where scaled, as linear_format.h has them;
- * owned. */
-struct cuda_packed { size_t bytes; bool scaled; float *scales; };
+ * owned. whole: all of these are bf16. */
+struct cuda_packed { size_t bytes; bool scaled; float *scales; bool whole; };
 struct cuda_list { cudaGraphExec_t graph; };     /* NULL: the key was seen once */
 
 struct cuda_copy { size_t bytes; char *there; };         /* NULL: not made yet */

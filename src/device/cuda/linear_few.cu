@@ -22,6 +22,11 @@ static int spread_of(const struct cuda *c, const struct few_job &j,
     return !enough && j.units < 5 * c->processors ? slices : 1;
 }
 
+/* -1: of no power of two. */
+static int log2_of(int n) {
+    return n & (n - 1) ? -1 : 31 - __builtin_clz((unsigned)n);
+}
+
 /* Where a part of the launch is. False: it can not be described to the copy engine. */
 static bool describe_part(struct cuda *c, struct few_part *p, CUtensorMap *map,
                           const struct tensor &w) {
@@ -38,8 +43,9 @@ static bool describe_part(struct cuda *c, struct few_part *p, CUtensorMap *map,
     p->scales = (const char *)is->scales;
     p->blocks.first = (int)(q.first / q.cols);
     p->blocks.down = (int)MIN(q.block_rows, (int64_t)1 << 30);
+    p->blocks.down_shift = log2_of(p->blocks.down);
     p->blocks.across = (int)((q.cols + q.block_cols - 1) / q.block_cols);
-    p->blocks.shift = q.block_cols >= q.cols ? 31 : 31 - __builtin_clz((unsigned)q.block_cols);
+    p->blocks.shift = q.block_cols >= q.cols ? 31 : log2_of((int)q.block_cols);
     return true;
 }
 
@@ -48,13 +54,28 @@ static bool is_scaled(const struct cuda *c, const struct tensor &w) {
     return p && p->scaled;
 }
 
+/* See format_fp8_even. */
+static bool is_even(const struct cuda *c, const struct few_part &p, const struct tensor &w) {
+    const struct few_blocks &b = p.blocks;
+    return w.dtype == FP8 && is_scaled(c, w) && b.down_shift >= 0 && b.down % TILE == 0 &&
+           b.first % TILE == 0 && b.shift >= 7 && w.shape[1] % 128 == 0 && p.slice <= 32 * 128;
+}
+
+static bool is_whole(const struct cuda *c, const struct tensor &w) {
+    const struct cuda_packed *p = cuda_is_packed(c, w.at);
+    return p && p->whole;
+}
+
 bool cuda_few_describe(struct cuda *c, struct few_job *j, const struct cuda_products &a) {
     const struct quant &q = a.w[0].quant;
     int tiles = 0;
+    j->even = j->whole = true;
     for (int i = 0; i < a.n; i++) {
         struct few_part &p = j->part[i];
         if (!describe_part(c, &p, &j->map[i], a.w[i])) return false;
         if (is_scaled(c, a.w[i]) != is_scaled(c, a.w[0])) return false;
+        j->even = j->even && is_even(c, p, a.w[i]);
+        j->whole = j->whole && is_whole(c, a.w[i]);
         p.bias = a.bias[i];
         p.y = a.y[i];
         p.y_row = a.y_row[i];

@@ -19,7 +19,7 @@ enum { TILE = 16, STEPS = 4,         /* rows of a tile; mmas of 64 columns */
 
 /* Where the scale of an element of FP8 is: row r of the matrix is row `first` + r of what has one
  * for `down` rows and 1 << shift columns. */
-struct few_blocks { int first, down, across, shift; };
+struct few_blocks { int first, down, down_shift, across, shift; };
 
 struct few_part {                    /* a matrix of a launch */
     const char *w, *scales, *biases; /* of packed ones */
@@ -35,6 +35,7 @@ struct few_job {
     CUtensorMap map[PARTS];          /* of plain weights */
     struct few_part part[PARTS];
     int cols, group_shift;
+    bool even, whole;                /* of FP8: see format_fp8_even; see struct cuda_packed */
     const char *x;                   /* the rows, see few_place */
     struct cuda_norm norm;           /* x NULL: none; else the rows are its outcome, which also */
     char *norm_few;                  /* goes to norm.y and there */

@@ -3,8 +3,9 @@
  *
  * A format is a struct with CHUNK, the columns of a stage; BYTES, what it takes; ALONE, see
  * linear_packed.cu; `from`, where a lane reads next, which `seek` sets; `fetch`, by which a warp
- * asks for n columns, each lane for what it will read itself, but for scales; and `steps`, the A
- * operands of four mmas for 64 columns. Lane l = 4 g + t of an operand has rows g and g + 8: a[0]
+ * asks for n columns, each lane for what it will read itself, but for scales; `piece`, what a lane
+ * has of 64 columns in registers, which `load` reads; and `steps`, the A operands of four mmas for
+ * these. EVEN: see format_fp8_even. Lane l = 4 g + t of an operand has rows g and g + 8: a[0]
  * columns 2t and the next of row g, a[1] of row g + 8, a[2] and a[3] those 8 columns later.
  *
  * They are rearranged in place (linear_pack.cu), 16 rows at a time, so a view that begins at such
@@ -23,6 +24,9 @@
 
 enum { BLOCK_4 = TILE * 64 / 2, BLOCK_8 = TILE * 64,     /* bytes of 64 columns */
        CHUNK_4 = 256, CHUNK_8 = 128 };
+
+/* What most formats are. */
+struct format_usual { enum { ALONE = false, EVEN = false }; };
 
 /* ---- copies that a lane waits for itself ---- */
 
@@ -60,6 +64,11 @@ __device__ static inline unsigned rounded_pair(float low, float high) {
 
 __device__ static inline int lane_of(void) { return threadIdx.x % 32; }
 
+/* What a lane asked for itself. */
+__device__ static inline uint4 own_16(const char *at) {
+    return *(const uint4 *)(at + lane_of() * 16);
+}
+
 /* ---- affine ---- */
 
 /* Scales by half a warp and biases by the other, of groups of at least 32 (G32) or 64 columns: the
@@ -78,6 +87,20 @@ template <bool G32, int CHUNK> struct affine_factors {
         if (lane_of() % 16 * EACH < groups * 2 * TILE)
             async_in<EACH>(to + lane_of() * EACH, from);
         from += (CHUNK >> group_shift) * 2 * TILE;
+    }
+
+    /* Of both rows of a lane and 64 columns, of one group or of two. */
+    struct piece { unsigned scales[G32 ? 2 : 1], biases[G32 ? 2 : 1]; };
+
+    __device__ static inline void load(struct piece &p, const char *stage, int block,
+                                       int group_shift) {
+#pragma unroll
+        for (int i = 0; i < (G32 ? 2 : 1); i++) {
+            const int group = G32 ? 2 * block + i : block * 64 >> group_shift;
+            const char *at = stage + group * 2 * TILE + lane_of() / 4 * 4;
+            p.scales[i] = *(const unsigned *)at;
+            p.biases[i] = *(const unsigned *)(at + BYTES);
+        }
     }
 };
 
@@ -147,11 +170,12 @@ struct nibbles_from {
     }
 };
 
-template <enum factors HOW, bool G32> struct format_affine4 {
+template <enum factors HOW, bool G32> struct format_affine4 : format_usual {
     typedef affine_factors<G32, CHUNK_4> factors_of;
-    enum { ALONE = false, CHUNK = CHUNK_4, WEIGHTS = CHUNK / 64 * BLOCK_4,
+    enum { CHUNK = CHUNK_4, WEIGHTS = CHUNK / 64 * BLOCK_4,
            BYTES = WEIGHTS + 2 * factors_of::BYTES };
     struct from { nibbles_from w; const char *factors; };
+    struct piece { uint4 w; typename factors_of::piece factors; };
 
     __device__ static inline void seek(struct from &f, const struct few_part &p,
                                        const struct few_job &j, int tile, int col) {
@@ -164,16 +188,17 @@ template <enum factors HOW, bool G32> struct format_affine4 {
         factors_of::fetch(to + WEIGHTS, f.factors, n, j.group_shift);
     }
 
-    __device__ static inline void steps(unsigned a[STEPS][4], const char *stage, int block,
-                                        const struct few_job &j) {
-        const uint4 v = *(const uint4 *)(stage + block * BLOCK_4 + lane_of() * 16);
-        const unsigned word[STEPS] = { v.x, v.y, v.z, v.w };
+    __device__ static inline void load(struct piece &p, const char *stage, int block,
+                                       const struct few_job &j) {
+        p.w = own_16(stage + block * BLOCK_4);
+        factors_of::load(p.factors, stage + WEIGHTS, block, j.group_shift);
+    }
+
+    __device__ static inline void steps(unsigned a[STEPS][4], const struct piece &p) {
+        const unsigned word[STEPS] = { p.w.x, p.w.y, p.w.z, p.w.w };
 #pragma unroll
         for (int half = 0; half < (G32 ? 2 : 1); half++) {
-            const int group = G32 ? 2 * block + half : block * 64 >> j.group_shift;
-            const char *at = stage + WEIGHTS + group * 2 * TILE + lane_of() / 4 * 4;
-            const affine_rows<HOW> rows(*(const unsigned *)at,
-                                        *(const unsigned *)(at + factors_of::BYTES));
+            const affine_rows<HOW> rows(p.factors.scales[half], p.factors.biases[half]);
 #pragma unroll
             for (int i = half * 2; i < (G32 ? half * 2 + 2 : STEPS); i++)
 #pragma unroll
@@ -201,8 +226,7 @@ struct bytes_from {
 
 /* pair(two bytes, their row: 0 or 1) of each operand. */
 template <class P>
-__device__ static inline void bytes_steps(unsigned a[2][4], const char *at, const P &pair) {
-    const uint4 v = *(const uint4 *)(at + lane_of() * 16);
+__device__ static inline void bytes_steps(unsigned a[2][4], const uint4 &v, const P &pair) {
     const unsigned word[4] = { v.x, v.y, v.z, v.w };
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -211,11 +235,12 @@ __device__ static inline void bytes_steps(unsigned a[2][4], const char *at, cons
     }
 }
 
-template <bool BF, bool G32> struct format_affine8 {
+template <bool BF, bool G32> struct format_affine8 : format_usual {
     typedef affine_factors<G32, CHUNK_8> factors_of;
     enum { ALONE = true, CHUNK = CHUNK_8, WEIGHTS = CHUNK / 64 * BLOCK_8,
            BYTES = WEIGHTS + 2 * factors_of::BYTES };
     struct from { bytes_from w; const char *factors; };
+    struct piece { uint4 w[2]; typename factors_of::piece factors; };
 
     __device__ static inline void seek(struct from &f, const struct few_part &p,
                                        const struct few_job &j, int tile, int col) {
@@ -228,17 +253,20 @@ template <bool BF, bool G32> struct format_affine8 {
         factors_of::fetch(to + WEIGHTS, f.factors, n, j.group_shift);
     }
 
-    __device__ static inline void steps(unsigned a[STEPS][4], const char *stage, int block,
-                                        const struct few_job &j) {
+    __device__ static inline void load(struct piece &p, const char *stage, int block,
+                                       const struct few_job &j) {
+        p.w[0] = own_16(stage + block * BLOCK_8);
+        p.w[1] = own_16(stage + block * BLOCK_8 + BLOCK_8 / 2);
+        factors_of::load(p.factors, stage + WEIGHTS, block, j.group_shift);
+    }
+
+    __device__ static inline void steps(unsigned a[STEPS][4], const struct piece &p) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int group = G32 ? 2 * block + half : block * 64 >> j.group_shift;
-            const char *at = stage + WEIGHTS + group * 2 * TILE + lane_of() / 4 * 4;
-            const float_rows<BF> rows(*(const unsigned *)at,
-                                      *(const unsigned *)(at + factors_of::BYTES));
+            const int group = G32 ? half : 0;
+            const float_rows<BF> rows(p.factors.scales[group], p.factors.biases[group]);
             /* A byte in the mantissa of 2^23 is that much more. */
-            bytes_steps(a + 2 * half, stage + block * BLOCK_8 + half * 512,
-                        [&](unsigned two, int row) {
+            bytes_steps(a + 2 * half, p.w[half], [&](unsigned two, int row) {
                 return rows.of(__uint_as_float(__byte_perm(two, 0x4b000000, 0x7650)) - 0x1p23f,
                                __uint_as_float(__byte_perm(two, 0x4b000000, 0x7651)) - 0x1p23f,
                                row);
@@ -271,6 +299,15 @@ struct fp8_quick {
     }
 };
 
+/* A scale times 2^120 that is a bf16, as scales often are published: one product. */
+struct fp8_whole {
+    __nv_bfloat162 scale;
+    __device__ inline fp8_whole(unsigned bits) { scale = __low2bfloat162(pair_of(bits)); }
+    __device__ inline unsigned weights(unsigned pair) const {
+        return bits_of(__hmul2(pair_of(pair), scale));
+    }
+};
+
 /* A scale in F32, whatever it is, and whatever is no number. */
 struct fp8_any {
     float scale;
@@ -283,11 +320,24 @@ struct fp8_any {
     }
 };
 
+/* 64 columns of eight rows of a tile: the first or the second half of it. */
+template <class S>
+__device__ static inline void fp8_steps(unsigned a[STEPS][4], const uint4 &v, int half,
+                                        const S &scale) {
+    const unsigned word[STEPS] = { v.x, v.y, v.z, v.w };
+#pragma unroll
+    for (int i = 0; i < STEPS; i++) {
+        a[i][half] = scale.weights(e4m3_first(word[i]));
+        a[i][2 + half] = scale.weights(e4m3_second(word[i]));
+    }
+}
+
 /* A scale for each row of a tile and 128 columns, whatever blocks the matrix has. */
-template <class S> struct format_fp8 {
+template <class S> struct format_fp8 : format_usual {
     enum { CHUNK = CHUNK_8, WEIGHTS = CHUNK / 64 * BLOCK_8, BYTES = WEIGHTS + 4 * TILE,
            ALONE = true };
     struct from { bytes_from w; const unsigned *scales; int col, shift; };
+    struct piece { uint4 w[2]; unsigned scales[2]; };
 
     __device__ static inline void seek(struct from &f, const struct few_part &p,
                                        const struct few_job &j, int tile, int col) {
@@ -305,28 +355,69 @@ template <class S> struct format_fp8 {
         f.col += CHUNK;
     }
 
-    __device__ static inline void steps(unsigned a[STEPS][4], const char *stage, int block,
-                                        const struct few_job &) {
+    __device__ static inline void load(struct piece &p, const char *stage, int block,
+                                       const struct few_job &) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const uint4 v = *(const uint4 *)(stage + block * BLOCK_8 + half * 512 + lane_of() * 16);
-            const S s(((const unsigned *)(stage + WEIGHTS))[half * 8 + lane_of() / 4]);
-            const unsigned word[STEPS] = { v.x, v.y, v.z, v.w };
-#pragma unroll
-            for (int i = 0; i < STEPS; i++) {
-                a[i][half] = s.weights(e4m3_first(word[i]));
-                a[i][2 + half] = s.weights(e4m3_second(word[i]));
-            }
+            p.w[half] = own_16(stage + block * BLOCK_8 + half * BLOCK_8 / 2);
+            p.scales[half] = ((const unsigned *)(stage + WEIGHTS))[half * 8 + lane_of() / 4];
         }
+    }
+
+    __device__ static inline void steps(unsigned a[STEPS][4], const struct piece &p) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const S s(p.scales[half]);
+            fp8_steps(a, p.w[half], half, s);
+        }
+    }
+};
+
+/* Where a tile's rows have one scale for a stage, and slices are whole stages, at most 32, as in
+ * what is published in blocks of 128 by 128: a lane keeps the scale of the strip's stage of its
+ * number, and all that it reads of a stage it has asked for itself. */
+template <class S> struct format_fp8_even : format_usual {
+    enum { CHUNK = CHUNK_8, BYTES = CHUNK / 64 * BLOCK_8, ALONE = true, EVEN = true };
+    struct from { bytes_from w; };
+    struct piece { uint4 w[2]; unsigned scale; };
+
+    __device__ static inline void seek(struct from &f, const struct few_part &p,
+                                       const struct few_job &j, int tile, int col) {
+        f.w.seek(p, j, tile, col);
+    }
+
+    __device__ static inline void fetch(char *to, struct from &f, int, const struct few_job &) {
+        f.w.fetch(to, CHUNK);
+    }
+
+    __device__ static inline unsigned scales(const struct few_part &p, int tile,
+                                             const struct own &own) {
+        const int row = (p.blocks.first + tile * TILE) >> p.blocks.down_shift;
+        const int col = own.begin + lane_of() * CHUNK;
+        return col < own.end ? ((const unsigned *)p.scales)[(int64_t)row * p.blocks.across +
+                                                            (col >> p.blocks.shift)] : 0;
+    }
+
+    __device__ static inline void load(struct piece &p, const char *stage, int block,
+                                       unsigned scale) {
+        p.w[0] = own_16(stage + block * BLOCK_8);
+        p.w[1] = own_16(stage + block * BLOCK_8 + BLOCK_8 / 2);
+        p.scale = scale;
+    }
+
+    __device__ static inline void steps(unsigned a[STEPS][4], const struct piece &p) {
+        const S s(p.scale);
+        fp8_steps(a, p.w[0], 0, s);
+        fp8_steps(a, p.w[1], 1, s);
     }
 };
 
 /* ---- MXFP4: groups of 32 columns have a power of two ---- */
 
-struct format_mxfp4 {
-    enum { CHUNK = CHUNK_4, WEIGHTS = CHUNK / 64 * BLOCK_4, BYTES = WEIGHTS + TILE * CHUNK / 32,
-           ALONE = false };
+struct format_mxfp4 : format_usual {
+    enum { CHUNK = CHUNK_4, WEIGHTS = CHUNK / 64 * BLOCK_4, BYTES = WEIGHTS + TILE * CHUNK / 32 };
     struct from { nibbles_from w; const char *scales; };
+    struct piece { uint4 w; unsigned scales[2]; };       /* of both rows */
 
     __device__ static inline void seek(struct from &f, const struct few_part &p,
                                        const struct few_job &j, int tile, int col) {
@@ -346,17 +437,22 @@ struct format_mxfp4 {
         return pair_of(bits | bits << 16);
     }
 
+    __device__ static inline void load(struct piece &p, const char *stage, int block,
+                                       const struct few_job &) {
+        p.w = own_16(stage + block * BLOCK_4);
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            p.scales[half] = ((const unsigned short *)(stage + WEIGHTS + (2 * block + half) * TILE))
+                [lane_of() / 4];
+    }
+
     /* As bf16 the codes are their numbers over 2^126. */
-    __device__ static inline void steps(unsigned a[STEPS][4], const char *stage, int block,
-                                        const struct few_job &) {
-        const uint4 v = *(const uint4 *)(stage + block * BLOCK_4 + lane_of() * 16);
-        const unsigned word[STEPS] = { v.x, v.y, v.z, v.w };
+    __device__ static inline void steps(unsigned a[STEPS][4], const struct piece &p) {
+        const unsigned word[STEPS] = { p.w.x, p.w.y, p.w.z, p.w.w };
         const __nv_bfloat162 up = __float2bfloat162_rn(0x1p126f);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const unsigned two = *(const unsigned short *)(stage + WEIGHTS +
-                                                           (2 * block + half) * TILE +
-                                                           lane_of() / 4 * 2);
+            const unsigned two = p.scales[half];
             const __nv_bfloat162 scale[2] = { power(two & 255), power(two >> 8) };
 #pragma unroll
             for (int i = half * 2; i < half * 2 + 2; i++)

@@ -162,6 +162,12 @@ __global__ static void split_scales(float *scales, int64_t n) {
     *(__nv_bfloat162 *)&scales[i] = { high, __float2bfloat16_rn(s - __bfloat162float(high)) };
 }
 
+/* Scales of which something is left over. */
+__global__ static void find_low(int *found, const float *split, int64_t n) {
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n && __float_as_uint(split[i]) >> 16 & 0x7fff) *found = 1;
+}
+
 /* They are few, so they are copied. */
 static void prepare_fp8(struct cuda *c, struct cuda_packed *is, const struct tensor &w) {
     const struct quant &q = w.quant;
@@ -178,7 +184,11 @@ static void prepare_fp8(struct cuda *c, struct cuda_packed *is, const struct ten
         find_nan<<<blocks_of(words, 256), 256, 0, c->stream>>>(found, (const unsigned *)w.at,
                                                               words);
     });
-    if (is->scaled) split_scales<<<grid, 256, 0, c->stream>>>(is->scales, n);
+    if (!is->scaled) return;
+    split_scales<<<grid, 256, 0, c->stream>>>(is->scales, n);
+    is->whole = finds_none(c, [=](int *found) {
+        find_low<<<grid, 256, 0, c->stream>>>(found, is->scales, n);
+    });
 }
 
 /* The next kernels ask for weights before they wait for anybody, so packing is over before they
@@ -189,7 +199,7 @@ bool cuda_pack(struct cuda *c, const struct tensor &w) {
     const int64_t tiles = w.shape[0] / TILE, factors = (int64_t)groups * TILE * 2;
     const bool four = w.dtype == MXFP4 || (w.dtype == MLX_AFFINE && q.bits == 4);
     const int64_t tile_bytes = (int64_t)cols * TILE / (four ? 2 : 1);
-    struct cuda_packed is = { (size_t)(tiles * tile_bytes), false, NULL };
+    struct cuda_packed is = { (size_t)(tiles * tile_bytes), false, NULL, false };
     if (cuda_is_packed(c, w.at)) return true;
     if (c->recording) {
         if (c->error == cudaSuccess) c->error = cudaErrorStreamCaptureUnsupported;

@@ -29,14 +29,18 @@ __device__ static inline void fetch_next(struct feed<F> &f, char *stage, const s
     async_commit();
 }
 
-/* Until all but the last `left` of what was asked for is there. The most usual ones come first. */
+/* Until all but the last `left` of what was asked for is there, one or two less than stages_for
+ * knows. The most usual ones come first. */
 __device__ static inline void wait_for_all_but(int left) {
     if (left == 1) async_wait<1>();
     else if (left == 2) async_wait<2>();
     else if (left == 3) async_wait<3>();
     else if (left == 4) async_wait<4>();
+    else if (left == 5) async_wait<5>();
     else if (left == 6) async_wait<6>();
+    else if (left == 7) async_wait<7>();
     else if (left == 10) async_wait<10>();
+    else if (left == 11) async_wait<11>();
     else async_wait<0>();
 }
 
@@ -52,20 +56,28 @@ __device__ static inline void turn(int &at, const struct few_job &j) {
     if (at == j.stages * (int)F::BYTES) at = 0;
 }
 
-/* 64 columns, number `block` of a stage. x: these, where rows are not in shared memory, and then
- * those that follow; after the last the first ones again. */
-template <class F, bool SHARED, int N>
-__device__ static inline void block_of(float sum[N][4], struct x_part<N> &x,
-                                       const struct x_rows<N> &rows, const char *stage, int block,
-                                       int col, const struct own &own, const struct few_job &j) {
-    struct x_part<N> now;
-    unsigned a[STEPS][4];
+/* 64 columns of the rows. x: these, where rows are not in shared memory, and then those that
+ * follow; after the last the first ones again. */
+template <bool SHARED, int N>
+__device__ static inline void x_of(struct x_part<N> &now, struct x_part<N> &x,
+                                   const struct x_rows<N> &rows, int col, const struct own &own) {
     if (SHARED) load_x<SHARED, N>(now, rows, col);
     else {
         now = x;
         load_x<SHARED, N>(x, rows, col + 64 < own.end ? col + 64 : own.begin);
     }
-    F::steps(a, stage, block, j);
+}
+
+/* 64 columns are multiplied. */
+template <class F, bool SHARED, int N>
+__device__ static inline void block_of(float sum[N][4], struct x_part<N> &x,
+                                       const struct x_rows<N> &rows,
+                                       const typename F::piece &w, int col,
+                                       const struct own &own) {
+    struct x_part<N> now;
+    unsigned a[STEPS][4];
+    x_of<SHARED, N>(now, x, rows, col, own);
+    F::steps(a, w);
     sum_64<N>(sum, a, now.at);
 }
 
@@ -74,10 +86,11 @@ template <class F, bool SHARED, int N>
 __device__ static inline void strip_of(float sum[N][4], struct ring<F> &r,
                                        struct x_part<N> &x, const struct x_rows<N> &rows,
                                        const struct own &own, const struct few_job &j) {
-#pragma unroll
-    for (int n = 0; n < N; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) sum[n][i] = 0;
+    const auto block = [&](int b, int col) {
+        typename F::piece w;
+        F::load(w, r.at + r.use, b, j);
+        block_of<F, SHARED, N>(sum, x, rows, w, col + 64 * b, own);
+    };
 #pragma unroll 1
     for (int col = own.begin; col < own.end; col += F::CHUNK) {
         wait_for_all_but(j.stages - 2);
@@ -85,18 +98,51 @@ __device__ static inline void strip_of(float sum[N][4], struct ring<F> &r,
                                         is filled now was used by all of them */
         fetch_next<F>(r.feed, r.at + r.fill, own, j);
         turn<F>(r.fill, j);
-        const char *stage = r.at + r.use;
-        if (col + F::CHUNK <= own.end) {
+        if (col + F::CHUNK <= own.end) {             /* a test for each block costs 7 % */
 #pragma unroll
-            for (int b = 0; b < F::CHUNK / 64; b++)
-                block_of<F, SHARED, N>(sum, x, rows, stage, b, col + 64 * b, own, j);
+            for (int b = 0; b < F::CHUNK / 64; b++) block(b, col);
         } else {
 #pragma unroll 1
-            for (int b = 0; col + 64 * b < own.end; b++)
-                block_of<F, SHARED, N>(sum, x, rows, stage, b, col + 64 * b, own, j);
+            for (int b = 0; col + 64 * b < own.end; b++) block(b, col);
         }
         turn<F>(r.use, j);
     }
+}
+
+/* The same of an EVEN format. A stage goes into registers, and is asked for again before it is
+ * multiplied, so that the whole ring is always under way. */
+template <class F, bool SHARED, int N>
+__device__ static inline void even_strip_of(float sum[N][4], struct ring<F> &r,
+                                            struct x_part<N> &x, const struct x_rows<N> &rows,
+                                            const struct own &own, const struct few_job &j,
+                                            unsigned scales) {
+    constexpr int BLOCKS = F::CHUNK / 64;
+    int stage = 0;
+#pragma unroll 1
+    for (int col = own.begin; col < own.end; col += F::CHUNK, stage++) {
+        typename F::piece w[BLOCKS];
+        wait_for_all_but(j.stages - 1);
+        const unsigned scale = __shfl_sync(~0u, scales, stage);
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++) F::load(w[b], r.at + r.use, b, scale);
+        fetch_next<F>(r.feed, r.at + r.use, own, j);
+        turn<F>(r.use, j);
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++)
+            block_of<F, SHARED, N>(sum, x, rows, w[b], col + 64 * b, own);
+    }
+}
+
+/* Of a strip that is multiplied later, or of none. */
+template <class F>
+__device__ static inline unsigned strip_scales(int unit, int strip, const struct own &own,
+                                               const struct few_job &j) {
+    if constexpr (F::EVEN) {
+        int tile;
+        if (unit >= j.units) return 0;
+        const int p = part_of(j, unit, strip, &tile);
+        return F::scales(j.part[p], tile, own);
+    } else return 0;
 }
 
 /* Shared memory: the rings of the warps, one after the other, the rows, the warps' sums. */
@@ -112,7 +158,7 @@ __global__ static void __launch_bounds__(WARPS * 32, N == 1 ? 2 : 1)
     struct ring<F> r = { memory + warp * ring_bytes, 0, 0, { own.first, 0, own.begin } };
     if (own.begin >= own.end || warp >= j.warps) r.feed.unit = j.units;
     let_next_begin();
-    for (int i = 0; i < j.stages - 1; i++, turn<F>(r.fill, j))
+    for (int i = F::EVEN ? 0 : 1; i < j.stages; i++, turn<F>(r.fill, j))
         fetch_next<F>(r.feed, r.at + r.fill, own, j);
     if (SHARED) rows_in<WARPS>(x_at, j, &x_full, blockDim.x / 32);
     else after_previous();
@@ -121,6 +167,7 @@ __global__ static void __launch_bounds__(WARPS * 32, N == 1 ? 2 : 1)
     struct x_part<N> x;
     if (!SHARED) load_x<SHARED, N>(x, rows, MIN(own.begin, j.cols - 64));
     int odd = 0;
+    [[maybe_unused]] unsigned next = strip_scales<F>(own.first, 0, own, j);
     for (int unit = own.first; unit < j.units; unit += own.step, odd ^= 1) {
         int tile;
         const int p = part_of(j, unit, 0, &tile);
@@ -128,8 +175,13 @@ __global__ static void __launch_bounds__(WARPS * 32, N == 1 ? 2 : 1)
         float *to = kept + odd * j.strips * j.warps * j.n_rows * TILE;
 #pragma unroll 1
         for (int s = 0; s < j.strips; s++) {
-            float v[N][4];
-            strip_of<F, SHARED, N>(v, r, x, rows, own, j);
+            float v[N][4] = {};
+            if constexpr (F::EVEN) {
+                const unsigned scales = next;
+                const bool last = s + 1 == j.strips;
+                next = strip_scales<F>(last ? unit + own.step : unit, last ? 0 : s + 1, own, j);
+                even_strip_of<F, SHARED, N>(v, r, x, rows, own, j, scales);
+            } else strip_of<F, SHARED, N>(v, r, x, rows, own, j);
             keep<N>(kept_at(to, j, s, warp), j, v);
         }
         join(j, warp);               /* the next unit's sums are kept elsewhere */
@@ -213,7 +265,9 @@ static bool is_scaled(const struct cuda *c, const struct tensor &w) {
 }
 
 void cuda_packed_few(struct cuda *c, struct few_job &j, const struct tensor &w) {
-    BY_FORMAT(w, is_scaled(c, w), by_rows<F>(c, j));
+    if (j.even && j.whole) by_rows<format_fp8_even<fp8_whole>>(c, j);
+    else if (j.even) by_rows<format_fp8_even<fp8_quick>>(c, j);
+    else BY_FORMAT(w, is_scaled(c, w), by_rows<F>(c, j));
 }
 
 /* ---- plain weights, for products of many rows ---- */
@@ -234,6 +288,7 @@ plain(__nv_bfloat16 *to, const __grid_constant__ struct few_job j, int first, in
          i += (int64_t)gridDim.x * PLAIN_WARPS) {
         const int tile = (int)(i / blocks), col = (int)(i % blocks) * 64;
         struct F::from from;
+        typename F::piece w;
         unsigned a[STEPS][4];
         __syncwarp();
         F::seek(from, j.part[0], j, first + tile, col);
@@ -241,7 +296,8 @@ plain(__nv_bfloat16 *to, const __grid_constant__ struct few_job j, int first, in
         async_commit();
         async_wait<0>();
         __syncwarp();
-        F::steps(a, stage[warp], 0, j);
+        F::load(w, stage[warp], 0, j);
+        F::steps(a, w);
 #pragma unroll
         for (int n = 0; n < STEPS; n++)
 #pragma unroll
