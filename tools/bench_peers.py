@@ -47,6 +47,12 @@ CASES = {
     "memory-1b": ("resident memory, 1B", "llama-1b", 4, ["q4_0"], "memory", 2, -0.95),
 }
 PROMPTS = {"prefill": 512, "prompt": 4096}
+
+
+def prompt_of(what, quick):
+    return PROMPTS.get(what, 0) // (4 if quick else 1)
+
+
 UNITS = {"decode": "tok/s", "prefill": "tok/s", "prompt": "tok/s", "batch": "tok/s", "context": "of it",
          "start": "s", "memory": "MiB"}
 
@@ -129,7 +135,7 @@ class Peer:
         return ["-rtr"] if name == "rtr 1" else []
 
     def speed(self, path, threads, what, setting):
-        prompt, new = PROMPTS.get(what, 0) // (4 if self.quick else 1), 16 if self.quick else 128
+        prompt, new = prompt_of(what, self.quick), 16 if self.quick else 128
         size = ["-p", str(prompt), "-n", "0"] if prompt else ["-p", "0", "-n", str(new)]
         rows = json.loads(run(self.bench, "-m", path, *size, "-t", str(threads), "-r", "1", "-fa",
                               "1", "-o", "json", *self.settings[setting]))
@@ -160,8 +166,7 @@ def bench(folder, threads, prompt, new, sequences=1):
 def measure_ours(folder, what, threads, quick):
     """Decode is measured after a prompt of one token, as llama-bench does."""
     if what in PROMPTS:
-        length = PROMPTS[what] // (4 if quick else 1)
-        return bench(folder, threads, length, 1)["prefill_tokens_per_s"]
+        return bench(folder, threads, prompt_of(what, quick), 1)["prefill_tokens_per_s"]
     if what == "decode":
         return bench(folder, threads, 1, 16 if quick else 128)["decode_tokens_per_s"]
     if what == "batch":
@@ -226,8 +231,14 @@ def share(what, mine, got, size):
     return "-"
 
 
+def first_cell(name):
+    """By which a case's row is known in a table."""
+    title, _, _, _, _, threads, _ = CASES[name]
+    return "| %s, %d thread%s |" % (title, threads, "" if threads == 1 else "s")
+
+
 def line(name, case):
-    title, _, _, _, what, threads, goal = CASES[name]
+    what, goal = CASES[name][4], CASES[name][6]
     got = case["pairs"]
     less = goal is not None and goal < 0
     # The setting that is best for them, by its median.
@@ -238,8 +249,8 @@ def line(name, case):
     met = "-" if goal is None else "yes" if (ratio <= -goal if less else ratio >= goal) else "no"
     promised = "-" if goal is None else "at %s %.2f" % ("most" if less else "least", abs(goal))
     digits = {"start": "%.3f %s", "context": "%.2f %s"}.get(what, "%.1f %s")
-    return "| %s, %d thread%s | %s | %s (%s) | **%.2f** | %s | %s | %s | %d%s, %s |" % (
-        title, threads, "" if threads == 1 else "s", digits % (mine, UNITS[what]),
+    return "%s %s | %s (%s) | **%.2f** | %s | %s | %s | %d%s, %s |" % (
+        first_cell(name), digits % (mine, UNITS[what]),
         digits % (medians[best], UNITS[what]), best, ratio, promised, met,
         share(what, mine, got, case["bytes"]), len(got), " short" if case["quick"] else "",
         case["commit"])
@@ -259,22 +270,27 @@ def cpu(isa):
 
 
 def write(peer, cases, isa):
-    """Each machine has a section of its own, of which a run rewrites this machine's; what is
-    written by hand stands in other sections and stays."""
+    """Each machine has a section of its own, of which a run rewrites this machine's, but for the
+    rows of cases that it does not measure; what is written by hand stands in other sections and
+    stays."""
     path, heading = os.path.join(ROOT, "bench/PEERS.md"), "\n## %s\n" % cpu(isa)
     text = "# Beside %s\n" % peer
     if os.path.exists(path):
         with open(path, encoding="utf-8") as f:
             text = f.read()
-    table = "%s\n| regime | ours | peer (format, setting) | ratio | promised | met | limit | pairs, " \
-        "commit |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n%s" % (heading, "".join(
-            line(name, cases[name]) + "\n" for name in CASES if name in cases))
     begin = text.find(heading)
     if begin < 0:
         begin = end = len(text)
     else:
         end = text.find("\n## ", begin + 1)
         end = len(text) if end < 0 else end
+    before = text[begin:end].splitlines()
+    rows = [line(name, cases[name]) if name in cases
+            else next((row for row in before if row.startswith(first_cell(name))), None)
+            for name in CASES]
+    table = "%s\n| regime | ours | peer (format, setting) | ratio | promised | met | limit | pairs, " \
+        "commit |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n%s" % (
+            heading, "".join(row + "\n" for row in rows if row))
     with open(path, "w", encoding="utf-8") as f:
         f.write(text[:begin] + table + text[end:])
 
@@ -296,16 +312,10 @@ def main():
     os.environ["MLXCEL_PACKED"] = os.path.join(WORK, "packed")
     if options.isa:
         os.environ["MLXCEL_ISA"] = options.isa
-    kept = os.path.join(WORK, "cases%s.json" % (options.isa and "-" + options.isa))
     cases = {}
-    if os.path.exists(kept):
-        with open(kept, encoding="utf-8") as f:
-            cases = json.load(f)
     peer = Peer(options.peer, options.quick)
     for name in options.cases.split(","):
         cases[name] = measure(name, peer, options.pairs)
-        with open(kept, "w", encoding="utf-8") as f:
-            json.dump(cases, f)
         print(line(name, cases[name]))
         write(options.name or os.path.basename(options.peer), cases, options.isa)
 
