@@ -546,9 +546,8 @@ static bool read_option(struct options *o, const char *key, const char *value) {
 /* What the options say of the layout; false: they say nothing that goes together. */
 static bool choose_layout(struct options *o) {
     const char *format = o->format ? o->format : o->bits ? "affine" : "";
-    bool mx = !strcmp(format, "mxfp4"), fp8 = !strncmp(format, "fp8", 3);
     o->bf16_scales = !strcmp(format, "fp8-bf16");
-    if (fp8 && format[3] && !o->bf16_scales) return false;
+    bool mx = !strcmp(format, "mxfp4"), fp8 = o->bf16_scales || !strcmp(format, "fp8");
     o->layout = mx ? MX : fp8 ? BLOCKS : o->bits ? AFFINE : PLAIN;
     if (mx) o->bits = 4, o->group = MXFP4_GROUP;
     if (mx || fp8) return true;

@@ -49,21 +49,11 @@ static bool describe_part(struct cuda *c, struct few_part *p, CUtensorMap *map,
     return true;
 }
 
-static bool is_scaled(const struct cuda *c, const struct tensor &w) {
-    const struct cuda_packed *p = cuda_is_packed(c, w.at);
-    return p && p->scaled;
-}
-
 /* See format_fp8_even. */
-static bool is_even(const struct cuda *c, const struct few_part &p, const struct tensor &w) {
+static bool is_even(const struct few_part &p, const struct tensor &w) {
     const struct few_blocks &b = p.blocks;
-    return w.dtype == FP8 && is_scaled(c, w) && b.down_shift >= 0 && b.down % TILE == 0 &&
-           b.first % TILE == 0 && b.shift >= 7 && w.shape[1] % 128 == 0 && p.slice <= 32 * 128;
-}
-
-static bool is_whole(const struct cuda *c, const struct tensor &w) {
-    const struct cuda_packed *p = cuda_is_packed(c, w.at);
-    return p && p->whole;
+    return w.dtype == FP8 && b.down_shift >= 0 && b.down % TILE == 0 && b.first % TILE == 0 &&
+           b.shift >= 7 && w.shape[1] % 128 == 0 && p.slice <= 32 * 128;
 }
 
 bool cuda_few_describe(struct cuda *c, struct few_job *j, const struct cuda_products &a) {
@@ -73,9 +63,12 @@ bool cuda_few_describe(struct cuda *c, struct few_job *j, const struct cuda_prod
     for (int i = 0; i < a.n; i++) {
         struct few_part &p = j->part[i];
         if (!describe_part(c, &p, &j->map[i], a.w[i])) return false;
-        if (is_scaled(c, a.w[i]) != is_scaled(c, a.w[0])) return false;
-        j->even = j->even && is_even(c, p, a.w[i]);
-        j->whole = j->whole && is_whole(c, a.w[i]);
+        const struct cuda_packed *packed = cuda_is_packed(c, a.w[i].at);
+        const bool scaled = packed && packed->scaled;
+        if (i > 0 && scaled != j->scaled) return false;
+        j->scaled = scaled;
+        j->even = j->even && scaled && is_even(p, a.w[i]);
+        j->whole = j->whole && packed && packed->whole;
         p.bias = a.bias[i];
         p.y = a.y[i];
         p.y_row = a.y_row[i];

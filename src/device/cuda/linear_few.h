@@ -35,7 +35,8 @@ struct few_job {
     CUtensorMap map[PARTS];          /* of plain weights */
     struct few_part part[PARTS];
     int cols, group_shift;
-    bool even, whole;                /* of FP8: see format_fp8_even; see struct cuda_packed */
+    bool scaled, whole;              /* all parts: see struct cuda_packed */
+    bool even;                       /* of FP8: see format_fp8_even */
     const char *x;                   /* the rows, see few_place */
     struct cuda_norm norm;           /* x NULL: none; else the rows are its outcome, which also */
     char *norm_few;                  /* goes to norm.y and there */

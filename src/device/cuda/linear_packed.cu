@@ -259,15 +259,10 @@ static void by_rows(struct cuda *c, struct few_job &j) {
         else { typedef format_affine4<BF16_FACTORS, false> F; __VA_ARGS__; } \
     } while (0)
 
-static bool is_scaled(const struct cuda *c, const struct tensor &w) {
-    const struct cuda_packed *p = cuda_is_packed(c, w.at);
-    return p && p->scaled;
-}
-
 void cuda_packed_few(struct cuda *c, struct few_job &j, const struct tensor &w) {
     if (j.even && j.whole) by_rows<format_fp8_even<fp8_whole>>(c, j);
     else if (j.even) by_rows<format_fp8_even<fp8_quick>>(c, j);
-    else BY_FORMAT(w, is_scaled(c, w), by_rows<F>(c, j));
+    else BY_FORMAT(w, j.scaled, by_rows<F>(c, j));
 }
 
 /* ---- plain weights, for products of many rows ---- */
@@ -324,7 +319,7 @@ bool cuda_plain_weights(struct cuda *c, const struct tensor &w, int64_t first, i
     const int tiles = (int)(n / TILE);
     const int64_t warps = tiles * (w.shape[1] / 64);
     const unsigned grid = MIN(blocks_of(warps, PLAIN_WARPS), 16u * (unsigned)c->processors);
-    BY_FORMAT(w, is_scaled(c, w),
+    BY_FORMAT(w, j.scaled,
               cuda_start(c, plain<F>, grid, PLAIN_WARPS * 32, 0, to, j, (int)(first / TILE),
                          tiles));
     return true;
