@@ -158,10 +158,27 @@ struct server *server_open(const struct server_options *o, struct err *err) {
     return NULL;
 }
 
+static bool has_calls(struct server *s) {
+    pthread_mutex_lock(&s->calls_lock);
+    bool any = s->calls != NULL;
+    pthread_mutex_unlock(&s->calls_lock);
+    return any;
+}
+
+/* When no worker is left that could begin a call: one may have begun after the last look of those
+ * who served. What the engine tells a call uses the server, so it lets go of them before that is
+ * freed. */
+static void end_calls(struct server *s) {
+    struct err err = { 0 };
+    calls_cancel(s);
+    while (has_calls(s) && engine_step(s->engine, &err) >= 0) {}
+}
+
 void server_close(struct server *s) {
     if (!s) return;
     atomic_store(&s->state, SERVER_DRAINING);
     workers_close(s->workers);
+    end_calls(s);
     watch_stop(s->watch);
     exchanges_flush(s);
     http_close(s);
@@ -221,12 +238,9 @@ void server_notify(const struct server *s, const char *state) {
  * may still read what was written for them. */
 static bool over(struct server *s) {
     if (atomic_load(&s->state) != SERVER_DRAINING) return false;
-    pthread_mutex_lock(&s->calls_lock);
-    bool calls = s->calls != NULL;
-    pthread_mutex_unlock(&s->calls_lock);
     bool late = clock_s() - s->drain_s > s->options.drain_s + 1;
     bool hurry = atomic_load(&s->stops) > 1;
-    return !calls && (late || hurry || !atomic_load(&s->n_exchanges));
+    return !has_calls(s) && (late || hurry || !atomic_load(&s->n_exchanges));
 }
 
 /* The device is gone, and the engine has ended every request. Who asks is told so, /health too,
