@@ -154,18 +154,15 @@ __global__ static void scales_in_f32(float *to, const void *from, enum dtype dty
     if (i < n) to[i] = number_at(from, dtype, i);
 }
 
-__global__ static void split_scales(float *scales, int64_t n) {
+/* found: whether something is left over of one of them. */
+__global__ static void split_scales(int *found, float *scales, int64_t n) {
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
     const float s = scales[i] * 0x1p120f;
     const __nv_bfloat16 high = __float2bfloat16_rn(s);
-    *(__nv_bfloat162 *)&scales[i] = { high, __float2bfloat16_rn(s - __bfloat162float(high)) };
-}
-
-/* Scales of which something is left over. */
-__global__ static void find_low(int *found, const float *split, int64_t n) {
-    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n && __float_as_uint(split[i]) >> 16 & 0x7fff) *found = 1;
+    const __nv_bfloat16 low = __float2bfloat16_rn(s - __bfloat162float(high));
+    *(__nv_bfloat162 *)&scales[i] = { high, low };
+    if (__bfloat16_as_ushort(low) & 0x7fff) *found = 1;
 }
 
 /* They are few, so they are copied. */
@@ -185,9 +182,8 @@ static void prepare_fp8(struct cuda *c, struct cuda_packed *is, const struct ten
                                                               words);
     });
     if (!is->scaled) return;
-    split_scales<<<grid, 256, 0, c->stream>>>(is->scales, n);
     is->whole = finds_none(c, [=](int *found) {
-        find_low<<<grid, 256, 0, c->stream>>>(found, is->scales, n);
+        split_scales<<<grid, 256, 0, c->stream>>>(found, is->scales, n);
     });
 }
 
