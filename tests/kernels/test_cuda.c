@@ -579,6 +579,35 @@ static void test_heads(void **state) {
         if (takes(i)) heads_of(&cases[i], 5), heads_of(&cases[i], 70);
 }
 
+/* Sines and cosines of positions beside the library's: pairs of 1 and 0 become them. */
+static void test_turns(void **state) {
+    (void)state;
+    static const int at[] = { 0, 1, 2, 3, 11, 355, 710, 4095, 131071, 1048575, 16777215 };
+    enum { N = COUNT(at), HALF = 64 };
+    struct device *dev = &f32;
+    float *freq = mem_array(HALF, sizeof *freq), x[N][2 * HALF];
+    for (int i = 0; i < HALF; i++) {
+        freq[i] = i < 2 ? (float)(1 - 0.5 * i) : (float)pow(1e6, -i / (double)HALF);
+        for (int r = 0; r < N; r++) x[r][i] = 1, x[r][HALF + i] = 0;
+    }
+    assert_true(dev->op->adopt(dev, freq, HALF * sizeof *freq));
+    struct rows rows = { .n_rows = N, .n_seqs = N, .pos = there(dev, at, sizeof at) };
+    struct tensor t = tensor_3d(there(dev, x, sizeof x), F32, N, 1, 2 * HALF);
+    dev->op->rope(dev, &t, &(struct rope_args){ &rows, freq, NULL, ROPE_HALVES, 1 });
+    back(dev, x[0], t.at, N * 2 * HALF);
+    for (int r = 0; r < N; r++)
+        for (int i = 0; i < HALF; i++) {
+            const double angle = (double)((float)at[r] * freq[i]);
+            const double want[2] = { cos(angle), sin(angle) };
+            for (int k = 0; k < 2; k++) {
+                const double got = (double)x[r][k * HALF + i];
+                if (!(fabs(got - want[k]) <= 6.1e-8 * fabs(want[k]) + 4e-16))
+                    fail_msg("%s of %.9g is %.9g, not %.9g", k ? "sine" : "cosine", angle, got,
+                             want[k]);
+            }
+        }
+}
+
 /* ---- lists of ops ---- */
 
 /* The second run is recorded, the third started from the list: on other numbers each time. What is
@@ -714,7 +743,7 @@ static int run(void) {
         cmocka_unit_test(test_rows_passed), cmocka_unit_test(test_rows_known),
         cmocka_unit_test(test_norm_before), cmocka_unit_test(test_packed_table),
         cmocka_unit_test(test_norm), cmocka_unit_test(test_sum_before),
-        cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_heads), cmocka_unit_test(test_turns),
         cmocka_unit_test(test_draws), cmocka_unit_test(test_feed),
         cmocka_unit_test(test_replay),
     };

@@ -2,10 +2,11 @@
  *
  *   attention.cu        any shape, F32 throughout: --compute f32, and what the others do not take.
  *   attention_many.cu   bf16 on wgmma, tiles of rows of one sequence: prompts.
- *   attention_few.cu    bf16 on mma, the heads of one row: decoding.
- *   attention_one.cu    the same of one row alone, with all that stands before and behind it.
+ *   attention_few.cu    bf16 on mma, the heads of one row: decoding a few sequences.
+ *   attention_rows.cu   the same of many rows, each from its heads to its result in one block.
+ *   attention_one.cu    the same of one row alone, over a cluster of blocks.
  *
- * The last three share every sum: a row's bits do not depend on which of them it meets. Keys
+ * The last four share every sum: a row's bits do not depend on which of them it meets. Keys
  * are taken in blocks of 128 positions, cut where positions are multiples of that. Within a block:
  * scores are chains of 16 dimensions after the other; weights are 2^(score - the block's largest);
  * their sum is taken as add_weights says; they are rounded to bf16 and multiplied with values, 16

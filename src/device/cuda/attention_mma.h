@@ -30,6 +30,14 @@ __device__ static inline const unsigned char *unit_at(const unsigned char *rows,
     return rows + row * ROW_BYTES + ((unit ^ row) & 7) * 16;
 }
 
+/* Row number i % each of sequence i / each, if that has at most `each` of them. -1: there is
+ * none. */
+__device__ static inline int64_t few_row(const struct rows &rows, int each, int i) {
+    if (each == 1 && rows.n_rows == rows.n_seqs) return i;
+    const int seq = i / each, first = rows.first[seq], n = rows.first[seq + 1] - first;
+    return n > each || i % each >= n ? -1 : first + i % each;
+}
+
 struct kv_maps { CUtensorMap k, v; };    /* [pages, kv_heads * page_tokens, dims] */
 
 struct attention_job {
@@ -39,11 +47,13 @@ struct attention_job {
     struct attend a;                     /* sinks with the device's address */
     struct kv_maps maps;
     int blocks;                          /* that the table's width has */
-    int each;                            /* sequences of at most so many rows: attention_few.cu */
+    int each;                            /* sequences of at most so many rows: few_row */
 };
 
 /* Sequences of at most `each` rows; those of more. True: all rows are left as fragments too. */
 bool cuda_attention_few(struct cuda *, const struct attention_job &);
+/* The same where there are many of them; false, and nothing done: there are not, or it cannot. */
+bool cuda_attention_rows(struct cuda *, const struct attention_job &);
 /* Whether heads wait for this attention, which then makes them ready. True of the second: all rows
  * are left as fragments too. */
 bool cuda_one_can(const struct cuda *, const struct attention_job &);

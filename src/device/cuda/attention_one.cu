@@ -11,20 +11,13 @@
  * Keys and values of before are asked for while the products still run: a step's first kernel waits
  * for all of the step before, so whoever comes after it may read what that one wrote. The new key
  * and value are put in place of what their page held. */
-#include "device/cuda/attention_mma.h"
+#include "device/cuda/attention_eight.h"
 #include "device/cuda/heads.h"
 
-enum { TEAM = 128, WARPS = TEAM / 32, FOLDERS = 64, HEADS = 8, CLUSTER = 8, SLOT = BLOCK / WARPS,
-       SLOTS_MAX = 16, DIM_MAX = 128, ROWS_MOST = 1, AT_ONCE = 8, ALIGN = 1024,
+enum { FOLDERS = 64, CLUSTER = 8, SLOTS_MAX = 16, ROWS_MOST = 1, AT_ONCE = 8, ALIGN = 1024,
        SHORT = CLUSTER,              /* blocks of a table: one for each block of threads */
        BESIDE = 111 << 10,           /* bytes: beside a block of the products before and after */
        ALONE = 225 << 10 };
-
-/* What the threads of a team tell each other about a block of positions. */
-struct one_words {
-    __nv_bfloat16 weight[HEADS][BLOCK + 8];
-    float max[2][WARPS][HEADS], sum[WARPS][HEADS][4];    /* max: of every other block */
-};
 
 /* Behind it: what is received, [blocks][own columns] of values and [blocks][group] of maximum and
  * sum, a barrier for each block, the pages of the own blocks; then a ring for each team that has
@@ -32,7 +25,7 @@ struct one_words {
 template <int TEAMS> struct one_memory {
     __nv_bfloat16 q[HEADS][DIM_MAX + 8], fresh[2][DIM_MAX];      /* the new key, the new value */
     union {
-        struct one_words team[TEAMS];
+        struct eight_words team[TEAMS];
         float own[TEAMS * WARPS][HEADS_COLS];                    /* before any team begins */
     };
     float cosine[HEADS_COLS / 2], sine[HEADS_COLS / 2];
@@ -41,15 +34,15 @@ template <int TEAMS> struct one_memory {
 
 struct one_job {
     struct heads h;
-    struct kv_maps maps;
+    struct eight_maps maps;
     struct tensor y;
     char *few;                       /* the rows as fragments too; NULL */
     int bytes;                       /* of shared memory */
     int rings;                       /* teams that have blocks */
-    bool whole;                      /* a box of the maps has all columns of a slot */
 };
 
-/* What a block of threads has: every CLUSTER-th block of positions, from first + rank on. */
+/* What a block of threads has: every CLUSTER-th block of positions, from first + rank on. visible:
+ * the first position that the row sees. */
 template <int TEAMS> struct one {
     struct one_memory<TEAMS> *m;
     float2 *sums;
@@ -57,7 +50,7 @@ template <int TEAMS> struct one {
     uint64_t *received;
     int *pages;
     unsigned char *ring;
-    int kv_head, group, rank, pos, first, last, own, slots;
+    int kv_head, group, rank, pos, visible, first, last, own, slots;
     int pieces, each;                /* of eight columns of values: of all heads; of a block of
                                         threads */
 };
@@ -76,8 +69,6 @@ template <int TEAMS> __host__ __device__ static constexpr int words(void) {
     return (int)(sizeof(struct one_memory<TEAMS>) + 127) / 128 * 128;
 }
 
-template <int BOXES> struct slot { unsigned char box[BOXES][SLOT * ROW_BYTES]; };
-
 template <int BOXES, int TEAMS>
 __device__ static inline struct one<TEAMS> one_of(unsigned char *memory, const struct one_job &j,
                                                   int pos) {
@@ -88,7 +79,8 @@ __device__ static inline struct one<TEAMS> one_of(unsigned char *memory, const s
     o.rank = blockIdx.x;
     o.group = a.heads / a.kv_heads;
     o.pos = pos;
-    o.first = first_visible(a, pos) / BLOCK;
+    o.visible = first_visible(a, pos);
+    o.first = o.visible / BLOCK;
     o.last = pos / BLOCK;
     const int n = o.last + 1 - o.first;
     o.own = (n - o.rank + CLUSTER - 1) / CLUSTER;
@@ -105,37 +97,13 @@ __device__ static inline struct one<TEAMS> one_of(unsigned char *memory, const s
     return o;
 }
 
-/* The i-th of the own blocks: which of its positions are visible. */
-struct seen { int block, begin, end; };
-
+/* The i-th of the own blocks. */
 template <int TEAMS>
-__device__ static inline struct seen seen_of(const struct one<TEAMS> &o, const struct attend &a,
-                                             int i) {
-    const int b = o.first + o.rank + CLUSTER * i;
-    return { b, MAX(first_visible(a, o.pos), b * BLOCK), MIN(o.pos + 1, (b + 1) * BLOCK) };
-}
-
-/* A place of a team's ring, and the parity of the phase in which it is used. */
-struct place { int at; unsigned phase; };
-
-__device__ static inline struct place further(struct place p, int n, int slots) {
-    p.at += n;
-    if (p.at >= slots) p.at -= slots, p.phase ^= 1;
-    return p;
+__device__ static inline struct seen own_block(const struct one<TEAMS> &o, int i) {
+    return seen_of(o.first + o.rank + CLUSTER * i, o.visible, o.pos);
 }
 
 /* ---- warps that fetch, one for each team ---- */
-
-__device__ static inline bool elected(void) {
-    int is = 0;
-    HOPPER_ONLY(asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.b32 %0, 1, 0, p; }"
-                             : "=r"(is)));
-    return is;
-}
-
-__device__ static inline void map_soon(const CUtensorMap *map) {
-    HOPPER_ONLY(asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"));
-}
 
 /* Page number x of the team's, block after block, of the one sequence that there is. */
 template <int TEAMS>
@@ -145,32 +113,12 @@ __device__ static inline int team_page(const struct attend &a, int first, int te
     return at < a.kv.pages_max ? page_of(a.kv, 0, at) : -1;
 }
 
-/* A slot's pages that hold a visible position. */
-template <int BOXES>
-__device__ static inline void fetch_slot(struct slot<BOXES> *to, uint64_t *full,
-                                         const struct one_job &j, const CUtensorMap *map,
-                                         const int *page, int row, int begin, int end, int cols) {
-    const int tokens = j.h.a.kv.page_tokens;
-    if (j.whole) {
-        const bool seen = begin < SLOT && end > 0;
-        barrier_expect(full, seen ? SLOT * 2u * (unsigned)cols : 0);
-        if (seen) whole_in(to->box[0], map, row, *page, full);
-        return;
-    }
-    int count = 0;
-    for (int p = 0; p < SLOT; p += tokens) count += begin < p + tokens && end > p;
-    barrier_expect(full, (unsigned)(count * tokens * ROW_BYTES * BOXES));
-    for (int p = 0; p < SLOT; p += tokens)
-        for (int b = 0; b < BOXES && begin < p + tokens && end > p; b++)
-            page_in(to->box[b] + p * ROW_BYTES, map, 64 * b, row, page[p / tokens], full);
-}
-
 template <int BOXES, int TEAMS>
 __device__ static inline void one_fetch(const struct one<TEAMS> &o, const struct one_job &j,
                                         int team, int early) {
     const struct attend &a = j.h.a;
-    const int tokens = a.kv.page_tokens, per = BLOCK / tokens, lane = threadIdx.x % 32;
-    const int items = (o.own - team + TEAMS - 1) / TEAMS, row = o.kv_head * tokens;
+    const int per = BLOCK / a.kv.page_tokens, lane = threadIdx.x % 32;
+    const int items = (o.own - team + TEAMS - 1) / TEAMS;
     if (items <= 0) return;
     for (int x = lane; x < items * per; x += 32)
         o.pages[(team + x / per * TEAMS) * per + x % per] =
@@ -178,21 +126,11 @@ __device__ static inline void one_fetch(const struct one<TEAMS> &o, const struct
     __syncwarp();
     if (!elected()) return;
     struct place p = { 0, 1 };
+    struct slot<BOXES> *ring = (struct slot<BOXES> *)o.ring + team * o.slots;
     writes_are_global();
-    for (int i = team; i < o.own; i += TEAMS) {
-        const struct seen s = seen_of(o, a, i);
-        const int begin = s.begin - s.block * BLOCK, end = s.end - s.block * BLOCK;
-#pragma unroll 1
-        for (int k = 0; k < 2 * WARPS; k++, p = further(p, 1, o.slots)) {
-            const int from = k % WARPS * SLOT;
-            uint64_t *full = &o.m->full[team][p.at];
-            barrier_wait(&o.m->empty[team][p.at], p.phase);
-            fetch_slot<BOXES>((struct slot<BOXES> *)o.ring + team * o.slots + p.at, full, j,
-                              k < WARPS ? &j.maps.k : &j.maps.v,
-                              o.pages + i * per + from / tokens, row, begin - from, end - from,
-                              k < WARPS ? a.k_dim : a.v_dim);
-        }
-    }
+    for (int i = team; i < o.own; i += TEAMS)
+        fetch_block<BOXES>(ring, o.m->full[team], o.m->empty[team], o.slots, p, j.maps,
+                           o.pages + i * per, o.kv_head, own_block(o, i), a);
 }
 
 /* ---- warps that compute ---- */
@@ -204,7 +142,7 @@ __device__ static inline void one_heads(const struct one<TEAMS> &o, const struct
                                         float freq) {
     constexpr int ALL = TEAMS * WARPS;
     const struct attend &a = j.h.a;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, half = (int)j.h.dims / 2;
+    const int warp = threadIdx.x / 32, half = (int)j.h.dims / 2;
     const bool news = (o.last - o.first) % CLUSTER == o.rank;
     const int all = o.group + (news ? 2 : 0), turn = threadIdx.x;
     if (turn < half) turn_of(&o.m->cosine[turn], &o.m->sine[turn], j.h.rope, &freq, o.pos, 0);
@@ -217,132 +155,14 @@ __device__ static inline void one_heads(const struct one<TEAMS> &o, const struct
         const struct kept g = warp_gain(h.gain, h.n, j.h.kind);
         char *to = which < 0 ? NULL : cached_at(j.h, 0, o.kv_head, which == 0);
         __nv_bfloat16 *kept = which < 0 ? o.m->q[i] : o.m->fresh[which];
-        float *own = o.m->own[warp];
+        float *own = o.m->own[warp], v[KEPT];
         after_previous();            /* all that products did not write was read before */
-        warp_head(own, h, g, j.h, o.m->cosine, o.m->sine);
-        for (int c = lane; c < HEADS_COLS; c += 32) {
-            const __nv_bfloat16 v = __float2bfloat16_rn(c < h.n ? own[c] : 0);
-            kept[c] = v;
-            if (to && c < h.n) ((__nv_bfloat16 *)to)[c] = v;
-        }
-        __syncwarp();
+        warp_read(v, h);
+        warp_head(own, v, h, g, j.h, o.m->cosine, o.m->sine);
+        warp_keep(kept, (__nv_bfloat16 *)to, own, h.n);
     }
     after_previous();
     named_sync(1, 32 * ALL);
-}
-
-/* The new row takes its place in a slot. By a warp. */
-template <int BOXES>
-__device__ static inline void put_fresh(struct slot<BOXES> *to, const __nv_bfloat16 *row, int pos,
-                                        int dims) {
-    const int unit = threadIdx.x % 32;
-    if (unit >= dims / 8) return;
-    *(uint4 *)(uintptr_t)unit_at(to->box[unit / 8], pos % SLOT, unit) =
-        *(const uint4 *)(row + 8 * unit);
-}
-
-/* Eight heads and sixteen dimensions or positions, from rows in shared memory: what a lane has of
- * a product's second factor. */
-struct eight_heads { unsigned at[2]; };
-
-__device__ static inline struct eight_heads eight_of(const __nv_bfloat16 *rows, int row_cols,
-                                                     int col) {
-    const int lane = threadIdx.x % 32;
-    const __nv_bfloat16 *at = rows + lane / 4 * row_cols + col + 2 * (lane % 4);
-    return { { *(const unsigned *)at, *(const unsigned *)(at + 8) } };
-}
-
-/* Products have a lane with two heads, 2 (lane % 4) and the next, and every eighth position or
- * column from lane / 4 on. Its neighbour at lane ^ 4 has the position beside: of two heads and a
- * position a lane makes one head, 2 (lane % 4) + lane / 4 % 2, and two positions, from
- * lane / 8 * 2 on. */
-__device__ static inline int lanes_head(void) {
-    return 2 * (threadIdx.x % 4) + threadIdx.x % 32 / 4 % 2;
-}
-__device__ static inline int lanes_pair(void) { return threadIdx.x % 32 / 8; }
-
-__device__ static inline float2 paired(float first_head, float second_head) {
-    const bool odd = threadIdx.x % 32 / 4 % 2;
-    const float other = __shfl_xor_sync(~0u, odd ? first_head : second_head, 4);
-    return odd ? make_float2(other, second_head) : make_float2(first_head, other);
-}
-
-/* A warp's 32 positions: score[n][k], of position 8 n + lane / 4 and head 2 (lane % 4) + k. */
-template <int BOXES>
-__device__ static inline void one_scores(float score[4][2], const struct slot<BOXES> *keys,
-                                         const struct eight_heads *q, const struct seen &s,
-                                         const struct attend &a) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % WARPS;
-    float sum[2][4] = {};
-#pragma unroll
-    for (int i = 0; i < 4 * BOXES; i++)
-#pragma unroll
-        for (int t = 0; t < 2; t++) {
-            unsigned k[4];
-            matrices(k, unit_at(keys->box[i / 4], 16 * t + lane % 16, 2 * (i % 4) + lane / 16));
-            mma(sum[t], k, q[i].at[0], q[i].at[1]);
-        }
-#pragma unroll
-    for (int n = 0; n < 4; n++)
-        for (int k = 0; k < 2; k++) score[n][k] = sum[n / 2][n % 2 * 2 + k];
-    if (a.softcap != 0)
-#pragma unroll
-        for (int n = 0; n < 8; n++) score[n / 2][n % 2] = capped(a, score[n / 2][n % 2]);
-    const int at = s.block * BLOCK + warp * SLOT;
-    if (s.begin <= at && s.end >= at + SLOT) return;
-#pragma unroll
-    for (int n = 0; n < 4; n++)
-        if (at + n * 8 + lane / 4 < s.begin || at + n * 8 + lane / 4 >= s.end)
-            score[n][0] = score[n][1] = -INFINITY;
-}
-
-/* The largest score of head i in a block, and the sum of its weights: what the four warps and the
- * four pairs have, in order. */
-__device__ static inline float one_max(const float (*max)[HEADS], int i) {
-    return fmaxf(fmaxf(max[0][i], max[1][i]), fmaxf(max[2][i], max[3][i]));
-}
-
-__device__ static inline float one_sum(const struct one_words *m, int i) {
-    float part[4];
-#pragma unroll
-    for (int t = 0; t < 4; t++)
-        part[t] = m->sum[0][i][t] + m->sum[1][i][t] + m->sum[2][i][t] + m->sum[3][i][t];
-    return (part[0] + part[1]) + (part[2] + part[3]);
-}
-
-/* Scores become weights, when the team has met about the largest. */
-__device__ static inline void one_weights(struct one_words *m, float (*max)[HEADS],
-                                          const float score[4][2], int team, float factor) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % WARPS;
-    float x[2], sum = 0;
-#pragma unroll
-    for (int k = 0; k < 2; k++) {
-        x[k] = fmaxf(fmaxf(score[0][k], score[1][k]), fmaxf(score[2][k], score[3][k]));
-        for (int i = 4; i < 32; i *= 2) x[k] = fmaxf(x[k], __shfl_xor_sync(~0u, x[k], i));
-    }
-    if (lane < 4) *(float2 *)&max[warp][2 * lane] = make_float2(x[0], x[1]);
-    named_sync(2 + team, TEAM);
-#pragma unroll
-    for (int k = 0; k < 2; k++) x[k] = -finite(one_max(max, 2 * (lane % 4) + k) * factor);
-#pragma unroll
-    for (int n = 0; n < 4; n++) {
-        const float2 w = paired(power_of_2(fmaf(score[n][0], factor, x[0])),
-                                power_of_2(fmaf(score[n][1], factor, x[1])));
-        sum = add_weights(sum, w.x, w.y);
-        *(__nv_bfloat162 *)&m->weight[lanes_head()][warp * SLOT + n * 8 + 2 * lanes_pair()] =
-            __floats2bfloat162_rn(w.x, w.y);
-    }
-    m->sum[warp][lanes_head()][lanes_pair()] = sum;
-}
-
-/* Values that are not visible may be anything, and 0 times that need not be 0. */
-template <int BOXES>
-__device__ static inline void clear_unseen(struct slot<BOXES> *v, int begin, int end) {
-    if (begin <= 0 && end >= SLOT) return;
-    for (int i = threadIdx.x % TEAM; i < SLOT * 8; i += TEAM)
-        for (int b = 0; b < BOXES; b++)
-            if (i / 8 < begin || i / 8 >= end) ((uint4 *)v->box[b])[i] = make_uint4(0, 0, 0, 0);
-    writes_are_shared();
 }
 
 /* Where eight columns of a head go: the place of the lane's two in the memory of who folds them,
@@ -358,84 +178,29 @@ __device__ static inline struct there there_of(const struct one<TEAMS> &o, int v
              at_rank(o.received, rank) };
 }
 
-/* A warp has sixteen columns of every 64. */
-template <int BOXES>
-__device__ static inline void one_values(float (&sum)[BOXES][4],
-                                         struct slot<BOXES> *const v[WARPS],
-                                         const struct one_words *m) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % WARPS;
-    struct eight_heads p[BLOCK / 16];
-#pragma unroll
-    for (int s = 0; s < BLOCK / 16; s++) p[s] = eight_of(m->weight[0], BLOCK + 8, 16 * s);
-#pragma unroll
-    for (int s = 0; s < BLOCK / 16; s++)
-#pragma unroll
-        for (int b = 0; b < BOXES; b++) {
-            unsigned at[4];
-            matrices_turned(at, unit_at(v[s / 2]->box[b],
-                                        16 * (s % 2) + lane / 16 * 8 + lane % 8,
-                                        2 * warp + lane / 8 % 2));
-            mma(sum[b], at, p[s].at[0], p[s].at[1]);
-        }
-}
-
 /* What a block's weights are the exponents of and their sum: to all. */
 template <int TEAMS>
-__device__ static inline void one_sums(const struct one<TEAMS> &o, const struct one_words *m,
+__device__ static inline void one_sums(const struct one<TEAMS> &o, const struct eight_words *m,
                                        const float (*max)[HEADS], int block, float factor) {
     const int i = threadIdx.x % TEAM / CLUSTER;
     if (i >= o.group) return;
     const unsigned rank = threadIdx.x % CLUSTER;
     numbers_to(at_rank(&o.sums[block * o.group + i], rank), at_rank(&o.received[block], rank),
-               make_float2(one_max(max, i) * factor, one_sum(m, i)));
+               make_float2(eight_max(max, i) * factor, eight_sum(m, i)));
 }
 
 template <int BOXES, int TEAMS>
 __device__ static inline void one_blocks(const struct one<TEAMS> &o, const struct attend &a,
                                          const struct there (&to)[BOXES][2], int team) {
-    const int warp = threadIdx.x / 32 % WARPS, lane = threadIdx.x % 32, news = o.pos % BLOCK;
-    const float factor = factor_of(a);
-    struct one_words *m = &o.m->team[team];
-    struct slot<BOXES> *ring = (struct slot<BOXES> *)o.ring + team * o.slots;
-    uint64_t *full = o.m->full[team], *empty = o.m->empty[team];
-    struct eight_heads q[4 * BOXES];
-    struct place at = {};
-#pragma unroll
-    for (int s = 0; s < 4 * BOXES; s++) q[s] = eight_of(o.m->q[0], DIM_MAX + 8, 16 * s);
+    struct eight_words *m = &o.m->team[team];
+    struct eight<BOXES> e = { m, (struct slot<BOXES> *)o.ring + team * o.slots, o.m->full[team],
+                              o.m->empty[team], o.m->fresh, o.slots, team, o.pos, factor_of(a) };
+    eight_query(e, o.m->q);
 #pragma unroll 1
     for (int i = team, turn = 0; i < o.own; i += TEAMS, turn ^= 1) {
-        const struct seen s = seen_of(o, a, i);
-        const bool fresh = s.block == o.last && news / SLOT == warp;
-        float score[4][2], sum[BOXES][4] = {};
-        const struct place own = further(at, warp, o.slots);
-        barrier_wait(&full[own.at], own.phase);
-        if (fresh) put_fresh<BOXES>(&ring[own.at], o.m->fresh[0], news, a.k_dim);
-        __syncwarp();
-        one_scores<BOXES>(score, &ring[own.at], q, s, a);
-        __syncwarp();
-        if (lane < WARPS) barrier_arrive(&empty[own.at]);
-        one_weights(m, m->max[turn], score, team, factor);
-        at = further(at, WARPS, o.slots);
-        struct slot<BOXES> *v[WARPS];
-#pragma unroll
-        for (int k = 0; k < WARPS; k++) {
-            const struct place p = further(at, k, o.slots);
-            barrier_wait(&full[p.at], p.phase);
-            v[k] = &ring[p.at];
-        }
-        if (s.end - s.begin < BLOCK)
-#pragma unroll
-            for (int k = 0; k < WARPS; k++) {
-                const int from = s.block * BLOCK + k * SLOT;
-                clear_unseen<BOXES>(v[k], s.begin - from, s.end - from);
-            }
-        if (fresh) put_fresh<BOXES>(&ring[further(at, warp, o.slots).at], o.m->fresh[1], news,
-                                    a.v_dim);
-        named_sync(2 + team, TEAM);
-        one_values<BOXES>(sum, v, m);
-        __syncwarp();
-        if (lane < WARPS) barrier_arrive(&empty[further(at, lane, o.slots).at]);
-        at = further(at, WARPS, o.slots);
+        const struct seen s = own_block(o, i);
+        float sum[BOXES][4] = {};
+        eight_block<BOXES>(sum, e, s, m->max[turn], a);
 #pragma unroll
         for (int k = 0; k < 2 * BOXES; k++) {
             const struct there &t = to[k / 2][k % 2];
@@ -444,7 +209,7 @@ __device__ static inline void one_blocks(const struct one<TEAMS> &o, const struc
             if (t.to)
                 numbers_to(t.to + block * o.each * 32, t.at + block * (int)sizeof(uint64_t), pair);
         }
-        one_sums(o, m, m->max[turn], s.block - o.first, factor);
+        one_sums(o, m, m->max[turn], s.block - o.first, e.factor);
     }
 }
 
@@ -503,15 +268,19 @@ __device__ static inline void one_fold(const struct one<TEAMS> &o, const struct 
     }
 }
 
-/* Barriers of blocks, by those who wait for them. */
+/* Barriers of blocks, by a thread of each of the warps that wait for them. */
 template <int TEAMS>
 __device__ static inline void fold_begins(const struct one<TEAMS> &o, int own) {
     const int pieces = MAX(0, MIN(o.each, o.pieces - o.rank * o.each));
     const int n = o.last + 1 - o.first;
-    for (int b = own; b < n; b += FOLDERS) barrier_init(&o.received[b], 1);
+    const unsigned bytes = (unsigned)(pieces * 32 + o.group * (int)sizeof(float2));
+    if (elected())
+#pragma unroll 1
+        for (int b = own / 32; b < n; b += FOLDERS / 32) {
+            barrier_init(&o.received[b], 1);
+            barrier_expect(&o.received[b], bytes);
+        }
     barriers_are_set();
-    for (int b = own; b < n; b += FOLDERS)
-        barrier_expect(&o.received[b], (unsigned)(pieces * 32 + o.group * (int)sizeof(float2)));
     __syncwarp();
 }
 
@@ -540,8 +309,7 @@ attend_one(const __grid_constant__ struct one_job j) {
         one_fold(o, j, own);
     } else if (team >= 0) {
         int early = -1;
-        map_soon(&j.maps.k);
-        map_soon(&j.maps.v);
+        maps_soon(j.maps);
         if (!a.window && !a.chunk) early = team_page<TEAMS>(a, 0, team, lane);
         if (elected())
 #pragma unroll 1
@@ -575,8 +343,6 @@ attend_one(const __grid_constant__ struct one_job j) {
 
 /* ---- a launch ---- */
 
-static bool one_box(const struct attend &a) { return a.k_dim <= 64 && a.v_dim <= 64; }
-
 static int table_blocks(const struct attend &a) {
     return (int)blocks_of((int64_t)a.kv.pages_max * a.kv.page_tokens, BLOCK);
 }
@@ -592,7 +358,7 @@ static int rings_for(const struct attend &a) {
 /* 0: too many. */
 static int bytes_for(const struct attend &a) {
     const int blocks = table_blocks(a), teams = teams_for(a), rings = rings_for(a);
-    const int each = (one_box(a) ? 1 : 2) * SLOT * ROW_BYTES;
+    const int each = (eight_one_box(a) ? 1 : 2) * SLOT * ROW_BYTES;
     const int own = (int)blocks_of(blocks, CLUSTER);
     const int w = teams == 2 ? words<2>() : words<3>();
     const int fixed = w + (int)ALIGN + blocks * one_received(a) +
@@ -603,28 +369,11 @@ static int bytes_for(const struct attend &a) {
     return fixed + least > most ? 0 : MIN(most, fixed + MAX(least, rings * slots * each));
 }
 
-/* Where a box can have all columns of a slot: one copy instead of two. A second box of values that
- * are narrower than keys keeps what it had; one of keys would have to be zero. */
-static bool whole_maps(struct kv_maps *to, const struct attend &a) {
-    const int rows = a.kv_heads * a.kv.page_tokens;
-    const char *values = (const char *)a.kv.pages + values_at(a, 2);
-    struct kv_maps maps;
-    if (a.kv.page_tokens != SLOT || a.k_dim % 64 != 0 || a.v_dim % 64 != 0 || a.k_dim < a.v_dim ||
-        !cuda_page_map_whole(&maps.k, a.kv.pages, rows, a.k_dim, (int64_t)a.kv.page_bytes, SLOT) ||
-        !cuda_page_map_whole(&maps.v, values, rows, a.v_dim, (int64_t)a.kv.page_bytes, SLOT))
-        return false;
-    *to = maps;
-    return true;
-}
-
 bool cuda_one_waits(const struct cuda *c, const struct heads &h) {
     const struct attend &a = h.a;
-    const int tokens = a.kv.page_tokens, n = h.rows.n_rows;
-    return c->hopper && c->rounded && n <= ROWS_MOST && n == h.rows.n_seqs && !a.v_in_k &&
-           a.kv.dtype == BF16 && a.heads <= HEADS * a.kv_heads && a.k_dim <= DIM_MAX &&
-           a.v_dim <= DIM_MAX && a.k_dim % 8 == 0 && a.v_dim % 8 == 0 && tokens % 8 == 0 &&
-           SLOT % tokens == 0 && h.q.shape[2] == a.k_dim && h.v.shape[2] == a.v_dim &&
-           h.k.shape[2] == a.k_dim && h.q.shape[1] == a.heads && bytes_for(a) > 0;
+    const int n = h.rows.n_rows;
+    return c->hopper && c->rounded && n <= ROWS_MOST && n == h.rows.n_seqs && eight_can(a) &&
+           a.heads <= HEADS * a.kv_heads && heads_as_attended(h) && bytes_for(a) > 0;
 }
 
 bool cuda_one_can(const struct cuda *c, const struct attention_job &j) {
@@ -653,14 +402,13 @@ static void by_teams(struct cuda *c, const struct one_job &j) {
 }
 
 bool cuda_attention_one(struct cuda *c, const struct attention_job &attention) {
-    struct one_job j = { *c->heads, attention.maps, attention.y, attention.few };
     const struct attend &a = attention.a;
+    struct one_job j = { *c->heads, eight_maps_of(a, attention.maps), attention.y, attention.few };
     j.h.a = a;
     j.bytes = bytes_for(a);
     j.rings = rings_for(a);
     c->heads_wait = false;
-    j.whole = whole_maps(&j.maps, a);
-    if (one_box(a)) by_teams<1>(c, j);
+    if (eight_one_box(a)) by_teams<1>(c, j);
     else by_teams<2>(c, j);
     return j.few != NULL;
 }

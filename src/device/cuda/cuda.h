@@ -35,8 +35,8 @@ struct cuda_norm {
 };
 
 /* A sum that was asked for and has not run: y += scale * (x + bias), x in slices that are added in
- * their order. The next norm of its rows does it by itself, if it can; whatever else starts before
- * starts it. It never waits together with a norm. */
+ * their order. The next norm of its rows does it by itself, if it can, and then x is nothing any
+ * more; whatever else starts before starts it. It never waits together with a norm. */
 struct cuda_sum {
     float *y;                        /* NULL: there is none */
     const float *x, *bias;           /* bias NULL: none */
@@ -252,6 +252,13 @@ __device__ static inline void few_put(char *few, int row, int c, int cols, float
  * is twice as long, of which it would wait for every line. */
 __device__ static inline float norm_inverse(float square, float share, float eps) {
     return rsqrtf(fmaf(square, share, eps));
+}
+
+/* And a column with: four of them, `gain` at the first. NULL: 1. */
+__device__ static inline float4 norm_gains(const float *gain, bool plus1) {
+    if (!gain) return make_float4(1, 1, 1, 1);
+    const float4 g = *(const float4 *)gain;
+    return plus1 ? make_float4(1.0f + g.x, 1.0f + g.y, 1.0f + g.z, 1.0f + g.w) : g;
 }
 
 /* By the quick division, 2 units in the last place: it is the end of most products. */

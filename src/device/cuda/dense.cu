@@ -234,20 +234,43 @@ __device__ static inline float4 plus(float4 u, float4 v) {
     return make_float4(u.x + v.x, u.y + v.y, u.z + v.z, u.w + v.w);
 }
 
-/* Four numbers of y, `old` before, at column 4 i. SLICES: at least as many as there are. */
+/* Four numbers of a row's slices, at column 4 i. SLICES: at least as many as there are. */
+template <int SLICES> struct parts { float4 of[SLICES]; };
+
 template <int SLICES>
-__device__ static inline float4 summed(const struct cuda_sum &s, int64_t row, int i, float4 old) {
+__device__ static inline struct parts<SLICES> parts_of(const struct cuda_sum &s, int64_t row,
+                                                       int i) {
     const float4 *from = (const float4 *)(s.x + row * s.x_row) + i;
-    float4 part[SLICES];
+    struct parts<SLICES> p;
 #pragma unroll
     for (int k = 0; k < SLICES; k++)
-        part[k] = k < s.slices ? from[k * (s.slice / 4)] : make_float4(0, 0, 0, 0);
+        p.of[k] = k < s.slices ? from[k * (s.slice / 4)] : make_float4(0, 0, 0, 0);
+    return p;
+}
+
+/* Four numbers of y, `old` before. */
+template <int SLICES>
+__device__ static inline float4 summed(const struct cuda_sum &s, const struct parts<SLICES> &p,
+                                       int i, float4 old) {
+    float4 sum = p.of[0];
 #pragma unroll
     for (int k = 1; k < SLICES; k++)
-        if (k < s.slices) part[0] = plus(part[0], part[k]);
-    if (s.bias) part[0] = plus(part[0], ((const float4 *)s.bias)[i]);
-    return make_float4(fmaf(s.scale, part[0].x, old.x), fmaf(s.scale, part[0].y, old.y),
-                       fmaf(s.scale, part[0].z, old.z), fmaf(s.scale, part[0].w, old.w));
+        if (k < s.slices) sum = plus(sum, p.of[k]);
+    if (s.bias) sum = plus(sum, ((const float4 *)s.bias)[i]);
+    return make_float4(fmaf(s.scale, sum.x, old.x), fmaf(s.scale, sum.y, old.y),
+                       fmaf(s.scale, sum.z, old.z), fmaf(s.scale, sum.w, old.w));
+}
+
+/* Slices that were added are nothing any more, and need not be written to memory: that would be as
+ * much as a step of many sequences writes otherwise. By the first thread of each 128 bytes, after
+ * all have read. */
+__device__ static inline void parts_done(const struct cuda_sum &s, int64_t row, int i) {
+    if (threadIdx.x % 8 || 4 * i >= s.cols) return;
+    for (int k = 0; k < s.slices; k++) {
+        const float *at = s.x + row * s.x_row + 4 * i + k * s.slice;
+        if ((uintptr_t)at % 128 == 0 && 4 * i + 32 <= s.cols)
+            asm volatile("discard.global.L2 [%0], 128;" ::"l"(at) : "memory");
+    }
 }
 
 template <int SLICES>
@@ -257,7 +280,7 @@ __global__ static void add_sum(const __grid_constant__ struct cuda_sum s) {
     let_next_begin();
     if (4 * i >= s.cols) return;
     float4 *y = (float4 *)(s.y + blockIdx.x * s.y_row) + i;
-    *y = summed<SLICES>(s, blockIdx.x, i, *y);
+    *y = summed<SLICES>(s, parts_of<SLICES>(s, blockIdx.x, i), i, *y);
 }
 
 /* N: fours of a thread, all of which there are if they are not the most. SLICES 0: no sum waits. */
@@ -269,7 +292,12 @@ __global__ static void norm_quads(struct tensor y, struct tensor x, const float 
     float4 *from = (float4 *)head_at(x, blockIdx.x, 0);
     float4 *to = (float4 *)head_at(y, blockIdx.x, 0), v[N];
     const float share = 1.0f / (float)(4 * n);
+    const auto gains = [&](int i) { return norm_gains(gain ? gain + 4 * i : NULL, plus1); };
+    float4 g[N < QUADS ? N : 1];
+    struct parts<MAX(SLICES, 1)> parts[SLICES > 0 ? N : 1];
     float mean = 0, sum[4] = {};
+#pragma unroll
+    for (int k = 0; N < QUADS && k < N; k++) g[k] = gains(threadIdx.x + k * step);
     after_previous();
     let_next_begin();
 #pragma unroll
@@ -278,12 +306,14 @@ __global__ static void norm_quads(struct tensor y, struct tensor x, const float 
         const bool in = N < QUADS || i < n;
         v[k] = in ? from[i] : make_float4(0, 0, 0, 0);
         if constexpr (SLICES > 0)
-            if (in) v[k] = summed<SLICES>(waits, blockIdx.x, i, v[k]);
+            if (in) parts[k] = parts_of<SLICES>(waits, blockIdx.x, i);
     }
 #pragma unroll
     for (int k = 0; SLICES > 0 && k < N; k++) {
         const int i = threadIdx.x + k * step;
-        if (N < QUADS || i < n) from[i] = v[k];
+        if (N == QUADS && i >= n) break;
+        v[k] = summed<MAX(SLICES, 1)>(waits, parts[k], i, v[k]);
+        from[i] = v[k];
     }
     if (LAYER) {
 #pragma unroll
@@ -303,8 +333,9 @@ __global__ static void norm_quads(struct tensor y, struct tensor x, const float 
         for (int i = 0; i < 4; i++) sum[i] = fmaf(d[i], d[i], sum[i]);
     }
     const float inverse = norm_inverse(quad_sum(sum), share, eps);
+    if constexpr (SLICES > 0)
+        for (int k = 0; k < N; k++) parts_done(waits, blockIdx.x, threadIdx.x + k * step);
     const auto put = [&](float u, float g, float add) {
-        g = plus1 && gain ? 1.0f + g : g;
         const float w = (u - mean) * inverse * g;
         return b ? __fadd_rn(w, add) : w;
     };
@@ -312,11 +343,10 @@ __global__ static void norm_quads(struct tensor y, struct tensor x, const float 
     for (int k = 0; k < N; k++) {
         const int i = threadIdx.x + k * step;
         if (i >= n) break;
-        const float4 one = make_float4(1, 1, 1, 1);
-        const float4 g = gain ? ((const float4 *)gain)[i] : one;
-        const float4 a = b ? ((const float4 *)b)[i] : one;
-        const float4 w = make_float4(put(v[k].x, g.x, a.x), put(v[k].y, g.y, a.y),
-                                     put(v[k].z, g.z, a.z), put(v[k].w, g.w, a.w));
+        if (N == QUADS) g[0] = gains(i);
+        const float4 a = norm_gains(b ? b + 4 * i : NULL, false), u = g[N < QUADS ? k : 0];
+        const float4 w = make_float4(put(v[k].x, u.x, a.x), put(v[k].y, u.y, a.y),
+                                     put(v[k].z, u.z, a.z), put(v[k].w, u.w, a.w));
         to[i] = w;
         if (many) rounded_quad(many + ((int64_t)blockIdx.x * n + i) * 4, w);
     }
@@ -566,8 +596,9 @@ __global__ static void __launch_bounds__(HEADS_WARPS * 32) heads_of_row(struct h
     __syncthreads();
     for (int y = warp; y < all; y += HEADS_WARPS) {
         const struct one_head o = head_at_row(h, r, y);
-        float *own = kept[warp];
-        warp_head(own, o, warp_gain(o.gain, o.n, h.kind), h, cosine, sine);
+        float *own = kept[warp], v[KEPT];
+        warp_read(v, o);
+        warp_head(own, v, o, warp_gain(o.gain, o.n, h.kind), h, cosine, sine);
         char *to = o.is_q ? NULL : cached_at(h, r, (y - nq) % nk, !o.is_v);
         for (int i = lane; i < o.n; i += 32) {
             if (o.is_q) ((float *)(uintptr_t)o.at)[i] = own[i];
@@ -616,9 +647,8 @@ __device__ static inline float4 four_turned(float4 v, float4 c, float4 s, bool p
 __device__ static inline float4 four_gain(const struct tensor &w, int head, int column,
                                           enum norm kind) {
     const float *at = (const float *)w.at;
-    if (!at) return make_float4(1, 1, 1, 1);
-    const float4 g = *(const float4 *)(at + (w.rank == 2 ? head * w.stride[0] : 0) + column);
-    return kind == NORM_RMS_PLUS1 ? plus(make_float4(1, 1, 1, 1), g) : g;
+    if (at) at += (w.rank == 2 ? head * w.stride[0] : 0) + column;
+    return norm_gains(at, kind == NORM_RMS_PLUS1);
 }
 
 __global__ static void __launch_bounds__(HEADS_WARPS * 32)
@@ -705,7 +735,7 @@ bool cuda_heads_ready(struct device *dev, const struct heads_args *a) {
                        a->rope, a->dims, *a->attend->rows, *a->attend };
     h.rope.freq = (const float *)cuda_there(dev, a->rope.freq);
     cuda_settle(c);
-    c->heads_wait = cuda_one_waits(c, h) || cuda_ring_waits(c, h);
+    c->heads_wait = cuda_one_waits(c, h) || cuda_rows_waits(c, h);
     if (c->heads_wait) *c->heads = h;
     else cuda_start_heads(c, h);
     cuda_check(dev);

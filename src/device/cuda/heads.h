@@ -1,6 +1,6 @@
 /* heads.h - the arithmetic of what stands between the products of q, k, v and attention: the norm
  * of a head, its turn, its place in the cache. It is done by dense.cu's kernels or by those of
- * attention: attention_one.cu's of one row, attention_few.cu's of many. */
+ * attention: attention_one.cu's of one row, attention_rows.cu's of many. */
 #pragma once
 #include "device/cuda/attention.h"
 
@@ -19,22 +19,51 @@ struct heads {
     struct attend a;
 };
 
-/* The place of a head in the cache; k: a key, else a value. */
-__device__ static inline char *cached_at(const struct heads &h, int64_t r, int head, bool k) {
+/* The place of a head of position `pos` in its page; k: a key, else a value. */
+__device__ static inline char *head_in_page(const struct heads &h, int page, int pos, int head,
+                                            bool k) {
     const struct kv_view &kv = h.a.kv;
-    const int pos = h.rows.pos[r], page = page_of(kv, h.rows.seq[r], pos / kv.page_tokens);
     const size_t bytes = kv.dtype == BF16 ? 2 : 4;
     const size_t t = (size_t)head * kv.page_tokens + pos % kv.page_tokens;
     char *at = (char *)kv.pages + (size_t)page * kv.page_bytes;
     return k ? at + t * h.a.k_dim * bytes : at + values_at(h.a, bytes) + t * h.a.v_dim * bytes;
 }
 
+/* The place of a row's head in the cache. */
+__device__ static inline char *cached_at(const struct heads &h, int64_t r, int head, bool k) {
+    const int pos = h.rows.pos[r];
+    const int page = page_of(h.a.kv, h.rows.seq[r], pos / h.a.kv.page_tokens);
+    return head_in_page(h, page, pos, head, k);
+}
+
+/* Sine and cosine of what lies below 2^30 or so, to half a unit of F32 and little more: a quarter
+ * turn is taken off as often as it goes, in two parts of 53 bits, and polynomials do the rest (the
+ * coefficients are fdlibm's). The library's answer for any number is a kilobyte of code, which the
+ * first blocks of a kernel wait for. */
+__device__ static inline void sine_and_cosine(double x, float *sine, float *cosine) {
+    const double n = rint(x * 0.63661977236758134308);
+    double r = fma(-n, 1.57079632679489655800, x);
+    r = fma(-n, 6.12323399573676603587e-17, r);
+    const double z = r * r;
+    double s = 1.58969099521155010221e-10, c = -1.13596475577881948265e-11;
+    s = fma(s, z, -2.50507602534068634195e-08), c = fma(c, z, 2.08757232129817482790e-09);
+    s = fma(s, z, 2.75573137070700676789e-06), c = fma(c, z, -2.75573143513906633035e-07);
+    s = fma(s, z, -1.98412698298579493134e-04), c = fma(c, z, 2.48015872894767294178e-05);
+    s = fma(s, z, 8.33333333332248946124e-03), c = fma(c, z, -1.38888888888741095749e-03);
+    s = fma(s, z, -1.66666666666666324348e-01), c = fma(c, z, 4.16666666666666019037e-02);
+    s = fma(s * z, r, r), c = fma(c * z, z, fma(z, -0.5, 1.0));
+    const int quarter = (int)n;
+    const float u = (float)(quarter % 2 ? c : s), v = (float)(quarter % 2 ? s : c);
+    *sine = quarter & 2 ? -u : u;
+    *cosine = (quarter + 1) & 2 ? -v : v;
+}
+
 __device__ static inline void turn_of(float *c, float *s, const struct rope_args &a,
                                       const float *freq, int pos, int64_t i) {
-    double sine, cosine;
-    sincos((double)((float)pos * freq[i]), &sine, &cosine);
-    *c = (float)cosine * a.magnitude;
-    *s = (float)sine * a.magnitude;
+    float sine, cosine;
+    sine_and_cosine((double)((float)pos * freq[i]), &sine, &cosine);
+    *c = cosine * a.magnitude;
+    *s = sine * a.magnitude;
 }
 
 __device__ static inline const float *freq_of(const struct rope_args &a, const struct rows &rows,
@@ -109,15 +138,20 @@ __device__ static inline struct one_head head_at_row(const struct heads &h, int6
     return o;
 }
 
-/* The head made ready by a warp, in `own` of shared memory, [HEADS_COLS]. g: warp_gain of it. */
-__device__ static inline void warp_head(float *own, const struct one_head &o, const struct kept &g,
-                                        const struct heads &h, const float *cosine,
-                                        const float *sine) {
-    const int lane = threadIdx.x % 32, half = (int)h.dims / 2;
-    const bool pairs = h.rope.pairing == ROPE_PAIRS;
-    float v[KEPT];
+/* What a lane has of a head. */
+__device__ static inline void warp_read(float (&v)[KEPT], const struct one_head &o) {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int k = 0; k < KEPT; k++) v[k] = lane + 32 * k < o.n ? o.at[lane + 32 * k] : 0;
+}
+
+/* The head made ready by a warp, in `own` of shared memory, [HEADS_COLS]. v: warp_read of it,
+ * g: warp_gain. */
+__device__ static inline void warp_head(float *own, float (&v)[KEPT], const struct one_head &o,
+                                        const struct kept &g, const struct heads &h,
+                                        const float *cosine, const float *sine) {
+    const int lane = threadIdx.x % 32, half = (int)h.dims / 2;
+    const bool pairs = h.rope.pairing == ROPE_PAIRS;
     if (!o.is_v && h.normed) warp_norm(v, g, o.n, h.kind, h.eps);
     __syncwarp();
 #pragma unroll
@@ -128,9 +162,27 @@ __device__ static inline void warp_head(float *own, const struct one_head &o, co
     __syncwarp();
 }
 
+/* A head that is ready, rounded: for those who attend now, [HEADS_COLS] with zeros behind its n,
+ * and to its place in the cache (NULL: nowhere). By a warp. */
+__device__ static inline void warp_keep(__nv_bfloat16 *kept, __nv_bfloat16 *cached,
+                                        const float *own, int n) {
+    for (int c = threadIdx.x % 32; c < HEADS_COLS; c += 32) {
+        const __nv_bfloat16 v = __float2bfloat16_rn(c < n ? own[c] : 0);
+        kept[c] = v;
+        if (cached && c < n) cached[c] = v;
+    }
+    __syncwarp();
+}
+
+/* Whether attention takes heads of the size that they are made with. */
+static inline bool heads_as_attended(const struct heads &h) {
+    return h.q.shape[1] == h.a.heads && h.q.shape[2] == h.a.k_dim && h.k.shape[2] == h.a.k_dim &&
+           h.v.shape[2] == h.a.v_dim;
+}
+
 /* Heads may wait for attention, which makes them ready by itself; whatever else starts before
  * starts their kernel (cuda_settle). */
 void cuda_start_heads(struct cuda *, const struct heads &);
-/* Whether they should wait for attention_one.cu; for attention_few.cu's blocks of many rows. */
+/* Whether they should wait for attention_one.cu; for attention_rows.cu. */
 bool cuda_one_waits(const struct cuda *, const struct heads &);
-bool cuda_ring_waits(const struct cuda *, const struct heads &);
+bool cuda_rows_waits(const struct cuda *, const struct heads &);

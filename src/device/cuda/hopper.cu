@@ -1,5 +1,5 @@
 /* hopper.cu - views of the device's memory for the tensor copy engine. */
-#include "device/cuda/once.h"
+#include "device/cuda/hopper.h"
 
 typedef CUresult encode_fn(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
                            const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
@@ -61,21 +61,12 @@ bool cuda_page_map(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
     return map_of(map, at, 3, size, stride, box, width);
 }
 
+/* The second cache asks the memory for 128 bytes at a time: where 256 may be asked for, pages that
+ * lie apart come a tenth slower. */
 bool cuda_page_map_whole(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
                          int64_t page_bytes, int box_rows) {
     const cuuint64_t size[4] = { 64, (cuuint64_t)rows, (cuuint64_t)(cols / 64), PAGES };
     const cuuint64_t stride[3] = { (cuuint64_t)cols * 2, 128, (cuuint64_t)page_bytes };
     const cuuint32_t box[4] = { 64, (cuuint32_t)box_rows, (cuuint32_t)(cols / 64), 1 };
-    return map_of(map, at, 4, size, stride, box);
-}
-
-/* The second cache asks the memory for 128 bytes at a time: where 256 may be asked for, pages that
- * lie apart come a tenth slower. */
-bool cuda_page_map_rows(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
-                        int64_t page_bytes, int box_rows) {
-    const cuuint64_t size[4] = { 64, (cuuint64_t)cols / 64, (cuuint64_t)rows, PAGES };
-    const cuuint64_t stride[3] = { 128, (cuuint64_t)cols * 2, (cuuint64_t)page_bytes };
-    const cuuint32_t box[4] = { 64, (cuuint32_t)cols / 64, (cuuint32_t)box_rows, 1 };
-    return cols % 64 == 0 && map_of(map, at, 4, size, stride, box, 2,
-                                    CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
+    return map_of(map, at, 4, size, stride, box, 2, CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
 }

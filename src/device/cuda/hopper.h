@@ -143,15 +143,6 @@ __device__ static inline void page_in(void *to, const CUtensorMap *from, int col
         "r"(page), "r"(shared_at(b)) : "memory"));
 }
 
-/* A box of cuda_page_map_whole. */
-__device__ static inline void whole_in(void *to, const CUtensorMap *from, int row, int page,
-                                       uint64_t *b) {
-    HOPPER_ONLY(asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
-        " [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_at(to)), "l"(from), "r"(0), "r"(row),
-        "r"(0), "r"(page), "r"(shared_at(b)) : "memory"));
-}
-
 /* A box to every block of the cluster in `mask`, at the same place of each. */
 __device__ static inline void box_in_all(void *to, const CUtensorMap *from, int col, int row,
                                          uint64_t *b, unsigned short mask) {

@@ -161,10 +161,7 @@ __device__ static inline void put_quad(char *at, float4 y) {
 }
 
 __device__ static inline float4 gain_quad(const struct cuda_norm &m, int quad) {
-    if (!m.gain) return make_float4(1, 1, 1, 1);
-    const float4 g = ((const float4 *)m.gain)[quad];
-    const float one = m.plus1 ? 1.0f : 0.0f;
-    return make_float4(one + g.x, one + g.y, one + g.z, one + g.w);
+    return norm_gains(m.gain ? m.gain + 4 * quad : NULL, m.plus1);
 }
 
 /* Every block norms all rows for itself; of what others read, in F32 and as fragments, each of the

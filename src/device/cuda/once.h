@@ -1,12 +1,7 @@
-/* once.h - copies of what a kernel reads once: they leave the second cache to what is read again.
- * Also whole rows of a page, where hopper.h has boxes of 128 bytes of them. */
+/* once.h - copies of what a kernel reads once: they leave the second cache to what is read
+ * again. */
 #pragma once
 #include "device/cuda/hopper.h"
-
-/* Pages of bf16 as cuda_page_map has them, in boxes of whole rows, cols a multiple of 64: 64
- * columns of a row, its next 64, the next row. */
-bool cuda_page_map_rows(CUtensorMap *, const void *at, int64_t rows, int64_t cols,
-                        int64_t page_bytes, int box_rows);
 
 __device__ static inline uint64_t read_once(void) {
     uint64_t policy = 0;
@@ -15,12 +10,12 @@ __device__ static inline uint64_t read_once(void) {
     return policy;
 }
 
-/* A box of cuda_page_map_rows. */
-__device__ static inline void page_rows_in(void *to, const CUtensorMap *from, int row, int page,
-                                           uint64_t *b, uint64_t policy) {
+/* A box of cuda_page_map_whole. */
+__device__ static inline void whole_in_once(void *to, const CUtensorMap *from, int row, int page,
+                                            uint64_t *b, uint64_t policy) {
     HOPPER_ONLY(asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
-        ".L2::cache_hint [%0], [%1, {%2, %2, %3, %4}], [%5], %6;" ::"r"(shared_at(to)),
+        ".L2::cache_hint [%0], [%1, {%2, %3, %2, %4}], [%5], %6;" ::"r"(shared_at(to)),
         "l"(from), "r"(0), "r"(row), "r"(page), "r"(shared_at(b)), "l"(policy) : "memory"));
 }
 
