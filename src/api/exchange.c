@@ -154,12 +154,13 @@ void exchange_probe(struct exchange *x) {
     if (dead) exchange_lost(x);
 }
 
-void exchange_tick(struct exchange *x, double now) {
+void exchange_tick(struct exchange *x, double now, double late) {
     struct inside *in = x->inside;
     const struct server_options *o = &x->server->options;
     pthread_mutex_lock(&in->lock);
     bool open = in->streaming && !in->ended && !in->gone;
     bool waits = in->out.len > in->out_at;
+    in->waits_s += late;
     bool stuck = in->streaming && waits && now - in->waits_s > o->stall_s;
     if (open && !waits && now - in->put_s > o->ping_s) {
         append(in, S(": keepalive\n\n"), now);

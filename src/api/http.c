@@ -132,7 +132,7 @@ static void raw_reply(int fd, struct exchange *x, int status, const char *words,
     buf_free(&body);
 }
 
-void http_tick(struct server *s) {
+void http_tick(struct server *s, double late) {
     struct table *t = s->http;
     double now = clock_s();
     for (int i = 0;; i++) {
@@ -141,6 +141,7 @@ void http_tick(struct server *s) {
         bool more = i < t->n_slots;
         struct conn *c = more ? t->slot[i] : NULL;
         if (c && c->x) x = exchange_hold(c->x);
+        if (c && c->deadline_s > 0) c->deadline_s += late;
         if (c && c->deadline_s > 0 && now > c->deadline_s) {
             if (c->reading)
                 raw_reply(c->fd, x, 408, "Request Timeout", "the request took too long to arrive");
@@ -149,7 +150,7 @@ void http_tick(struct server *s) {
         }
         pthread_mutex_unlock(&t->lock);
         if (!more) return;
-        if (x) exchange_tick(x, now);
+        if (x) exchange_tick(x, now, late);
         exchange_release(x);
     }
 }

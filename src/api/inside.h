@@ -67,7 +67,7 @@ void exchange_lost(struct exchange *);
 /* The reply that is ready goes to libmicrohttpd. Under no lock, on the I/O thread. */
 enum MHD_Result exchange_queue(struct exchange *);
 /* About four times a second: pings, and clients that do not read. */
-void exchange_tick(struct exchange *, double now_s);
+void exchange_tick(struct exchange *, double now_s, double late_s);  /* see http_tick */
 /* The peer sends no more. It may still read, so it is sent something harmless: if it is gone,
  * the answer to that is a reset. */
 void exchange_probe(struct exchange *);

@@ -105,7 +105,7 @@ static void feed_watchdog(struct server *s, double now) {
     server_notify(s, "WATCHDOG=1");
 }
 
-static void on_tick(void *to) {
+static void on_tick(void *to, double late) {
     struct server *s = to;
     double now = clock_s();
     feed_watchdog(s, now);
@@ -113,7 +113,7 @@ static void on_tick(void *to) {
     bool over = atomic_load(&s->stops) > 1 || now - s->drain_s > s->options.drain_s;
     if (atomic_load(&s->state) == SERVER_DRAINING && over) calls_cancel(s);
     if (s->options.request_s > 0) calls_each(s, end_late, &now);
-    http_tick(s);
+    http_tick(s, late);
     crowd_tick(s, now);
 }
 
@@ -177,11 +177,12 @@ static void end_calls(struct server *s) {
 void server_close(struct server *s) {
     if (!s) return;
     atomic_store(&s->state, SERVER_DRAINING);
-    workers_close(s->workers);
+    workers_stop(s->workers);          /* libmicrohttpd's threads may still call them */
     end_calls(s);
     watch_stop(s->watch);
     exchanges_flush(s);
     http_close(s);
+    workers_close(s->workers);
     watch_close(s->watch);
     crowd_close(s->crowd);
     listen_close(s);

@@ -65,9 +65,10 @@ void http_prepare(struct server *);  /* what the watcher looks at from its start
 bool http_open(struct server *, struct err *);
 void http_quiesce(struct server *);  /* accept nothing more */
 void http_close(struct server *);    /* ends who still waits */
-/* On the watcher's thread: a connection's event, and the deadlines. */
+/* On the watcher's thread: a connection's event, and the deadlines. `late_s`: for so long this
+ * process did not run (it was stopped, or starved), which is not held against clients. */
 void http_event(struct server *, uint64_t key, enum watch_event);
-void http_tick(struct server *);
+void http_tick(struct server *, double late_s);
 /* crowd.c: on the watcher's thread: who comes when there is no place gets a 503. */
 struct crowd *crowd_open(void);
 void crowd_close(struct crowd *);    /* NULL: nothing */

@@ -51,8 +51,9 @@ static void *watching(void *arg) {
         }
         uint64_t count;
         if (woken && read(w->wake, &count, sizeof count) < 0) woken = false;
-        if (!woken && clock_s() < next) continue;
-        w->calls.tick(w->to);
+        double late = clock_s() - next;
+        if (!woken && late < 0) continue;
+        w->calls.tick(w->to, MAX(late, 0));
         next = clock_s() + TICK_MS * 1e-3;
     }
     return NULL;

@@ -11,7 +11,8 @@ enum watch_event { WATCH_HALF, WATCH_GONE };   /* the peer sends no more; the co
 
 struct watch_calls {                 /* on the watcher's thread */
     void (*event)(void *to, uint64_t key, enum watch_event);
-    void (*tick)(void *to);          /* about four times a second */
+    /* About four times a second. `late_s`: how long after its time, 0 when it came early. */
+    void (*tick)(void *to, double late_s);
     void (*knock)(void *to, int index);      /* somebody connects to a socket of watch_listen */
     void (*soon)(void *to);          /* once, so long after a watch_soon */
 };

@@ -78,13 +78,17 @@ struct workers *workers_open(int n_threads, int queue_max) {
     return NULL;
 }
 
-void workers_close(struct workers *w) {
+void workers_stop(struct workers *w) {
     if (!w) return;
     pthread_mutex_lock(&w->lock);
     w->closing = true;
     pthread_cond_broadcast(&w->more);
     pthread_mutex_unlock(&w->lock);
     for (int i = 0; i < w->n_threads; i++) pthread_join(w->thread[i], NULL);
+}
+
+void workers_close(struct workers *w) {
+    if (!w) return;
     pthread_cond_destroy(&w->more);
     pthread_mutex_destroy(&w->lock);
     free(w->small.at);
@@ -94,7 +98,7 @@ void workers_close(struct workers *w) {
 
 bool workers_do(struct workers *w, void (*run)(void *), void *to, bool big) {
     pthread_mutex_lock(&w->lock);
-    bool room = w->small.n + w->big.n < w->max;
+    bool room = !w->closing && w->small.n + w->big.n < w->max;
     struct ring *r = big ? &w->big : &w->small;
     if (room) {
         r->at[(r->first + r->n++) % w->max] = (struct item){ run, to };

@@ -146,7 +146,7 @@ static bool is_sent(struct exchange *x) {
 }
 
 /* A comment in a stream that was silent for long has not waited as long as the silence: who is a
- * moment late to read it is no client that does not read. */
+ * moment late to read it is no client that does not read, nor does a server's own pause count. */
 static void test_late_comment(void **state) {
     struct engine_options e = { .requests_max = 1 };
     struct server_options o = { 0 };
@@ -161,8 +161,9 @@ static void test_late_comment(void **state) {
     calls_each(h.server, see_exchange, &x);
     double now = clock_s();
     for (int i = 1; i <= 20; i++) {
-        exchange_tick(x, now + i * 100);
-        exchange_tick(x, now + i * 100 + 0.25);
+        exchange_tick(x, now + i * 100, 0);
+        exchange_tick(x, now + i * 100 + 0.25, 0);
+        exchange_tick(x, now + i * 100 + 50, 49.5);
         assert_false(exchange_is_gone(x));
         AWAIT(is_sent(x));
     }

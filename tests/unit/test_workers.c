@@ -51,9 +51,11 @@ static void test_small_beside_big(void **state) {
     assert_int_equal(n, QUEUE - (BIG - THREADS / 2));
     assert_false(workers_do(w, run_small, NULL, false));
     atomic_store(&hold, false);
-    workers_close(w);                  /* does what was taken */
+    workers_stop(w);                   /* does what was taken */
+    assert_false(workers_do(w, run_small, NULL, false));
     assert_int_equal(atomic_load(&n_big_done), BIG + n);
     assert_int_equal(atomic_load(&n_big_most), THREADS / 2);
+    workers_close(w);
 }
 
 static void test_one_thread(void **state) {
@@ -61,6 +63,7 @@ static void test_one_thread(void **state) {
     atomic_store(&n_big_done, 0);
     struct workers *w = workers_open(1, QUEUE);
     for (int i = 0; i < BIG; i++) assert_true(workers_do(w, run_big, NULL, true));
+    workers_stop(w);
     workers_close(w);
     assert_int_equal(atomic_load(&n_big_done), BIG);
     assert_in_range(workers_wanted(), WORKERS_MIN, WORKERS_MAX);
