@@ -1,7 +1,7 @@
 /* attention_one.cu - attention of a row that is decoded alone, from what the products of q, k and v
  * left to the row that the next product reads, in one kernel: what the kernels of heads, of
  * attention and of the fold do one after the other costs more than the work itself. Bits are those
- * of dense.cu's heads and of attention_few.cu.
+ * of heads.cu and of attention_few.cu.
  *
  * A cluster has a kv head: its blocks of threads take blocks of positions in turn, send what they
  * have of each to the one that folds those columns, and that one folds them in order. In a block of

@@ -1,7 +1,7 @@
 /* attention_rows.cu - attention of many rows that stand alone: a step of decoding many sequences. A
  * block of threads has a row, up to eight heads and their kv head, takes its blocks of positions in
  * turn and folds them as it goes; a warp beside the team fetches. It makes its heads ready before,
- * where they wait for it. Bits are those of dense.cu's heads and of attention_few.cu.
+ * where they wait for it. Bits are those of heads.cu and of attention_few.cu.
  *
  * The memory is what such a step waits for, and a team waits for it, or for its own instructions,
  * most of the time: so rings are short, and four blocks are on a processor at a time. Where there
@@ -114,7 +114,7 @@ __device__ static inline void part_gain(struct part_head &p, const struct rows_j
     p.gain = warp_gain(p.o.gain, p.o.n, j.h.kind);
 }
 
-/* They are made ready as dense.cu does it. The memory answers late while others read it, and code
+/* They are made ready as heads.cu does it. The memory answers late while others read it, and code
  * that is run once is waited for as well: a warp asks for its next head before it makes one ready,
  * and all of them by the same few instructions. */
 __device__ static inline void rows_heads(struct rows_words *m, const struct rows_job &j,

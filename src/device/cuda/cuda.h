@@ -35,8 +35,9 @@ struct cuda_norm {
 };
 
 /* A sum that was asked for and has not run: y += scale * (x + bias), x in slices that are added in
- * their order. The next norm of its rows does it by itself, if it can, and then x is nothing any
- * more; whatever else starts before starts it. It never waits together with a norm. */
+ * their order. The next norm of its rows does it by itself, if it can; whatever else starts before
+ * starts it. Two slices and more are nothing any more afterwards. It never waits together with a
+ * norm. */
 struct cuda_sum {
     float *y;                        /* NULL: there is none */
     const float *x, *bias;           /* bias NULL: none */
@@ -44,7 +45,7 @@ struct cuda_sum {
     int slices, n_rows, cols;
     float scale;
 };
-enum { CUDA_SUM_SLICES = 4 };        /* at most */
+enum { CUDA_SUM_SLICES = 4, CUDA_SUM_ROWS = 64 };        /* at most; norms of more rows take sums */
 
 struct cuda {
     cudaStream_t stream;
@@ -245,6 +246,11 @@ __device__ static inline int few_place(int row, int c, int cols) {
 
 __device__ static inline void few_put(char *few, int row, int c, int cols, float v) {
     *(__nv_bfloat16 *)(few + few_place(row, c, cols)) = __float2bfloat16_rn(v);
+}
+
+/* Head h of row r. */
+__device__ static inline float *head_at(const struct tensor &t, int64_t r, int64_t h) {
+    return (float *)t.at + r * t.stride[0] + h * t.stride[1];
 }
 
 /* What a norm multiplies a row with, within 2 units in the last place. share: 1 / columns. Sums of

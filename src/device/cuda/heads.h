@@ -1,5 +1,5 @@
 /* heads.h - the arithmetic of what stands between the products of q, k, v and attention: the norm
- * of a head, its turn, its place in the cache. It is done by dense.cu's kernels or by those of
+ * of a head, its turn, its place in the cache. It is done by heads.cu's kernels or by those of
  * attention: attention_one.cu's of one row, attention_rows.cu's of many. */
 #pragma once
 #include "device/cuda/attention.h"

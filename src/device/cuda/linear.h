@@ -67,7 +67,7 @@ void cuda_many_done(struct cuda *, struct cuda_few);
 bool cuda_goes_many(const struct tensor &w, int64_t rows);
 
 /* Norms that may wait for a product to do them: of so few rows that every block can, and so narrow
- * that a thread of dense.cu's kernel has four columns, whose sums are repeated. */
+ * that a thread of norm.cu's kernel has four columns, whose sums are repeated. */
 enum { NORM_WAITS_ROWS = 2, NORM_WAITS_COLS = 4096 };
 
 /* The next rows of few: where to write them, and that they will be there. */

@@ -123,7 +123,7 @@ __device__ static inline void load_x(struct x_part<N> &x, const struct x_rows<N>
         load_64<SHARED>(x.at[n], r.at[n] + 2 * col, r.first, r.second, r.is[n]);
 }
 
-/* What dense.cu's norm sums of a row, in its order: a thread has what four neighbours have there,
+/* What norm.cu sums of a row, in its order: a thread has what four neighbours have there,
  * of `theirs` warps. The trees are loops: a block runs this code once, and waits for every line. */
 enum { NORM_QUADS = 4 };             /* of a thread */
 

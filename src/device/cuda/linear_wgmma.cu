@@ -474,7 +474,7 @@ tall(const __grid_constant__ struct many_job j) {
 /* ---- slices apart: few tiles of `wide` would leave multiprocessors idle, four times as many do
  * not. Sums of slices are written one beside the other, and added in their order. ---- */
 
-enum { APART_ROWS = 256, APART_THREADS = 128, SUM_ROWS = 64 };
+enum { APART_ROWS = 256, APART_THREADS = 128 };
 
 struct apart_sum { const float *from[MANY_PARTS]; };     /* the first slice of each part */
 
@@ -737,7 +737,7 @@ static bool run_add(struct cuda *c, struct many_job &j, const struct many_plain 
     struct many_job aside = j;
     struct apart_sum from = {};
     put_aside(c, aside, p, from);
-    if (j.n_rows <= SUM_ROWS || !cuda_sum_fits(sum) || aside.apart_y > PARTIAL_FLOATS)
+    if (j.n_rows <= CUDA_SUM_ROWS || !cuda_sum_fits(sum) || aside.apart_y > PARTIAL_FLOATS)
         return run_tall<PRODUCTS_ADD>(c, j, p);
     const bool done = run<PRODUCTS_STORE>(c, aside, p);
     if (done) cuda_sum_later(c, sum);

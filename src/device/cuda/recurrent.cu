@@ -14,10 +14,6 @@ __device__ static inline float *row_at(const struct tensor &t, int64_t r) {
     return (float *)t.at + r * t.stride[0];
 }
 
-__device__ static inline const float *head_at(const struct tensor &t, int64_t r, int64_t head) {
-    return row_at(t, r) + head * t.stride[1];
-}
-
 __device__ static inline float *state_at(const struct state_view &v, int seq, int64_t at) {
     return (float *)((char *)v.slots + (size_t)v.slot[seq] * v.slot_bytes) + at;
 }
