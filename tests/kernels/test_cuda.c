@@ -454,14 +454,15 @@ static void test_norm(void **state) {
 }
 
 /* A sum may wait for the norm of its rows: the bits of both are those of a sum and a norm of their
- * own. Of a product it is that of slices, too. */
+ * own. Of a product it is that of slices, too; of others what was added is there afterwards, also
+ * if the device has just written it. */
 static void sum_before(int64_t cols, int64_t rows, enum norm kind, bool of_product) {
     enum { OUTS_COLS = 512 };
     const struct format f = { "bf16", BF16, F32, 0, 0 };
     struct device *dev = &rounding;
     const size_t bytes = (size_t)(rows * cols) * 4;
     float *old = numbers(rows * cols), *more = numbers(rows * cols), *gain = numbers(cols);
-    float *in = numbers(rows * OUTS_COLS), *got[2][2];
+    float *in = numbers(rows * OUTS_COLS), *got[2][2], *after = mem_array((size_t)(rows * cols), 4);
     struct matrix m = matrix_new(&f, cols, OUTS_COLS);
     adopt(dev, &m, &f);
     assert_true(dev->op->adopt(dev, gain, (size_t)cols * 4));
@@ -474,19 +475,22 @@ static void sum_before(int64_t cols, int64_t rows, enum norm kind, bool of_produ
                                        OUTS_COLS);
         const struct products p = { .x = &from, .w = { &m.l }, .y = { &x }, .n = 1,
                                     .end = PRODUCTS_ADD, .scale = 0.7f };
+        dev->op->scale(dev, &v, 1, 0, 0);
         if (!of_product || !dev->op->products(dev, &p)) dev->op->add(dev, &x, &v, 0.7f);
         if (apart) assert_true(dev->op->sync(dev, NULL));
         dev->op->norm(dev, &y, &w, NULL, &x, kind, 1e-5f);
         for (int i = 0; i < 2; i++) got[apart][i] = mem_array((size_t)(rows * cols), 4);
         back(dev, got[apart][0], x.at, rows * cols);
         back(dev, got[apart][1], y.at, rows * cols);
-        dev->op->free(dev, v.at, 0), dev->op->free(dev, from.at, 0);
+        back(dev, after, v.at, rows * cols);
+        assert_memory_equal(after, more, bytes);
+        dev->op->free(dev, from.at, 0);
     }
     for (int i = 0; i < 2; i++) {
         assert_memory_equal(got[0][i], got[1][i], bytes);
         free(got[0][i]), free(got[1][i]);
     }
-    free(old), free(more), free(in);
+    free(old), free(more), free(in), free(after);
 }
 
 static void test_sum_before(void **state) {

@@ -72,7 +72,7 @@ __device__ static inline float4 summed(const struct cuda_sum &s, const struct pa
  * many sequences writes there. One slice may be anybody's. By the first thread of each 128 bytes,
  * after all have read. */
 __device__ static inline void parts_done(const struct cuda_sum &s, int64_t row, int i) {
-    if (threadIdx.x % 8 || 4 * i >= s.cols) return;
+    if (threadIdx.x % 8 || 4 * i >= s.cols || s.slices < 2) return;
     for (int k = 0; k < s.slices; k++) {
         const float *at = s.x + row * s.x_row + 4 * i + k * s.slice;
         if ((uintptr_t)at % 128 == 0 && 4 * i + 32 <= s.cols)
@@ -140,7 +140,7 @@ __global__ static void norm_quads(struct tensor y, struct tensor x, const float 
         for (int i = 0; i < 4; i++) sum[i] = fmaf(d[i], d[i], sum[i]);
     }
     const float inverse = norm_inverse(quad_sum(sum), share, eps);
-    if constexpr (SLICES > 0)
+    if constexpr (SLICES > 1)
         for (int k = 0; k < N; k++) parts_done(waits, blockIdx.x, threadIdx.x + k * step);
     const auto put = [&](float u, float g, float add) {
         const float w = (u - mean) * inverse * g;
