@@ -738,6 +738,7 @@ static void bf16_rows(void **state) {
         /* More rows than a chunk or two. */
         check_bf16(k, pool, 2 * BF16_ROWS + 37, 20, 70, 1);
         check_bf16(k, pool, BF16_ROWS + 1, 35, 65, 3);
+        check_bf16(k, pool, BF16_ROWS + 20, 1500, 70, 3);    /* large blocks, then few rows */
         /* More rows of w and more columns than are taken together. */
         check_bf16(k, pool, ROWS, 603, 1100, 3);
         any = true;

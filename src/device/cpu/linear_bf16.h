@@ -22,7 +22,7 @@ enum {
 struct cpu_bf16_block {
     const unsigned char *w;
     int64_t row_bytes;               /* of w, from row to row */
-    int outs;                        /* rows of w, 1 to `outs` of the kernels, */
+    int outs;                        /* rows of w, 1 to `outs` or `outs_many` of the kernels, */
     int64_t cols;                    /* and what they have */
     const uint16_t *x;               /* at a line */
     int rows;
@@ -32,8 +32,9 @@ struct cpu_chains_kernels;
 
 struct cpu_bf16_kernels {
     int rows, outs;                  /* that are multiplied together at most, */
-    int few_rows, outs_many;         /* and rows of w with more rows than these: a multiple of
-                                      * `outs` that is less where threads would have none */
+    int few_rows, outs_many;         /* and rows of w where a run has more rows than these: a
+                                      * multiple of `outs` that is less where threads would have
+                                      * none. The run's last chunk may have few rows. */
     /* Rows r to r + n of a chunk from cols floats each, rounded to nearest even; n is BF16_TOGETHER
      * at most, and r a multiple of it. A chunk takes as many numbers as its rows have when padded,
      * in the order that the kernels like. */

@@ -274,7 +274,8 @@ static void multiply_many(const struct cpu_bf16_block *b, sums (*all)[BF16_ROWS 
 
 static void multiply(float *const *y, const struct cpu_bf16_block *b) {
     _Alignas(LINE) UNSET sums all[OUTS_MANY / OUTS][BF16_ROWS / TILE][2];
-    if (b->rows > FEW_ROWS)
+    /* Of many rows of x the last chunk may have few, and as many rows of w as the others. */
+    if (b->rows > FEW_ROWS || b->outs > OUTS)
         multiply_many(b, all);
     else
         multiply_few(b, all[0]);
