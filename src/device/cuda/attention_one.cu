@@ -149,9 +149,7 @@ __device__ static inline void one_heads(const struct one<TEAMS> &o, const struct
     named_sync(1, 32 * ALL);
     for (int i = warp; i < all; i += ALL) {
         const int which = i - o.group;           /* below 0: of q; 0: the key; 1: the value */
-        const struct one_head h = head_at_row(j.h, 0, which < 0
-                                              ? head_of(a, o.kv_head, i)
-                                              : a.heads + which * a.kv_heads + o.kv_head);
+        const struct one_head h = head_of_block(j.h, a, 0, o.kv_head, 0, o.group, i);
         const struct kept g = warp_gain(h.gain, h.n, j.h.kind);
         char *to = which < 0 ? NULL : cached_at(j.h, 0, o.kv_head, which == 0);
         __nv_bfloat16 *kept = which < 0 ? o.m->q[i] : o.m->fresh[which];

@@ -95,22 +95,13 @@ __device__ static inline void rows_fetch(struct slot<BOXES> *ring, struct rows_w
 
 static __device__ inline void meet(void) { named_sync(2, TEAM); }
 
-/* Head number i of those that a block makes ready: of q, then the key, then the value. */
-__device__ static inline struct one_head head_of_part(const struct rows_job &j,
-                                                      const struct rows_part &r, int i) {
-    const int which = i - r.heads;
-    return head_at_row(j.h, r.row, which < 0
-                                   ? head_of(j.a, r.kv_head, r.first_head + i)
-                                   : j.a.heads + which * j.a.kv_heads + r.kv_head);
-}
-
-/* What a warp has of it before it makes it ready: all from memory. */
+/* What a warp has of a head before it makes it ready: all from memory. */
 struct part_head { struct one_head o; struct kept gain; float v[KEPT]; };
 
 __device__ static inline void part_gain(struct part_head &p, const struct rows_job &j,
                                         const struct rows_part &r, int i) {
     if (i >= r.heads + 2) return;
-    p.o = head_of_part(j, r, i);
+    p.o = head_of_block(j.h, j.a, r.row, r.kv_head, r.first_head, r.heads, i);
     p.gain = warp_gain(p.o.gain, p.o.n, j.h.kind);
 }
 

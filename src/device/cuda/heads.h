@@ -138,6 +138,16 @@ __device__ static inline struct one_head head_at_row(const struct heads &h, int6
     return o;
 }
 
+/* Number i of those that a block makes ready: `heads` of q that read a kv head, from first on, then
+ * its key, then its value. */
+__device__ static inline struct one_head head_of_block(const struct heads &h,
+                                                       const struct attend &a, int64_t r,
+                                                       int kv_head, int first, int heads, int i) {
+    const int which = i - heads;
+    return head_at_row(h, r, which < 0 ? head_of(a, kv_head, first + i)
+                                       : a.heads + which * a.kv_heads + kv_head);
+}
+
 /* What a lane has of a head. */
 __device__ static inline void warp_read(float (&v)[KEPT], const struct one_head &o) {
     const int lane = threadIdx.x % 32;
