@@ -38,9 +38,8 @@ __device__ static inline struct place further(struct place p, int n, int slots) 
 
 /* ---- a warp that fetches ---- */
 
-/* The maps of keys and values. whole: a box has all columns of a slot, and `eights` have 64 columns
- * of eight rows; else a box has 64 columns of a page. */
-struct eight_maps { struct kv_maps maps, eights; bool whole; };
+/* The maps of keys and values. whole: a box has all columns of a slot; else 64 of a page. */
+struct eight_maps { struct kv_maps maps; bool whole; };
 
 __device__ static inline bool elected(void) {
     int is = 0;
@@ -60,14 +59,23 @@ static inline struct eight_maps eight_maps_of(const struct attend &a, const stru
     const int rows = a.kv_heads * a.kv.page_tokens;
     const int64_t bytes = (int64_t)a.kv.page_bytes;
     const char *values = (const char *)a.kv.pages + values_at(a, 2);
-    struct eight_maps w = { {}, {}, true };
+    struct eight_maps w = { {}, true };
     if (a.kv.page_tokens == SLOT && a.k_dim % 64 == 0 && a.v_dim % 64 == 0 && a.k_dim >= a.v_dim &&
         cuda_page_map_whole(&w.maps.k, a.kv.pages, rows, a.k_dim, bytes, SLOT) &&
-        cuda_page_map_whole(&w.maps.v, values, rows, a.v_dim, bytes, SLOT) &&
-        cuda_page_map(&w.eights.k, a.kv.pages, rows, a.k_dim, bytes, 8, 2) &&
-        cuda_page_map(&w.eights.v, values, rows, a.v_dim, bytes, 8, 2))
+        cuda_page_map_whole(&w.maps.v, values, rows, a.v_dim, bytes, SLOT))
         return w;
-    return { pages, {}, false };
+    return { pages, false };
+}
+
+/* Of whole pages that are seen in part, 64 columns of eight rows. Many rows take those eights that
+ * they see, for the memory is what they wait for; a row alone does not, for it waits for the copies
+ * that it asks for one after the other. False: there are none. */
+static inline bool eights_of(struct kv_maps *eights, const struct attend &a) {
+    const int rows = a.kv_heads * a.kv.page_tokens;
+    const int64_t bytes = (int64_t)a.kv.page_bytes;
+    const char *values = (const char *)a.kv.pages + values_at(a, 2);
+    return cuda_page_map(&eights->k, a.kv.pages, rows, a.k_dim, bytes, 8, 2) &&
+           cuda_page_map(&eights->v, values, rows, a.v_dim, bytes, 8, 2);
 }
 
 /* Whether the kernels of this header serve such heads and such a cache. */
@@ -91,22 +99,24 @@ __device__ static inline void fetch_eights(struct slot<BOXES> *to, uint64_t *ful
             page_in(to->box[b] + p * ROW_BYTES, map, 64 * b, row + p, page, full);
 }
 
-/* What of a slot's pages holds a visible position, which are begin to end - 1 of the slot. */
+/* What of a slot's pages holds a visible position, which are begin to end - 1 of the slot. eights:
+ * NULL: whole pages. */
 template <int BOXES>
 __device__ static inline void fetch_slot(struct slot<BOXES> *to, uint64_t *full,
-                                         const struct eight_maps &m, bool values, const int *page,
-                                         int kv_head, int begin, int end, const struct attend &a,
-                                         uint64_t policy) {
+                                         const struct eight_maps &m, const struct kv_maps *eights,
+                                         bool values, const int *page, int kv_head, int begin,
+                                         int end, const struct attend &a, uint64_t policy) {
     const int tokens = a.kv.page_tokens, row = kv_head * tokens, cols = values ? a.v_dim : a.k_dim;
     const CUtensorMap *map = values ? &m.maps.v : &m.maps.k;
-    if (m.whole && (begin > 0 || end < SLOT)) {
-        fetch_eights<BOXES>(to, full, values ? &m.eights.v : &m.eights.k, *page, row, cols / 64,
+    if (eights && m.whole && (begin > 0 || end < SLOT)) {
+        fetch_eights<BOXES>(to, full, values ? &eights->v : &eights->k, *page, row, cols / 64,
                             begin, end);
         return;
     }
     if (m.whole) {
-        barrier_expect(full, SLOT * 2u * (unsigned)cols);
-        whole_in_once(to->box[0], map, row, *page, full, policy);
+        const bool seen = eights || (begin < SLOT && end > 0);
+        barrier_expect(full, seen ? SLOT * 2u * (unsigned)cols : 0);
+        if (seen) whole_in_once(to->box[0], map, row, *page, full, policy);
         return;
     }
     int count = 0;
@@ -122,7 +132,8 @@ __device__ static inline void fetch_slot(struct slot<BOXES> *to, uint64_t *full,
 template <int BOXES>
 __device__ static inline void fetch_block(struct slot<BOXES> *ring, uint64_t *full, uint64_t *empty,
                                           int slots, struct place &p, const struct eight_maps &m,
-                                          const int *pages, int kv_head, const struct seen &s,
+                                          const struct kv_maps *eights, const int *pages,
+                                          int kv_head, const struct seen &s,
                                           const struct attend &a) {
     const int begin = s.begin - s.block * BLOCK, end = s.end - s.block * BLOCK;
     const uint64_t policy = read_once();
@@ -130,7 +141,7 @@ __device__ static inline void fetch_block(struct slot<BOXES> *ring, uint64_t *fu
     for (int k = 0; k < 2 * WARPS; k++, p = further(p, 1, slots)) {
         const int from = k % WARPS * SLOT;
         barrier_wait(&empty[p.at], p.phase);
-        fetch_slot<BOXES>(&ring[p.at], &full[p.at], m, k >= WARPS,
+        fetch_slot<BOXES>(&ring[p.at], &full[p.at], m, eights, k >= WARPS,
                           pages + from / a.kv.page_tokens, kv_head, begin - from, end - from, a,
                           policy);
     }

@@ -129,7 +129,7 @@ __device__ static inline void one_fetch(const struct one<TEAMS> &o, const struct
     struct slot<BOXES> *ring = (struct slot<BOXES> *)o.ring + team * o.slots;
     writes_are_global();
     for (int i = team; i < o.own; i += TEAMS)
-        fetch_block<BOXES>(ring, o.m->full[team], o.m->empty[team], o.slots, p, j.maps,
+        fetch_block<BOXES>(ring, o.m->full[team], o.m->empty[team], o.slots, p, j.maps, NULL,
                            o.pages + i * per, o.kv_head, own_block(o, i), a);
 }
 

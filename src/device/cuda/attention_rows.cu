@@ -35,6 +35,7 @@ struct rows_job {
     int slots;
     struct heads h;
     struct eight_maps maps;
+    struct kv_maps eights;
 };
 
 /* What a block works on: a row, and heads first_head to first_head + heads - 1 of those that read
@@ -85,8 +86,8 @@ __device__ static inline void rows_fetch(struct slot<BOXES> *ring, struct rows_w
         }
         __syncwarp();
         if (lane == 0)
-            fetch_block<BOXES>(ring, m->full, m->empty, j.slots, p, j.maps, m->pages, r.kv_head, s,
-                               j.a);
+            fetch_block<BOXES>(ring, m->full, m->empty, j.slots, p, j.maps, &j.eights, m->pages,
+                               r.kv_head, s, j.a);
         __syncwarp();
     }
 }
@@ -288,7 +289,8 @@ bool cuda_attention_rows(struct cuda *c, const struct attention_job &attention) 
     const int64_t rows = (int64_t)a.rows->n_seqs * attention.each;
     if (!takes(c, a, rows)) return false;
     struct rows_job j = { attention.y, attention.q, attention.next, a, *a.rows, attention.each, 0,
-                          *c->heads, eight_maps_of(a, attention.maps) };
+                          *c->heads, eight_maps_of(a, attention.maps), {} };
+    if (j.maps.whole && !eights_of(&j.eights, a)) j.maps = { attention.maps, false };
     const dim3 grid((unsigned)(a.kv_heads * chunks_of(a)), (unsigned)rows);
     const bool small = eight_one_box(a), news = c->heads_wait;
     c->heads_wait = false;
