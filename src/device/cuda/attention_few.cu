@@ -30,21 +30,20 @@ struct few_job {
     int kv_head, first_head, heads, begin, end, block, pos, seq;
 };
 
-/* Pages that hold a visible position; the rest of the memory keeps what it had. v NULL: keys
- * alone; k NULL: values. */
+/* Pages that hold a visible position; the rest of the memory keeps what it had. */
 template <int BOXES>
 __device__ static inline void few_fetch(box *k, uint64_t *k_full, box *v, uint64_t *v_full,
                                         const struct few_job &j, const struct attend &a,
                                         const struct kv_maps &maps) {
     const int tokens = a.kv.page_tokens, first = j.begin / tokens, last = (j.end - 1) / tokens;
     const unsigned bytes = (unsigned)((last - first + 1) * tokens * ROW_BYTES * BOXES);
-    if (k) barrier_expect(k_full, bytes);
-    if (v) barrier_expect(v_full, bytes);
+    barrier_expect(k_full, bytes);
+    barrier_expect(v_full, bytes);
     for (int i = first; i <= last; i++) {
         const int page = page_of(a.kv, j.seq, i), at = (i * tokens - j.block * BLOCK) * ROW_BYTES;
-        for (int h = 0; h < BOXES && k; h++)
+        for (int h = 0; h < BOXES; h++)
             page_in(k[h] + at, &maps.k, 64 * h, j.kv_head * tokens, page, k_full);
-        for (int h = 0; h < BOXES && v; h++)
+        for (int h = 0; h < BOXES; h++)
             page_in(v[h] + at, &maps.v, 64 * h, j.kv_head * tokens, page, v_full);
     }
 }

@@ -260,10 +260,10 @@ __device__ static inline float norm_inverse(float square, float share, float eps
     return rsqrtf(fmaf(square, share, eps));
 }
 
-/* And a column with: four of them, `gain` at the first. NULL: 1. */
-__device__ static inline float4 norm_gains(const float *gain, bool plus1) {
+/* And a column with: four of them from `column` on. gain NULL: 1. */
+__device__ static inline float4 norm_gains(const float *gain, int64_t column, bool plus1) {
     if (!gain) return make_float4(1, 1, 1, 1);
-    const float4 g = *(const float4 *)gain;
+    const float4 g = *(const float4 *)(gain + column);
     return plus1 ? make_float4(1.0f + g.x, 1.0f + g.y, 1.0f + g.z, 1.0f + g.w) : g;
 }
 

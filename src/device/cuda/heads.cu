@@ -147,13 +147,6 @@ __device__ static inline float4 four_turned(float4 v, float4 c, float4 s, bool p
                        turned(v.z, w.z, c.z, s.z), turned(v.w, w.w, c.w, s.w));
 }
 
-__device__ static inline float4 four_gain(const struct tensor &w, int head, int column,
-                                          enum norm kind) {
-    const float *at = (const float *)w.at;
-    if (at) at += (w.rank == 2 ? head * w.stride[0] : 0) + column;
-    return norm_gains(at, kind == NORM_RMS_PLUS1);
-}
-
 __global__ static void __launch_bounds__(HEADS_WARPS * 32)
 heads_in_fours(const __grid_constant__ struct heads h) {
     __shared__ alignas(16) float cosine[HEADS_COLS / 2], sine[HEADS_COLS / 2];
@@ -195,8 +188,11 @@ heads_in_fours(const __grid_constant__ struct heads h) {
             const int head = is_q ? y : is_v ? y - nq - nk : y - nq, n = (int)x.shape[2];
             if (y >= all) break;
             if (!is_v && h.normed) {
+                const struct tensor &w = is_q ? h.q_gain : h.k_gain;
+                const int64_t at = (w.rank == 2 ? head * w.stride[0] : 0) + column;
                 float4 g = make_float4(1, 1, 1, 1);
-                if (column < n) g = four_gain(is_q ? h.q_gain : h.k_gain, head, column, h.kind);
+                if (column < n)
+                    g = norm_gains((const float *)w.at, at, h.kind == NORM_RMS_PLUS1);
                 v[k] = four_norm(v[k], g, n, h.eps);
             }
             if (!is_v) {

@@ -160,10 +160,6 @@ __device__ static inline void put_quad(char *at, float4 y) {
     *(__nv_bfloat162 *)(at + 16) = __floats2bfloat162_rn(y.z, y.w);
 }
 
-__device__ static inline float4 gain_quad(const struct cuda_norm &m, int quad) {
-    return norm_gains(m.gain ? m.gain + 4 * quad : NULL, m.plus1);
-}
-
 /* Every block norms all rows for itself; of what others read, in F32 and as fragments, each of the
  * last ones, which may have a unit less to do, writes a share. All that does not depend on the rows
  * is worked out before they are there. */
@@ -177,7 +173,7 @@ __device__ static inline void norm_in(char *to, const struct few_job &j) {
     float4 v[NORM_QUADS], g[NORM_QUADS];
 #pragma unroll
     for (int k = 0; k < NORM_QUADS; k++)
-        if (k * step < last) g[k] = gain_quad(m, own + k * step);
+        if (k * step < last) g[k] = norm_gains(m.gain, 4 * (own + k * step), m.plus1);
     const float4 *x = (const float4 *)m.x + own;
     char *few = j.norm_few;
     asm volatile("" : "+r"(at));     /* or it is worked out again at each of its uses */
@@ -197,7 +193,8 @@ __device__ static inline void norm_in(char *to, const struct few_job &j) {
         for (unsigned k = gridDim.x - 1 - blockIdx.x; k < NORM_QUADS; k += gridDim.x) {
             const int i = own + k * step;
             if ((int)(k * step) >= last) continue;
-            const float4 y = normed(x[k * step], inverse, gain_quad(m, i));
+            const float4 y = normed(x[k * step], inverse,
+                                    norm_gains(m.gain, 4 * i, m.plus1));
             ((float4 *)(m.y + row * m.y_row))[i] = y;
             put_quad(few + ((at + 64 * theirs * k) ^ odd), y);
         }

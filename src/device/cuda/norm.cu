@@ -99,7 +99,7 @@ __global__ static void norm_quads(struct tensor y, struct tensor x, const float 
     float4 *from = (float4 *)head_at(x, blockIdx.x, 0);
     float4 *to = (float4 *)head_at(y, blockIdx.x, 0), v[N];
     const float share = 1.0f / (float)(4 * n);
-    const auto gains = [&](int i) { return norm_gains(gain ? gain + 4 * i : NULL, plus1); };
+    const auto gains = [&](int i) { return norm_gains(gain, 4 * i, plus1); };
     float4 g[N < QUADS ? N : 1];
     struct parts<MAX(SLICES, 1)> parts[SLICES > 0 ? N : 1];
     float mean = 0, sum[4] = {};
@@ -151,7 +151,7 @@ __global__ static void norm_quads(struct tensor y, struct tensor x, const float 
         const int i = threadIdx.x + k * step;
         if (i >= n) break;
         if (N == QUADS) g[0] = gains(i);
-        const float4 a = norm_gains(b ? b + 4 * i : NULL, false), u = g[N < QUADS ? k : 0];
+        const float4 a = norm_gains(b, 4 * i, false), u = g[N < QUADS ? k : 0];
         const float4 w = make_float4(put(v[k].x, u.x, a.x), put(v[k].y, u.y, a.y),
                                      put(v[k].z, u.z, a.z), put(v[k].w, u.w, a.w));
         to[i] = w;
