@@ -455,6 +455,10 @@ static void many_check(const struct one_shape *s) {
     one_check(s, n, pos);
 }
 
+/* Under compute-sanitizer long contexts of many kv heads take more than five minutes; those of few
+ * go through the same rings. */
+static int longest(const struct one_shape *s) { return s->kv_heads > 2 ? 2200 : 9500; }
+
 /* Contexts that have less than a block, a block for some of a cluster, and rings that go round. */
 static void test_heads_wait(void **state) {
     (void)state;
@@ -469,7 +473,8 @@ static void test_heads_wait(void **state) {
     };
     static const int at[] = { 0, 63, 64, 127, 128, 515, 1023, 1024, 1100, 2100, 5000, 9500 };
     for (size_t i = 0; i < COUNT(shapes); i++)
-        for (size_t k = 0; k < COUNT(at) && takes(i); k++) {
+        for (size_t k = brief() ? i % 3 : 0; k < COUNT(at) && takes(i); k += brief() ? 3 : 1) {
+            if (brief() && at[k] > longest(&shapes[i])) continue;
             int pos[] = { at[k], at[k] < 3000 ? at[COUNT(at) - 2 - k] : 0 };
             one_check(&shapes[i], 1, pos);
             if (at[k] < 3000) one_check(&shapes[i], 2, pos);
@@ -489,28 +494,29 @@ static void in_a_row(const struct one_shape *s, const int *at) {
     struct one_work w[CONTEXTS];
     struct one_there o[CONTEXTS];
     int pos[CONTEXTS], which[LAUNCHES];
+    const int launches = brief() ? 12 : LAUNCHES;
     float *want = mem_array((size_t)(CONTEXTS * out), sizeof *want);
     float *got = mem_array((size_t)(LAUNCHES * out), sizeof *got);
     for (int c = 0; c < CONTEXTS; c++) {
-        pos[c] = at[c];
+        pos[c] = brief() ? MIN(at[c], longest(s)) : at[c];
         w[c] = one_new(s, 1, &pos[c]);
         char *pages = mem_new(w[c].pages_bytes);
         one_way(&w[c], false, want + c * out, pages);
         free(pages);
         one_put(&o[c], &w[c]);
     }
-    struct tensor to = tensor_3d(there(dev, NULL, (size_t)(LAUNCHES * out) * 4), F32, LAUNCHES,
+    struct tensor to = tensor_3d(there(dev, NULL, (size_t)(launches * out) * 4), F32, launches,
                                  s->heads, s->v_dim);
     struct tensor other = tensor_2d(there(dev, want, (size_t)out * 4), F32, 1, out);
-    for (int i = 0; i < LAUNCHES; i++) {
+    for (int i = 0; i < launches; i++) {
         const int c = which[i] = (int)(draw() % CONTEXTS);
         struct tensor y = tensor_part(&to, 0, i, 1);
         assert_true(dev->op->heads(dev, &o[c].args));
         dev->op->attention(dev, &y, &o[c].t[0], &o[c].a);
         for (int k = (int)(draw() % 3); k > 0; k--) dev->op->scale(dev, &other, 0.5f, -1, 1);
     }
-    back(dev, got, to.at, LAUNCHES * out);
-    for (int i = 0; i < LAUNCHES; i++)
+    back(dev, got, to.at, launches * out);
+    for (int i = 0; i < launches; i++)
         one_same(s, got + i * out, want + which[i] * out, (size_t)out, &pos[which[i]], 1);
     dev->op->free(dev, other.at, 0);
     for (int c = 0; c < CONTEXTS; c++) one_gone(&o[c], true), one_free(&w[c]);
