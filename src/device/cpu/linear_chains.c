@@ -15,7 +15,6 @@ enum {
     PIECE_BYTES = 64 << 10,          /* of weights, as in linear.c */
     LEAST_PLAIN = 9, LEAST_OTHER = 24,           /* with fewer rows a panel costs too much, */
     LEAST_LONG = 64,                 /* of whatever length */
-    BLOCK_ROWS = 288,                /* whose sums a thread keeps while quarters come */
     ROW_FLOATS = CPU_TILE_COLS + 16  /* from row to row while they are unpacked: not the same
                                       * lines of a cache for all */
 };
@@ -152,7 +151,7 @@ static void unpack_panel(const struct chains_job *o, float *panel, int64_t out, 
 static void run_groups(const struct chains_job *o, const float *panel, int64_t out, int n_outs,
                        int64_t group, int64_t n) {
     static const int quarters[CHAINS_QUARTERS] = { 0, 2, 1, 3 };     /* as the tree adds them */
-    _Alignas(64) UNSET float sums[2][BLOCK_ROWS * CHAINS_OUTS_MAX];
+    _Alignas(64) UNSET float sums[2][CHAINS_BLOCK_ROWS * CHAINS_OUTS_MAX];
     const int outs = o->kernels->outs;
     const int64_t w_quarter = o->panel / CHAINS_QUARTERS, row = group * o->group_rows;
     for (int i = 0; i < CHAINS_QUARTERS; i++) {
@@ -171,7 +170,7 @@ static void run_groups(const struct chains_job *o, const float *panel, int64_t o
 
 static void run_panels(void *to, int64_t begin, int64_t end) {
     const struct chains_job *o = to;
-    const int64_t block = BLOCK_ROWS / o->group_rows;
+    const int64_t block = CHAINS_BLOCK_ROWS / o->group_rows;
     float *panel = o->panels + (o->alone ? 0 : pool_index()) * o->panel;
     for (; begin < end; begin++) {
         const int64_t out = o->job->begin + begin * o->kernels->outs;

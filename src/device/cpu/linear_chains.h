@@ -17,7 +17,8 @@
 enum {
     CHAINS_OUTS = 16,                /* rows of w that are sorted at a time */
     CHAINS_OUTS_MAX = 32,            /* in a panel */
-    CHAINS_ROWS_MAX = 14,            /* of x in a group */
+    CHAINS_ROWS_MAX = 14,            /* of x in a group, */
+    CHAINS_BLOCK_ROWS = 288,         /* and whose sums a thread keeps while quarters come */
     CHAINS_LANES = 4,                /* in a quarter, */
     CHAINS_QUARTERS = 4
 };
