@@ -67,17 +67,6 @@ static inline struct eight_maps eight_maps_of(const struct attend &a, const stru
     return { pages, false };
 }
 
-/* Of whole pages that are seen in part, 64 columns of eight rows. Many rows take those eights that
- * they see, for the memory is what they wait for; a row alone does not, for it waits for the copies
- * that it asks for one after the other. False: there are none. */
-static inline bool eights_of(struct kv_maps *eights, const struct attend &a) {
-    const int rows = a.kv_heads * a.kv.page_tokens;
-    const int64_t bytes = (int64_t)a.kv.page_bytes;
-    const char *values = (const char *)a.kv.pages + values_at(a, 2);
-    return cuda_page_map(&eights->k, a.kv.pages, rows, a.k_dim, bytes, 8, 2) &&
-           cuda_page_map(&eights->v, values, rows, a.v_dim, bytes, 8, 2);
-}
-
 /* Whether the kernels of this header serve such heads and such a cache. */
 static inline bool eight_can(const struct attend &a) {
     const int tokens = a.kv.page_tokens;
@@ -99,8 +88,10 @@ __device__ static inline void fetch_eights(struct slot<BOXES> *to, uint64_t *ful
             page_in(to->box[b] + p * ROW_BYTES, map, 64 * b, row + p, page, full);
 }
 
-/* What of a slot's pages holds a visible position, which are begin to end - 1 of the slot. eights:
- * NULL: whole pages. */
+/* What of a slot's pages holds a visible position, which are begin to end - 1 of the slot. Of whole
+ * pages that are seen in part many rows take those eights of rows that they see, for the memory is
+ * what they wait for; a row alone (eights NULL) does not, for it waits for the copies that it asks
+ * for one after the other. */
 template <int BOXES>
 __device__ static inline void fetch_slot(struct slot<BOXES> *to, uint64_t *full,
                                          const struct eight_maps &m, const struct kv_maps *eights,

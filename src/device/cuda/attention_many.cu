@@ -470,14 +470,8 @@ bool cuda_attention_mma(struct device *dev, struct tensor *y, const struct tenso
     struct cuda *c = cuda_of(dev);
     struct attention_job j = { *y, *q };
     j.a = *args;
-    const int rows = args->kv_heads * args->kv.page_tokens;
-    const size_t width = args->kv.dtype == I8 ? 1 : 2;
-    const char *values = (const char *)args->kv.pages + values_at(*args, width);
     if (!takes(c, y, q, args) ||
-        !cuda_page_map(&j.maps.k, args->kv.pages, rows, args->k_dim,
-                       (int64_t)args->kv.page_bytes, args->kv.page_tokens, width) ||
-        !cuda_page_map(&j.maps.v, values, rows, args->v_dim, (int64_t)args->kv.page_bytes,
-                       args->kv.page_tokens, width))
+        !kv_maps_of(&j.maps, *args, args->kv.page_tokens, args->kv.dtype == I8 ? 1 : 2))
         return false;
     j.a.sinks = (const float *)cuda_there(dev, args->sinks);
     j.blocks = (int)blocks_of((int64_t)args->kv.pages_max * args->kv.page_tokens, BLOCK);

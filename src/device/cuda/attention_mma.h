@@ -40,6 +40,16 @@ __device__ static inline int64_t few_row(const struct rows &rows, int each, int 
 
 struct kv_maps { CUtensorMap k, v; };    /* [pages, kv_heads * page_tokens, dims] */
 
+/* In boxes of so many rows and 128 bytes; numbers are of `width` bytes. False: there are none. */
+static inline bool kv_maps_of(struct kv_maps *maps, const struct attend &a, int box_rows,
+                              size_t width) {
+    const int rows = a.kv_heads * a.kv.page_tokens;
+    const int64_t bytes = (int64_t)a.kv.page_bytes;
+    const char *values = (const char *)a.kv.pages + values_at(a, width);
+    return cuda_page_map(&maps->k, a.kv.pages, rows, a.k_dim, bytes, box_rows, width) &&
+           cuda_page_map(&maps->v, values, rows, a.v_dim, bytes, box_rows, width);
+}
+
 struct attention_job {
     struct tensor y, q;
     __nv_bfloat16 *next;                 /* [rows, heads, v_dim] y for the next product; NULL */

@@ -35,7 +35,7 @@ struct rows_job {
     int slots;
     struct heads h;
     struct eight_maps maps;
-    struct kv_maps eights;
+    struct kv_maps eights;           /* of eight rows, where maps are whole */
 };
 
 /* What a block works on: a row, and heads first_head to first_head + heads - 1 of those that read
@@ -290,7 +290,7 @@ bool cuda_attention_rows(struct cuda *c, const struct attention_job &attention) 
     if (!takes(c, a, rows)) return false;
     struct rows_job j = { attention.y, attention.q, attention.next, a, *a.rows, attention.each, 0,
                           *c->heads, eight_maps_of(a, attention.maps), {} };
-    if (j.maps.whole && !eights_of(&j.eights, a)) j.maps = { attention.maps, false };
+    if (j.maps.whole && !kv_maps_of(&j.eights, a, 8, 2)) j.maps = { attention.maps, false };
     const dim3 grid((unsigned)(a.kv_heads * chunks_of(a)), (unsigned)rows);
     const bool small = eight_one_box(a), news = c->heads_wait;
     c->heads_wait = false;

@@ -29,27 +29,21 @@ __device__ static inline void fetch_next(struct feed<F> &f, char *stage, const s
     async_commit();
 }
 
-/* Until all but the last `left` of what was asked for is there: one or two less than stages_for
- * knows, one of EVEN formats. A test and its jump cost a warp twenty cycles at every stage, so what
- * the largest products of an 8B have comes first. */
-__device__ static inline void wait_for_all_but(int left) {
-    if (left == 0) async_wait<0>();
-    else if (left == 2) async_wait<2>();
-    else if (left == 1) async_wait<1>();
-    else if (left == 3) async_wait<3>();
-    else if (left == 4) async_wait<4>();
-    else if (left == 6) async_wait<6>();
-    else async_wait<10>();
+/* Until all but the last `left` of what was asked for is there: a number that is named. A test and
+ * its jump cost a warp twenty cycles at every stage, so the most usual come first. */
+template <int N, int... OTHERS> __device__ static inline void wait_for_all_but(int left) {
+    if constexpr (sizeof...(OTHERS) == 0) async_wait<N>();
+    else if (left == N) async_wait<N>();
+    else wait_for_all_but<OTHERS...>(left);
 }
 
-__device__ static inline void even_wait(int left) {
-    if (left == 2) async_wait<2>();
-    else if (left == 4) async_wait<4>();
-    else if (left == 5) async_wait<5>();
-    else if (left == 3) async_wait<3>();
-    else if (left == 1) async_wait<1>();
-    else if (left == 7) async_wait<7>();
-    else async_wait<11>();
+/* One or two less than stages_for knows, in the order of the largest products of an 8B. */
+__device__ static inline void even_wait(int stages) {
+    wait_for_all_but<2, 4, 5, 3, 1, 7, 11>(stages - 1);
+}
+
+__device__ static inline void usual_wait(int stages) {
+    wait_for_all_but<0, 2, 1, 3, 4, 6, 10>(stages - 2);
 }
 
 template <class F> struct ring {
@@ -101,7 +95,7 @@ __device__ static inline void strip_of(float sum[N][4], struct ring<F> &r,
     };
 #pragma unroll 1
     for (int col = own.begin; col < own.end; col += F::CHUNK) {
-        wait_for_all_but(j.stages - 2);
+        usual_wait(j.stages);
         __syncwarp();                /* scales were asked for by other lanes, and the stage that
                                         is filled now was used by all of them */
         fetch_next<F>(r.feed, r.at + r.fill, own, j);
@@ -129,7 +123,7 @@ __device__ static inline void even_strip_of(float sum[N][4], struct ring<F> &r,
 #pragma unroll 1
     for (int col = own.begin; col < own.end; col += F::CHUNK, stage++) {
         typename F::piece w[BLOCKS];
-        even_wait(j.stages - 1);
+        even_wait(j.stages);
         const unsigned scale = __shfl_sync(~0u, scales, stage);
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++) F::load(w[b], r.at + r.use, b, scale);
@@ -199,7 +193,7 @@ __global__ static void __launch_bounds__(WARPS * 32, N == 1 ? 2 : 1)
 
 /* ---- a launch ---- */
 
-/* Stages that wait_for_all_but and even_wait know. */
+/* Stages that usual_wait and even_wait know. */
 static int stages_for(size_t room, size_t each) {
     static const int known[] = { 12, 8, 6, 5, 4, 3 };
     for (int n : known)
