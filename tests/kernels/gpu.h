@@ -1,6 +1,7 @@
-/* gpu.h - what tests of the CUDA device share: drawn numbers, and memory that is NaN where
- * nothing was written. */
+/* gpu.h - what tests of the CUDA device share: devices, and memory that is NaN where nothing was
+ * written. */
 #pragma once
+#include "draws.h"
 #include "device/device.h"
 
 #include <math.h>
@@ -13,25 +14,6 @@
 #include <cmocka.h>
 
 static struct device cpu, f32, rounding;         /* rounding: rows may become bf16 */
-static uint64_t seed = 88172645463325252u;
-
-static inline uint32_t draw(void) {
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return (uint32_t)(seed >> 16);
-}
-
-static inline float uniform(void)           /* -1 to 1 */
-{
-    return (float)((double)draw() / 2147483648.0 - 1.0);
-}
-
-static inline float *numbers(int64_t n) {
-    float *x = mem_array((size_t)n, sizeof *x);
-    for (int64_t i = 0; i < n; i++) x[i] = uniform();
-    return x;
-}
 
 /* Memory of the device, filled with NaN where there is nothing to copy. */
 static inline void *there(struct device *dev, const void *from, size_t bytes) {

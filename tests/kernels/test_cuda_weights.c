@@ -2,6 +2,7 @@
  * experts and their choice, loading, memory that runs out, and a thousand loads that leave none
  * behind. Says so and passes where there is no GPU. */
 #include "../maker.h"
+#include "draws.h"
 #include "device/device.h"
 #include "device/small_float.h"
 #include "engine.h"
@@ -13,24 +14,6 @@
 #include <cmocka.h>
 
 static struct device cpu, gpu, rounding;
-static uint64_t seed = 88172645463325252u;
-
-static uint32_t draw(void) {
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return (uint32_t)(seed >> 16);
-}
-
-static float uniform(void) {
-    return (float)((double)draw() / 2147483648.0 - 1.0);
-}
-
-static float *numbers(int64_t n) {
-    float *x = mem_array((size_t)n, sizeof *x);
-    for (int64_t i = 0; i < n; i++) x[i] = uniform();
-    return x;
-}
 
 static unsigned char *bytes_of(size_t n, bool finite) {
     unsigned char *x = mem_array(n, 1);

@@ -1,5 +1,6 @@
 /* test_linear.c - the `linear` kernels of every instruction set and format: near a product in
  * double precision, and the same bits however many rows, threads and strides there are. */
+#include "draws.h"
 #include "device/cpu/isa.h"
 #include "device/cpu/linear.h"
 #include "device/cpu/pack.h"
@@ -15,20 +16,6 @@
 #include <cmocka.h>
 
 enum { ROWS = 53, PAD = 16 };        /* more than a tile's rows; floats between strided rows */
-
-static uint64_t seed = 88172645463325252u;
-
-static uint32_t random_bits(void) {
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return (uint32_t)(seed >> 16);
-}
-
-static float uniform(void)           /* -1 to 1 */
-{
-    return (float)((double)random_bits() / 2147483648.0 - 1.0);
-}
 
 /* Of FP8, blocks are [rows, group]. */
 struct format { enum dtype dtype, scales; int bits, group, rows; };
@@ -82,7 +69,7 @@ static void fill_affine(struct matrix *m, struct format f, int64_t n) {
     memset(q, 0, (size_t)n / 8 * (size_t)f.bits);
     for (int64_t i = 0; i < n; i++) {
         int64_t g = i / f.group;
-        uint32_t v = random_bits() & ((1u << f.bits) - 1);
+        uint32_t v = draw() & ((1u << f.bits) - 1);
         for (int b = 0; b < f.bits; b++)
             if (v >> b & 1)
                 q[(i * f.bits + b) / 8] |= (unsigned char)(1 << (i * f.bits + b) % 8);
@@ -103,7 +90,7 @@ static void fill_affine(struct matrix *m, struct format f, int64_t n) {
 /* A power of two where the dtype holds nothing else, else any scale. */
 static double store_scale(unsigned char *at, enum dtype dtype) {
     if (dtype == U8) {
-        at[0] = (unsigned char)(120 + random_bits() % 8);
+        at[0] = (unsigned char)(120 + draw() % 8);
         return (double)float_of_e8m0(at[0]);
     }
     if (dtype != FP8) return store(at, dtype, uniform() / 8);
@@ -116,7 +103,7 @@ static void fill_e2m1(struct matrix *m, struct format f, int64_t n) {
     unsigned char *scales = block(m, 1, (size_t)(n / f.group));
     double scale = 0;
     for (int64_t i = 0; i < n; i++) {
-        unsigned code = random_bits() & 15;
+        unsigned code = draw() & 15;
         q[i / 2] = (unsigned char)(i % 2 ? q[i / 2] | code << 4 : code);
         if (i % f.group == 0) scale = store_scale(scales + i / f.group, f.scales);
         m->value[i] = (double)float_of_e2m1(code) * scale;
@@ -137,7 +124,7 @@ static void fill_fp8(struct matrix *m, struct format f, int64_t rows, int64_t co
     for (int64_t i = 0; i < across * down; i++)
         scale[i] = store_scale(scales + (size_t)i * size, f.scales);
     for (int64_t i = 0; i < rows * cols; i++) {
-        do q[i] = (unsigned char)random_bits();
+        do q[i] = (unsigned char)draw();
         while ((q[i] & 0x7f) == 0x7f);
         double by = scale[i / cols / f.rows * across + i % cols / f.group];
         m->value[i] = (double)float_of_e4m3(q[i]) * by;
@@ -169,7 +156,7 @@ static struct matrix matrix_new(struct format f, int64_t heads, int64_t outs, in
         unsigned char *at = block(&m, 0, (size_t)n * size);
         for (int64_t i = 0; i < n; i++) {
             float v = uniform();
-            if (random_bits() % 16 == 0)
+            if (draw() % 16 == 0)
                 v *= 0x1p-17f;
             m.value[i] = store(at + (size_t)i * size, f.dtype, v);
             m.size[i] = fabs(m.value[i]);
@@ -187,14 +174,6 @@ static void matrix_free(struct matrix *m) {
     free(m->value);
     free(m->size);
     free(m->bias);
-}
-
-static float *randoms(int64_t n) {
-    float *x = calloc((size_t)n, sizeof *x);
-    assert_non_null(x);
-    for (int64_t i = 0; i < n; i++)
-        x[i] = uniform();
-    return x;
 }
 
 static struct linear linear_of(struct matrix *m, bool with_bias) {
@@ -269,11 +248,11 @@ static void check_rows(struct pool *pool, const struct cpu_kernels *k,
                        const float *want, const float *x) {
     static const int counts[] = { 1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 33, ROWS };
     int64_t outs = l->w.shape[0], cols = l->w.shape[1];
-    float *wide_x = randoms(ROWS * (cols + PAD)), *wide_y = randoms(ROWS * (outs + PAD));
+    float *wide_x = numbers(ROWS * (cols + PAD)), *wide_y = numbers(ROWS * (outs + PAD));
     for (int64_t r = 0; r < ROWS; r++)
         memcpy(wide_x + r * (cols + PAD), x + r * cols, (size_t)cols * sizeof *x);
     for (size_t i = 0; i < COUNT(counts); i++) {
-        int64_t n = counts[i], begin = (int64_t)(random_bits() % (uint32_t)(ROWS - n + 1));
+        int64_t n = counts[i], begin = (int64_t)(draw() % (uint32_t)(ROWS - n + 1));
         struct tensor xs = tensor_2d(wide_x, F32, ROWS, cols + PAD);
         struct tensor ys = tensor_2d(wide_y, F32, ROWS, outs + PAD);
         xs = tensor_part(&xs, 1, 0, cols);
@@ -296,7 +275,7 @@ static void check_listed(struct pool *pool, const struct cpu_kernels *k, const s
     static const int32_t x_row[] = { 7, 0, 52, 7, 31, 30 }, y_row[] = { 1, 4, 0, 3, 5, 2 };
     int64_t outs = l->w.shape[0], cols = l->w.shape[1];
     for (int64_t n = 1; n <= (int64_t)COUNT(x_row); n += 5) {
-        float *y = randoms((int64_t)COUNT(x_row) * outs);
+        float *y = numbers((int64_t)COUNT(x_row) * outs);
         struct cpu_rows rows = { .x = x, .y = y, .x_stride = cols, .y_stride = outs,
                                  .x_row = x_row, .y_row = y_row, .n = n };
         int64_t cut = outs / 3;
@@ -322,7 +301,7 @@ static float *check_set(const struct cpu_kernels *k, struct matrix *m, const str
                         const float *x, bool bias) {
     int64_t outs = m->t.shape[0], cols = m->t.shape[1];
     struct linear l = linear_of(m, bias);
-    float *y = randoms(ROWS * outs);
+    float *y = numbers(ROWS * outs);
     struct tensor xs = tensor_2d((float *)(uintptr_t)x, F32, ROWS, cols);
     struct tensor ys = tensor_2d(y, F32, ROWS, outs);
     struct pool *one = pool_open(1), *three = pool_open(3);
@@ -344,7 +323,7 @@ static float *check_set(const struct cpu_kernels *k, struct matrix *m, const str
 
 static void check_format(struct format f, int64_t outs, int64_t cols) {
     struct matrix m = matrix_new(f, 0, outs, cols);
-    float *x = randoms(ROWS * cols), *wide = NULL;
+    float *x = numbers(ROWS * cols), *wide = NULL;
     bool bias = outs % 2;
     struct exact e = exact_of(&m, bias, x);
     const struct cpu_kernels *k;
@@ -420,7 +399,7 @@ enum { CROWD = 601, CROWD_OUTS = 37, CROWD_COLS = 83 };
 static void check_crowd(const struct cpu_kernels *k, const struct linear *l, const float *x,
                         bool exact) {
     enum { OUTS = CROWD_OUTS, COLS = CROWD_COLS, MOST = CHAINS_ROWS_MAX };
-    float *want = randoms(CROWD * OUTS), *y = randoms(CROWD * OUTS);
+    float *want = numbers(CROWD * OUTS), *y = numbers(CROWD * OUTS);
     int32_t x_row[CROWD], y_row[CROWD];
     struct pool *pool = pool_open(2);
     struct cpu_scratch some = exact_scratch(k, 2, COLS), all = { .bytes = 4 << 20 };
@@ -462,7 +441,7 @@ static void crowds_of_rows(void **state) {
     (void)state;
     struct matrix m = matrix_new((struct format){ .dtype = BF16 }, 0, CROWD_OUTS, CROWD_COLS);
     struct linear l = linear_of(&m, true);
-    float *x = randoms(CROWD * CROWD_COLS);
+    float *x = numbers(CROWD * CROWD_COLS);
     const struct cpu_kernels *k;
     for (int i = 0; (k = cpu_isa(i)); i++) {
         check_crowd(k, &l, x, true);
@@ -529,9 +508,9 @@ static void check_same(struct pool *pool, const struct cpu_kernels *k,
                                   ROWS };
     static const int32_t x_row[] = { 7, 0, 52, 7, 31, 30 }, y_row[] = { 1, 4, 0, 3, 5, 2 };
     const int64_t outs = l->w.shape[0], cols = l->w.shape[1];
-    float *y = randoms(ROWS * outs);
+    float *y = numbers(ROWS * outs);
     for (size_t c = 0; c < COUNT(counts); c++) {
-        int64_t n = counts[c], begin = (int64_t)(random_bits() % (uint32_t)(ROWS - n + 1));
+        int64_t n = counts[c], begin = (int64_t)(draw() % (uint32_t)(ROWS - n + 1));
         struct tensor some = tensor_part(xs, 0, begin, n), ys = tensor_2d(y, F32, n, outs);
         cpu_linear(pool, k, scratch, &ys, l, &some);
         check_bits(y, want + begin * outs, n * outs, "rounded rows");
@@ -562,7 +541,7 @@ static void check_int8(struct format f, int64_t outs, int64_t cols, struct pool 
     struct cpu_scratch scratch = { .bytes = (size_t)(36 * (cols + 256) * 2 + 192) };
     scratch.bytes = (scratch.bytes + 63) & ~(size_t)63;
     scratch.at = aligned_alloc(64, scratch.bytes);
-    float *x = randoms(ROWS * cols), *want = randoms(ROWS * outs);
+    float *x = numbers(ROWS * cols), *want = numbers(ROWS * outs);
     for (int i = 0; i < f.group; i++)
         x[i] = i % 2 ? 0 : 1e-35f;   /* a group of next to nothing */
     struct tensor xs = tensor_2d(x, F32, ROWS, cols), ys = tensor_2d(want, F32, ROWS, outs);
@@ -613,7 +592,7 @@ static void largest_sums(void **state) {
     static const float parts[][2] = { { 127, 127 }, { -127, -127 }, { 127, -127 },
                                       { 127, 126.5f }, { -127, -126.5f } };
     struct cpu_scratch scratch = { .at = aligned_alloc(64, 1 << 16), .bytes = 1 << 16 };
-    float *x = randoms(ROWS * COLS), *want = randoms(ROWS * OUTS);
+    float *x = numbers(ROWS * COLS), *want = numbers(ROWS * OUTS);
     for (int i = 0; i < ROWS * COLS; i++)
         x[i] = parts[i / COLS % (int)COUNT(parts)][i % COLS % 32 > 0] * 256;
     for (size_t i = 0; i < 2 * COUNT(bits) * COUNT(groups); i++) {
@@ -694,7 +673,7 @@ static void check_bf16(const struct cpu_kernels *k, struct pool *pool, int64_t r
     struct cpu_scratch scratch = { .bytes = (size_t)(chunks * k->bf16->rows
                                                      * ((cols + 31) / 32 * 32) * 2) };
     scratch.at = aligned_alloc(64, scratch.bytes);
-    float *x = randoms(rows * cols), *rounded = randoms(rows * cols), *y = randoms(rows * outs);
+    float *x = numbers(rows * cols), *rounded = numbers(rows * cols), *y = numbers(rows * outs);
     for (int64_t i = 0; i < rows * cols; i++) {
         uint32_t bits;
         memcpy(&bits, &x[i], sizeof bits);
@@ -764,7 +743,7 @@ static void many_matrices(void **state) {
     struct matrix m[N];
     struct linear l[N];
     const struct linear *w[N];
-    float *x = randoms(ROWS * COLS), *got[N], *want = randoms(ROWS * MOST);
+    float *x = numbers(ROWS * COLS), *got[N], *want = numbers(ROWS * MOST);
     struct tensor ys[N], *y[N], xs = tensor_2d(x, F32, ROWS, COLS);
     struct cpu_scratch scratch = { .at = aligned_alloc(64, 1 << 18), .bytes = 1 << 18 };
     struct pool *pool = pool_open(2);
@@ -773,7 +752,7 @@ static void many_matrices(void **state) {
     for (int i = 0; i < N; i++) {
         m[i] = matrix_new(formats[i], 0, outs[i], COLS);
         l[i] = linear_of(&m[i], i % 2);
-        got[i] = randoms(ROWS * outs[i]);
+        got[i] = numbers(ROWS * outs[i]);
         ys[i] = tensor_2d(got[i], F32, ROWS, outs[i]);
         w[i] = &l[i];
         y[i] = &ys[i];
@@ -810,7 +789,7 @@ static void rounded_rows_keep_nan(void **state) {
     struct cpu_scratch scratch = { .at = aligned_alloc(64, 1 << 20), .bytes = 1 << 20 };
     const struct cpu_kernels *k;
     for (int i = 0; (k = cpu_isa(i)); i++) {
-        float *x = randoms(7 * 128), y[7 * 20];
+        float *x = numbers(7 * 128), y[7 * 20];
         x[130] = NAN;
         x[3 * 128 + 5] = INFINITY;
         struct tensor xs = tensor_2d(x, F32, 7, 128), ys = tensor_2d(y, F32, 7, 20);
@@ -837,7 +816,7 @@ static void matrices_of_heads(void **state) {
         struct matrix m = matrix_new(formats[i / 2], HEADS, OUTS, COLS);
         struct linear l = linear_of(&m, i % 2), alone = l;
         int64_t n_rows = i % 2 ? 1 : 5;
-        float *x = randoms(5 * HEADS * (COLS + PAD)), *y = randoms(HEADS * 5 * (OUTS + 2));
+        float *x = numbers(5 * HEADS * (COLS + PAD)), *y = numbers(HEADS * 5 * (OUTS + 2));
         float one[OUTS];
         struct tensor xs = tensor_3d(x, F32, 5, HEADS, COLS + PAD);
         struct tensor ys = tensor_3d(y, F32, HEADS, 5, OUTS + 2);
@@ -877,7 +856,7 @@ static void views_of_a_matrix(void **state) {
     struct pool *pool = pool_open(2);
     for (size_t i = 0; i < COUNT(formats); i++) {
         struct matrix m = matrix_new(formats[i], 0, OUTS, COLS);
-        float *x = randoms(ROWS * COLS), whole[3 * OUTS], part[3 * OUTS];
+        float *x = numbers(ROWS * COLS), whole[3 * OUTS], part[3 * OUTS];
         for (int j = 0; (k = cpu_isa(j)); j++) {
             struct tensor xs = tensor_2d(x, F32, 3, COLS), ys = tensor_2d(whole, F32, 3, OUTS);
             struct linear l = linear_of(&m, false), view = l;

@@ -3,6 +3,7 @@
  * that a run consists of whole pieces and of a rest of another kind. Every number of rows is met
  * with every number of outputs and of columns, and these with each other; the bits are those of one
  * row after the other. Nothing that is read or written has room behind it. */
+#include "draws.h"
 #include "device/cpu/isa.h"
 #include "device/cpu/pack.h"
 
@@ -14,16 +15,9 @@
 
 #include <cmocka.h>
 
-enum { EDGES_MAX = 96, ROWS_MAX = 640, SMALL_ROWS = 40, SMALL_OUTS = 40, SMALL_COLS = 130 };
-
-static uint64_t seed = 88172645463325252u;
-
-static uint32_t random_bits(void) {
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return (uint32_t)(seed >> 16);
-}
+enum { EDGES_MAX = 96, MOST = 640,   /* rows, and outputs */
+       SMALL = 40, SMALL_COLS = 130,
+       FEW = 2 };                    /* numbers of rows, where not all are tried */
 
 /* Ascending, no number twice; the first `small` ones are small. */
 struct edges { int n, small; int64_t at[EDGES_MAX]; };
@@ -67,12 +61,13 @@ static int64_t block_rows(const struct cpu_chains_kernels *k) {
 
 static struct sizes sizes_of(const struct cpu_kernels *k, const struct way *w) {
     int64_t rows[8] = { 0 }, outs[8] = { 0 }, cols[8] = { 0 };
-    int64_t step = w->group ? w->group : 1;
+    const int64_t step = w->group ? w->group : 1;
+    const bool wide = w->bits == 8 || w->fine;
     if (w->group && !w->exact) {
         const struct cpu_int8_kernels *a = k->int8, *few = a->few;
-        rows[0] = w->bits == 8 || w->fine ? a->rows_wide : a->rows;
+        rows[0] = wide ? a->rows_wide : a->rows;
         rows[1] = INT8_ROWS, rows[2] = a->few_rows;
-        rows[3] = !few ? 0 : w->bits == 8 || w->fine ? few->rows_wide : few->rows;
+        rows[3] = !few ? 0 : wide ? few->rows_wide : few->rows;
         outs[0] = QUANT_PANEL, outs[1] = a->panels * QUANT_PANEL;
         outs[2] = few ? few->panels * QUANT_PANEL : 0;
         cols[0] = CPU_PACK_COLS, cols[1] = INT8_COLS;
@@ -89,24 +84,17 @@ static struct sizes sizes_of(const struct cpu_kernels *k, const struct way *w) {
         outs[0] = CPU_TILE_OUTS, outs[1] = k->chains ? k->chains->outs : 0;
         cols[0] = CPU_LANES, cols[1] = CPU_TILE_COLS;
     }
-    return (struct sizes){ edges_of(rows, 8, 1, ROWS_MAX, SMALL_ROWS),
-                           edges_of(outs, 8, 1, ROWS_MAX, SMALL_OUTS),
+    return (struct sizes){ edges_of(rows, 8, 1, MOST, SMALL),
+                           edges_of(outs, 8, 1, MOST, SMALL),
                            edges_of(cols, 8, step, 2 * INT8_COLS, SMALL_COLS) };
 }
 
-static uint16_t *small_numbers(int64_t n) {      /* bf16, 2^-9 to 2^-6 and their negatives */
+static uint16_t *small_numbers(int64_t n) {      /* bf16, 2^-9 to 2^-5 and their negatives */
     uint16_t *at = malloc((size_t)n * sizeof *at);
     assert_non_null(at);
     for (int64_t i = 0; i < n; i++)
-        at[i] = (uint16_t)((random_bits() & 0x81ff) + 0x3b00);
+        at[i] = (uint16_t)((draw() & 0x81ff) + 0x3b00);
     return at;
-}
-
-static float *randoms(int64_t n) {
-    float *x = malloc((size_t)n * sizeof *x);
-    assert_non_null(x);
-    for (int64_t i = 0; i < n; i++) x[i] = (float)random_bits() / 2147483648.0f - 1.0f;
-    return x;
 }
 
 /* A matrix [outs, cols] and what it lies in. */
@@ -121,7 +109,7 @@ static struct matrix matrix_of(const struct way *w, int64_t outs, int64_t cols) 
         return m;
     }
     unsigned char *q = m.at[0] = malloc((size_t)(n * w->bits / 8));
-    for (int64_t i = 0; i < n * w->bits / 8; i++) q[i] = (unsigned char)random_bits();
+    for (int64_t i = 0; i < n * w->bits / 8; i++) q[i] = (unsigned char)draw();
     m.at[1] = small_numbers(n / w->group), m.at[2] = small_numbers(n / w->group);
     m.l.w = tensor_2d(q, MLX_AFFINE, outs, cols);
     m.l.w.quant = (struct quant){ .scales = m.at[1], .biases = m.at[2], .scale_dtype = BF16,
@@ -141,13 +129,13 @@ static void matrix_free(struct matrix *m) {
 /* Room for few rows, which go through it in several runs, or for all. */
 static struct cpu_scratch scratch_of(const struct cpu_kernels *k, const struct way *w, bool all,
                                      int64_t cols) {
-    const int64_t padded = (cols + 255) / 64 * 64, rows = all ? ROWS_MAX : 36;
+    const int64_t padded = (cols + 255) / 64 * 64, rows = all ? MOST : 36;
     struct cpu_scratch s = { .exact = w->exact };
     if (w->group && !w->exact) s.bytes = (size_t)(rows * padded * 4 + 256);
     else if (!w->exact && k->bf16)
         s.bytes = (size_t)((all ? rows + k->bf16->rows : k->bf16->rows) * padded * 2);
     const struct cpu_chains_kernels *chains = w->exact || !k->bf16 ? k->chains : k->bf16->chains;
-    if (chains) s.bytes += cpu_chains_bytes(chains, 2, cols, all ? ROWS_MAX : CPU_TILE_ROWS);
+    if (chains) s.bytes += cpu_chains_bytes(chains, 2, cols, all ? MOST : CPU_TILE_ROWS);
     s.bytes = (s.bytes + 127) & ~(size_t)63;
     s.at = aligned_alloc(64, s.bytes);
     return s;
@@ -179,17 +167,15 @@ static void check_matrix(struct pool *pool, const struct cpu_kernels *k, const s
     const int64_t most = all ? rows->at[rows->n - 1] : rows->at[rows->small - 1];
     struct matrix m = matrix_of(w, outs, cols);
     struct cpu_scratch some = scratch_of(k, w, false, cols), much = scratch_of(k, w, true, cols);
-    float *x = randoms(most * cols), *want = randoms(most * outs);
+    float *x = numbers(most * cols), *want = numbers(most * outs);
     for (int64_t r = 0; r < most; r++) {
         struct tensor xs = tensor_2d(x + r * cols, F32, 1, cols);
         struct tensor ys = tensor_2d(want + r * outs, F32, 1, outs);
         cpu_linear(NULL, k, &much, &ys, &m.l, &xs);
     }
-    for (int i = all ? 0 : 2; i < (all ? rows->n : 4); i++) {
+    for (int i = 0; i < (all ? rows->n : FEW); i++, ++*turn) {
         const struct place p = { *turn & 1 ? pool : NULL, *turn & 2 ? &much : &some };
-        const int64_t n = all ? rows->at[i] : rows->at[(*turn * 7 + i) % rows->small];
-        check_run(&p, k, w, &m, x, want, most, n);
-        ++*turn;
+        check_run(&p, k, w, &m, x, want, most, rows->at[all ? i : *turn % rows->small]);
     }
     free(x), free(want), free(some.at), free(much.at);
     matrix_free(&m);

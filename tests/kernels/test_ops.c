@@ -1,5 +1,6 @@
 /* test_ops.c - every op of the CPU device but linear, on every instruction set, against the
  * textbook in double precision, and the same bits for one row, many rows, one thread, several. */
+#include "draws.h"
 #include "device/cpu/isa.h"
 #include "device/device.h"
 
@@ -14,21 +15,6 @@
 enum { ROWS = 11, SEQS = 3, PAGE = 4, PAGES_MAX = 8 };
 
 static struct device dev;
-static uint64_t seed = 88172645463325252u;
-
-static float uniform(void)           /* -1 to 1 */
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return (float)((double)(uint32_t)(seed >> 16) / 2147483648.0 - 1.0);
-}
-
-static float *numbers(int64_t n) {
-    float *x = mem_array((size_t)n, sizeof *x);
-    for (int64_t i = 0; i < n; i++) x[i] = uniform();
-    return x;
-}
 
 static void near(double got, double want, double scale) {
     if (!(fabs(got - want) <= 2e-6 * (fabs(want) + scale)))
