@@ -455,8 +455,8 @@ static void many_check(const struct one_shape *s) {
     one_check(s, n, pos);
 }
 
-/* Under compute-sanitizer long contexts of many kv heads take more than five minutes; those of few
- * go through the same rings. */
+/* Under compute-sanitizer long contexts of many kv heads take more than five minutes, as do the
+ * longest of one; rings go round in what is left. */
 static int longest(const struct one_shape *s) { return s->kv_heads > 2 ? 2200 : 9500; }
 
 /* Contexts that have less than a block, a block for some of a cluster, and rings that go round. */
