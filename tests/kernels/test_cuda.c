@@ -519,8 +519,9 @@ static void heads_of(const struct heads_case *k, int N) {
         pos[i] = begin[seq[i]] + i - first[seq[i]];
     }
     const size_t ints = (size_t)N * sizeof *pos;
-    const size_t page_bytes = (size_t)PAGE * (size_t)k->kv_heads * (size_t)k->dim * 2 *
-                              (k->dtype == BF16 ? 2 : 4);
+    const size_t head = (size_t)k->dim * dtype_bytes(k->dtype) +
+                        (k->dtype == I8 ? sizeof(float) : 0);
+    const size_t page_bytes = (size_t)PAGE * (size_t)k->kv_heads * 2 * head;
     int table[PAGES];
     for (int i = 0; i < PAGES; i++) table[i] = PAGES - 1 - i;
     struct device *dev = &f32;
@@ -578,6 +579,10 @@ static void test_heads(void **state) {
         { 4, 2, 96, 96, true, true, ROPE_PAIRS, BF16 },
         { 6, 3, 80, 20, true, true, ROPE_PAIRS, F32 },
         { 2, 1, 256, 64, true, false, ROPE_HALVES, F32 },
+        { 32, 8, 128, 128, true, false, ROPE_HALVES, I8 },
+        { 6, 3, 80, 20, true, true, ROPE_PAIRS, I8 },
+        { 3, 1, 90, 90, false, true, ROPE_HALVES, I8 },
+        { 2, 1, 256, 64, true, false, ROPE_HALVES, I8 },
     };
     for (size_t i = 0; i < COUNT(cases); i++)
         if (takes(i)) heads_of(&cases[i], 5), heads_of(&cases[i], 70);

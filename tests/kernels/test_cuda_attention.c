@@ -303,7 +303,7 @@ static void test_rounding(void **state) {
 /* ---- heads that wait for attention ---- */
 
 struct one_shape { int heads, kv_heads, k_dim, v_dim, dims, page, window; bool normed, sinks, tiled;
-                   enum norm kind; enum rope pairing; float softcap; };
+                   enum norm kind; enum rope pairing; float softcap; enum dtype dtype; };
 
 enum { MANY_ROWS_MAX = 280 };
 
@@ -316,24 +316,36 @@ struct one_work {
     int *pos, *table;
 };
 
-/* Pages of drawn bf16 numbers; NaN where nothing was stored yet. */
+/* A cached row of drawn numbers: bf16, or bytes whose scale goes to *scale. */
+static void fill_row(char *to, float *scale, int n, enum dtype dtype) {
+    for (int c = 0; c < n; c++) {
+        const float f = uniform();
+        uint32_t bits;
+        memcpy(&bits, &f, sizeof bits);
+        if (dtype == BF16) ((unsigned short *)(void *)to)[c] = (unsigned short)(bits >> 16);
+        else ((signed char *)to)[c] = (signed char)(draw() % 256 - 128);
+    }
+    if (dtype == I8) *scale = 0.5f * fabsf(uniform()) / 127;
+}
+
+/* Pages of drawn numbers; all bits set, which of bf16 and of scales is NaN, where nothing was
+ * stored yet. */
 static void fill_pages(struct one_work *w) {
     const struct one_shape *s = w->s;
     const int tokens = s->page, dim[2] = { s->k_dim, s->v_dim };
+    const size_t each = dtype_bytes(s->dtype);
     memset(w->pages, 0xff, w->pages_bytes);
     for (int r = 0; r < w->n; r++)
         for (int p = 0; p < w->pos[r]; p++) {
             const int page = w->table[r * w->pages_max + p / tokens];
-            unsigned short *at = (void *)(w->pages + (size_t)page * w->page_bytes);
+            char *at = w->pages + (size_t)page * w->page_bytes;
+            const size_t all = (size_t)(s->kv_heads * tokens * (s->k_dim + s->v_dim)) * each;
+            float *scales = (void *)(at + all);
             for (int i = 0; i < 2; i++) {
                 for (int h = 0; h < s->kv_heads; h++)
-                    for (int c = 0; c < dim[i]; c++) {
-                        const float f = uniform();
-                        uint32_t bits;
-                        memcpy(&bits, &f, sizeof bits);
-                        at[(h * tokens + p % tokens) * dim[i] + c] = (unsigned short)(bits >> 16);
-                    }
-                at += s->kv_heads * tokens * s->k_dim;
+                    fill_row(at + (size_t)((h * tokens + p % tokens) * dim[i]) * each,
+                             &scales[(2 * h + i) * tokens + p % tokens], dim[i], s->dtype);
+                at += (size_t)(s->kv_heads * tokens * s->k_dim) * each;
             }
         }
 }
@@ -362,7 +374,7 @@ static void one_put(struct one_there *o, const struct one_work *w) {
     o->a = (struct attend){
         .rows = &o->rows,
         .kv = { there(dev, w->pages, w->pages_bytes), w->page_bytes,
-                ints(dev, w->table, w->n * w->pages_max), w->pages_max, s->page, BF16 },
+                ints(dev, w->table, w->n * w->pages_max), w->pages_max, s->page, s->dtype },
         .heads = s->heads, .kv_heads = s->kv_heads, .k_dim = s->k_dim, .v_dim = s->v_dim,
         .tiled = s->tiled, .window = s->window, .sinks = s->sinks ? w->sinks : NULL,
         .scale = 0.1f, .softcap = s->softcap,
@@ -402,7 +414,8 @@ static struct one_work one_new(const struct one_shape *s, int n, int *pos) {
     const int width[] = { s->heads * s->k_dim, s->kv_heads * s->k_dim, s->kv_heads * s->v_dim };
     for (int i = 0; i < n; i++) last = MAX(last, pos[i]);
     for (w.pages_max = 1; w.pages_max * s->page <= last;) w.pages_max *= 2;
-    w.page_bytes = (size_t)(s->kv_heads * s->page * (s->k_dim + s->v_dim)) * 2;
+    w.page_bytes = (size_t)(s->kv_heads * s->page * (s->k_dim + s->v_dim)) * dtype_bytes(s->dtype);
+    if (s->dtype == I8) w.page_bytes += (size_t)(s->kv_heads * s->page * 2) * sizeof(float);
     w.pages_bytes = w.page_bytes * (size_t)(n * w.pages_max);
     w.pages = mem_new(w.pages_bytes);
     w.table = mem_array((size_t)(n * w.pages_max), sizeof *w.table);
@@ -425,9 +438,9 @@ static void one_same(const struct one_shape *s, const float *got, const float *w
                      const int *pos, int n) {
     for (size_t i = 0; i < out; i++)
         if (memcmp(&got[i], &want[i], sizeof *got) != 0 || isnan(want[i]))
-            fail_msg("%d/%d heads of %d, positions %d, %d: number %zu is %.9g, not %.9g", s->heads,
-                     s->kv_heads, s->k_dim, pos[0], pos[n - 1], i, (double)got[i],
-                     (double)want[i]);
+            fail_msg("%d/%d heads of %d, %s, positions %d, %d: number %zu is %.9g, not %.9g",
+                     s->heads, s->kv_heads, s->k_dim, dtype_name(s->dtype), pos[0], pos[n - 1], i,
+                     (double)got[i], (double)want[i]);
 }
 
 static void one_check(const struct one_shape *s, int n, int *pos) {
@@ -463,13 +476,19 @@ static int longest(const struct one_shape *s) { return s->kv_heads > 2 ? 2200 : 
 static void test_heads_wait(void **state) {
     (void)state;
     static const struct one_shape shapes[] = {
-        { 32, 8, 128, 128, 128, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0 },
-        { 16, 8, 128, 128, 128, 32, 0, true, false, false, NORM_RMS, ROPE_HALVES, 0 },
-        { 32, 8, 64, 64, 64, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0 },
-        { 8, 1, 64, 64, 64, 64, 300, true, true, false, NORM_RMS, ROPE_HALVES, 0 },
-        { 6, 2, 96, 80, 40, 16, 100, true, false, true, NORM_LAYER, ROPE_PAIRS, 0 },
-        { 16, 2, 128, 64, 64, 8, 1500, true, true, false, NORM_RMS_PLUS1, ROPE_HALVES, 30 },
-        { 3, 3, 8, 16, 4, 32, 0, false, false, false, NORM_RMS, ROPE_PAIRS, 0 },
+        { 32, 8, 128, 128, 128, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0, BF16 },
+        { 16, 8, 128, 128, 128, 32, 0, true, false, false, NORM_RMS, ROPE_HALVES, 0, BF16 },
+        { 32, 8, 64, 64, 64, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0, BF16 },
+        { 8, 1, 64, 64, 64, 64, 300, true, true, false, NORM_RMS, ROPE_HALVES, 0, BF16 },
+        { 6, 2, 96, 80, 40, 16, 100, true, false, true, NORM_LAYER, ROPE_PAIRS, 0, BF16 },
+        { 16, 2, 128, 64, 64, 8, 1500, true, true, false, NORM_RMS_PLUS1, ROPE_HALVES, 30, BF16 },
+        { 3, 3, 8, 16, 4, 32, 0, false, false, false, NORM_RMS, ROPE_PAIRS, 0, BF16 },
+        { 32, 8, 128, 128, 128, 32, 0, true, false, false, NORM_RMS, ROPE_HALVES, 0, I8 },
+        { 8, 1, 64, 64, 64, 64, 300, true, true, false, NORM_RMS, ROPE_HALVES, 0, I8 },
+        { 12, 2, 64, 64, 64, 32, 0, false, true, false, NORM_RMS, ROPE_HALVES, 30, I8 },
+        { 6, 2, 96, 80, 40, 16, 100, true, false, true, NORM_LAYER, ROPE_PAIRS, 0, I8 },
+        { 16, 2, 128, 48, 64, 8, 1500, true, true, false, NORM_RMS_PLUS1, ROPE_HALVES, 30, I8 },
+        { 3, 3, 16, 32, 4, 32, 0, false, false, false, NORM_RMS, ROPE_PAIRS, 0, I8 },
     };
     static const int at[] = { 0, 63, 64, 127, 128, 515, 1023, 1024, 1100, 2100, 5000, 9500 };
     for (size_t i = 0; i < COUNT(shapes); i++)
@@ -526,16 +545,20 @@ static void in_a_row(const struct one_shape *s, const int *at) {
 static void test_heads_in_a_row(void **state) {
     (void)state;
     static const struct one_shape shapes[] = {
-        { 32, 8, 128, 128, 128, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0 },
-        { 8, 1, 64, 64, 64, 16, 0, true, true, false, NORM_RMS, ROPE_HALVES, 0 },
-        { 16, 2, 128, 64, 64, 8, 1500, true, true, false, NORM_RMS_PLUS1, ROPE_HALVES, 30 },
-        { 48, 48, 64, 64, 64, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0 },
+        { 32, 8, 128, 128, 128, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0, BF16 },
+        { 8, 1, 64, 64, 64, 16, 0, true, true, false, NORM_RMS, ROPE_HALVES, 0, BF16 },
+        { 16, 2, 128, 64, 64, 8, 1500, true, true, false, NORM_RMS_PLUS1, ROPE_HALVES, 30, BF16 },
+        { 48, 48, 64, 64, 64, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0, BF16 },
+        { 32, 8, 128, 128, 128, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0, I8 },
+        { 16, 2, 128, 64, 64, 8, 1500, true, true, false, NORM_RMS_PLUS1, ROPE_HALVES, 30, I8 },
     };
     static const int at[][CONTEXTS] = {
         { 1023, 1024, 2047, 3000, 4100, 8191, 8192, 9500 },
         { 70, 700, 1500, 1700, 2500, 6000, 17000, 30000 },
         { 1, 1024, 1400, 1600, 2600, 2601, 5000, 9000 },
         { 5, 128, 1024, 1025, 1151, 1152, 2100, 2200 },
+        { 1023, 1024, 2047, 3000, 4100, 8191, 8192, 9500 },
+        { 1, 1024, 1400, 1600, 2600, 2601, 5000, 9000 },
     };
     for (size_t i = 0; i < COUNT(shapes); i++)
         if (takes(i)) in_a_row(&shapes[i], at[i]);

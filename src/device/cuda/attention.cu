@@ -2,7 +2,7 @@
  * fixed length, a block for each row, split and group of heads that read the same keys; a second
  * kernel merges the splits in order.
  * Where a split begins depends on the position alone, so a row's sums do too. */
-#include "device/cuda/attention.h"
+#include "device/cuda/heads.h"
 
 enum { THREADS = 128, WARPS = THREADS / 32, SPLIT = 128, GROUP = 8 };
 
@@ -148,7 +148,7 @@ __global__ static void __launch_bounds__(THREADS) attend_split(
             qs[h * q_row + i] = h < heads && i < a.k_dim ? from[i] : 0;
         if (h < heads) out[h] = partial_at(partial, a, blockIdx.x, head, split, gridDim.z);
     }
-    const size_t bytes = D == F32 ? 4 : D == BF16 ? 2 : 1, tokens = a.kv.page_tokens;
+    const size_t bytes = cached_bytes(D), tokens = a.kv.page_tokens;
     for (int i = threadIdx.x; i < n; i += THREADS) {
         char *page = page_at(a.kv, rows.seq[row], (begin + i) / a.kv.page_tokens);
         const size_t t = (size_t)((begin + i) % a.kv.page_tokens);
@@ -257,49 +257,17 @@ void cuda_attention(struct device *dev, struct tensor *y, const struct tensor *q
     cuda_check(dev);
 }
 
-/* The largest of a block's absolute values, in every thread. */
-__device__ static float block_most(const float *x, int64_t n) {
-    __shared__ float part[WARPS];
-    float most = 0;
-    for (int64_t i = threadIdx.x; i < n; i += THREADS) most = fmaxf(most, fabsf(x[i]));
-    most = warp_max(most);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = most;
-    __syncthreads();
-    return fmaxf(fmaxf(part[0], part[1]), fmaxf(part[2], part[3]));
-}
-
-/* A head of a row to place `at` of its page's keys or values; the scale of I8 to `scale`. */
-__device__ static void store_head(char *to, int64_t at, const struct tensor &x, enum dtype dtype,
-                                  float *scale) {
-    const int64_t n = x.shape[2], first = at * n;
-    const float *from = (const float *)x.at + blockIdx.x * x.stride[0] + blockIdx.y * x.stride[1];
-    float inverse = 0;
-    if (dtype == I8) {
-        const float most = block_most(from, n);
-        /* Numbers too large for F32 divided by a scale too small for it: neither may overflow. */
-        inverse = most > 1e-30f && most < 1e30f ? 127 / most : 0;
-        if (threadIdx.x == 0) *scale = most / 127;
-    }
-    for (int64_t c = threadIdx.x; c < n; c += THREADS) {
-        if (dtype == BF16) ((__nv_bfloat16 *)to)[first + c] = __float2bfloat16_rn(from[c]);
-        else if (dtype == F32) ((float *)to)[first + c] = from[c];
-        else ((signed char *)to)[first + c] = (signed char)__float2int_rn(from[c] * inverse);
-    }
-}
-
 __global__ static void kv_store(struct attend a, struct rows rows, struct tensor k,
                                 struct tensor v) {
     let_next_begin();
     after_previous();
-    const struct kv_view &kv = a.kv;
-    const size_t bytes = kv.dtype == BF16 ? 2 : kv.dtype == I8 ? 1 : 4;
-    const int pos = rows.pos[blockIdx.x], head = blockIdx.y;
-    char *page = page_at(kv, rows.seq[blockIdx.x], pos / kv.page_tokens);
-    const int64_t at = (int64_t)head * kv.page_tokens + pos % kv.page_tokens;
-    store_head(page, at, k, kv.dtype, scale_at(a, page, head, 0, pos));
-    if (!a.v_in_k)
-        store_head(page + values_at(a, bytes), at, v, kv.dtype, scale_at(a, page, head, 1, pos));
+    const int64_t r = blockIdx.x;
+    const int head = blockIdx.y;
+    for (int i = 0; i < (a.v_in_k ? 1 : 2); i++) {
+        const struct tensor &x = i ? v : k;
+        block_put(cached_at(a, rows, r, head, i == 0), a.kv.dtype, head_at(x, r, head),
+                  (int)x.shape[2]);
+    }
 }
 
 void cuda_kv_store(struct device *dev, const struct attend *a, const struct tensor *k,

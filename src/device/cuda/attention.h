@@ -1,8 +1,8 @@
 /* attention.h - the ways in which the CUDA device attends, and the arithmetic most of them share.
  *
  *   attention.cu        any shape, F32 throughout: --compute f32, and what the others do not take.
- *   attention_many.cu   bf16 on wgmma, tiles of rows of one sequence: prompts.
- *   attention_few.cu    bf16 on mma, the heads of one row: decoding a few sequences.
+ *   attention_many.cu   bf16 or 8 bits on wgmma, tiles of rows of one sequence: prompts.
+ *   attention_few.cu    the same on mma, the heads of one row: decoding a few sequences.
  *   attention_rows.cu   the same of many rows, each from its heads to its result in one block.
  *   attention_one.cu    the same of one row alone, over a cluster of blocks.
  *
@@ -17,6 +17,10 @@
 #include "device/cuda/cuda.h"
 
 enum { BLOCK = 128 };
+
+__device__ __host__ static inline size_t cached_bytes(enum dtype dtype) {
+    return dtype == BF16 ? 2 : dtype == I8 ? 1 : 4;
+}
 
 /* Pages: keys [kv_heads, page_tokens, k_dim], then values [kv_heads, page_tokens, v_dim]. I8, never
  * with v_in_k: then scales, F32 [kv_heads, 2, page_tokens], those of keys and those of values. */
@@ -82,13 +86,33 @@ __device__ static inline float factor_of(const struct attend &a) {
 /* The largest exponent, to be subtracted: 0 where nothing is visible. */
 __device__ static inline float finite(float max) { return max == -INFINITY ? 0 : max; }
 
-/* Bytes i and j of four, each -128 to 127, as bf16. */
-__device__ static inline unsigned two_bytes(unsigned four, int i, int j) {
-    four ^= 0x80808080;
-    const float u = __uint_as_float(__byte_perm(four, 0x4b000000, 0x7650 + i)) - 8388736.0f;
-    const float v = __uint_as_float(__byte_perm(four, 0x4b000000, 0x7650 + j)) - 8388736.0f;
-    const __nv_bfloat162 both = __floats2bfloat162_rn(u, v);
+/* x & mask | of, which is two operations where the compiler sees two constants. */
+__device__ static inline unsigned masked_or(unsigned x, unsigned mask, unsigned of) {
+    unsigned y;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(x), "r"(mask), "r"(of));
+    return y;
+}
+
+/* Two bytes, -128 to 127 each, in the low halves of two words of 16 bits, as bf16. Of a bf16 seven
+ * bits lie behind the point: 128 and the low seven, less 128 or, where the sign is set, 256. */
+__device__ static inline unsigned two_wide(unsigned two) {
+    const unsigned low = masked_or(two, 0x007f007f, 0x43004300);
+    const unsigned sign = masked_or(two, 0x00800080, 0x43004300);
+    const __nv_bfloat162 both = __hsub2(*(const __nv_bfloat162 *)&low,
+                                        *(const __nv_bfloat162 *)&sign);
     return *(const unsigned *)&both;
+}
+
+/* Neighbours. */
+__device__ static inline unsigned two_bytes(unsigned four, int first) {
+    return two_wide(__byte_perm(four, 0, first ? 0x4342 : 0x4140));
+}
+
+/* Four of them: the first and the third, the second and the fourth. */
+struct four { unsigned even, odd; };
+
+__device__ static inline struct four four_bytes(unsigned four) {
+    return { two_wide(four), two_wide(four >> 8) };
 }
 
 /* A lane's part of the sum of 32 positions: its two of every eight. */

@@ -63,7 +63,7 @@ __device__ static inline void few_scales(struct few_words *m, const struct few_j
 }
 
 /* Sixteen heads, 16 dimensions: what a lane holds of them, in bf16. Beside 8 bits, where a lane has
- * four neighbours of a key, they are taken in that order. */
+ * four neighbours of a key, they are taken as four_bytes gives those. */
 template <bool Q8>
 __device__ static inline void query(unsigned r[4], const struct tensor &q, const struct few_job &j,
                                     const struct attend &a, int dim) {
@@ -71,13 +71,13 @@ __device__ static inline void query(unsigned r[4], const struct tensor &q, const
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         const int i = lane / 4 + k % 2 * 8;
-        const int c = dim + (Q8 ? 4 * (lane % 4) + k / 2 * 2 : 2 * (lane % 4) + k / 2 * 8);
+        const int c = dim + (Q8 ? 4 * (lane % 4) + k / 2 : 2 * (lane % 4) + k / 2 * 8);
         float u = 0, v = 0;
         if (i < j.heads && c < a.k_dim) {
             const float *from = (const float *)q.at + j.row * q.stride[0] +
                                 head_of(a, j.kv_head, j.first_head + i) * q.stride[1] + c;
             u = from[0];
-            v = from[1];
+            v = from[Q8 ? 2 : 1];
         }
         const __nv_bfloat162 both = __floats2bfloat162_rn(u, v);
         r[k] = *(const unsigned *)&both;
@@ -100,8 +100,10 @@ __device__ static inline void few_dot(float score[4], const box *keys, const uns
         for (int s = 0; s < 8; s += 4) {
             matrices(b, unit_at(keys[0], key, s + lane / 8));
 #pragma unroll
-            for (int k = 0; k < 4; k++)
-                mma(score, q[s + k], two_bytes(b[k], 0, 1), two_bytes(b[k], 2, 3));
+            for (int k = 0; k < 4; k++) {
+                const struct four x = four_bytes(b[k]);
+                mma(score, q[s + k], x.even, x.odd);
+            }
         }
     } else {
 #pragma unroll
@@ -218,8 +220,9 @@ __device__ static inline void few_sixteen_q8(float even[4], float odd[4], const 
         matrices_turned(b, unit_at(v[0], 16 * s + lane, n));
 #pragma unroll
         for (int k = 0; k < 2; k++) {
-            mma(even, p[s + k], two_bytes(b[2 * k], 0, 2), two_bytes(b[2 * k + 1], 0, 2));
-            mma(odd, p[s + k], two_bytes(b[2 * k], 1, 3), two_bytes(b[2 * k + 1], 1, 3));
+            const struct four x = four_bytes(b[2 * k]), y = four_bytes(b[2 * k + 1]);
+            mma(even, p[s + k], x.even, y.even);
+            mma(odd, p[s + k], x.odd, y.odd);
         }
     }
 }

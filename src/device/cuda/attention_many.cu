@@ -113,43 +113,61 @@ __device__ static inline void many_fetch(struct many_memory<HALVES> *m, const in
 
 /* ---- 8 bits: the producer's 128 threads make bf16 of them ---- */
 
-/* The keys and values of a tile's blocks, one after the other: number i is of block i / 2. */
+/* A tile's keys and values come one after the other: number i is of block i / 2. Lane k has its
+ * k-th page, which is asked for long before the copy is. */
+__device__ static inline int raw_page(const struct many_tile &t, const struct attend &a, int i) {
+    const int tokens = a.kv.page_tokens, last = (t.first_pos + t.n_rows - 1) / tokens;
+    const int per = BLOCK / tokens, lane = threadIdx.x % 32;
+    const int at = (t.first + i / 2) * per + lane;
+    const int own = page_of(a.kv, t.seq, first_visible(a, t.first_pos) / tokens);
+    const int page = lane < per && at <= last ? page_of(a.kv, t.seq, at) : own;
+    return page < 0 ? own : page;
+}
+
+/* By a warp. */
 __device__ static inline void raw_fetch(struct many_raw *raw, const struct many_tile &t,
                                         const struct attend &a, const struct kv_maps &maps,
-                                        int i, int slot) {
-    const int tokens = a.kv.page_tokens, last = (t.first_pos + t.n_rows - 1) / tokens;
-    const int own = page_of(a.kv, t.seq, first_visible(a, t.first_pos) / tokens);
-    barrier_expect(&raw->full[slot], BLOCK * ROW_BYTES);
+                                        int i, int slot, int page) {
+    const int tokens = a.kv.page_tokens, lane = threadIdx.x % 32;
+    if (lane == 0) barrier_expect(&raw->full[slot], BLOCK * ROW_BYTES);
     for (int k = 0; k < BLOCK / tokens; k++) {
-        const int at = (t.first + i / 2) * (BLOCK / tokens) + k;
-        const int page = at <= last ? page_of(a.kv, t.seq, at) : own;
-        page_in(raw->at[slot] + k * tokens * ROW_BYTES, i % 2 ? &maps.v : &maps.k, 0,
-                t.kv_head * tokens, page < 0 ? own : page, &raw->full[slot]);
+        const int own = __shfl_sync(~0u, page, k);
+        if (lane == 0)
+            page_in(raw->at[slot] + k * tokens * ROW_BYTES, i % 2 ? &maps.v : &maps.k, 0,
+                    t.kv_head * tokens, own, &raw->full[slot]);
     }
 }
 
-/* 16 numbers of a row at a time, to where page_in would have put them as bf16. */
+/* Eight numbers. */
+__device__ static inline uint4 eight_wide(unsigned first, unsigned second) {
+    return make_uint4(two_bytes(first, 0), two_bytes(first, 2), two_bytes(second, 0),
+                      two_bytes(second, 2));
+}
+
+/* Rows to where page_in would have put them as bf16. A thread has 16 columns of every 16th or 32nd
+ * row, whose units are exchanged alike. Those of a row's second half, which lie in the banks of the
+ * first, are written the other way round. */
 template <int HALVES>
 __device__ static inline void widen(unsigned char (*to)[BLOCK * 128], const unsigned char *from) {
-    for (int i = threadIdx.x; i < BLOCK * HALVES * 4; i += 128) {
-        const int row = i / (HALVES * 4), unit = i % (HALVES * 4);
-        const uint4 v = *(const uint4 *)(from + row * ROW_BYTES + ((unit ^ row) & 7) * 16);
-        const uint4 low = make_uint4(two_bytes(v.x, 0, 1), two_bytes(v.x, 2, 3),
-                                     two_bytes(v.y, 0, 1), two_bytes(v.y, 2, 3));
-        const uint4 high = make_uint4(two_bytes(v.z, 0, 1), two_bytes(v.z, 2, 3),
-                                      two_bytes(v.w, 0, 1), two_bytes(v.w, 2, 3));
-        unsigned char *at = to[unit / 4] + row * 128;
-        *(uint4 *)(at + ((2 * unit ^ row) & 7) * 16) = low;
-        *(uint4 *)(at + ((2 * unit + 1 ^ row) & 7) * 16) = high;
+    constexpr int UNITS = HALVES * 4;
+    const int row = threadIdx.x / UNITS, unit = threadIdx.x % UNITS, second = unit / 4;
+    const unsigned char *in = from + row * ROW_BYTES + ((unit ^ row) & 7) * 16;
+    unsigned char *out = to[second] + row * 128;
+    unsigned char *u = out + (((2 * unit + second) ^ row) & 7) * 16;
+    unsigned char *v = out + (((2 * unit + 1 - second) ^ row) & 7) * 16;
+#pragma unroll 2
+    for (int r = 0; r < BLOCK; r += 128 / UNITS) {
+        const uint4 x = *(const uint4 *)(in + r * ROW_BYTES);
+        *(uint4 *)(u + r * 128) = eight_wide(second ? x.z : x.x, second ? x.w : x.y);
+        *(uint4 *)(v + r * 128) = eight_wide(second ? x.x : x.z, second ? x.y : x.w);
     }
 }
 
 /* Scales of positions that nobody sees are 0: they may be anything in memory. */
-__device__ static inline float scale_of(const struct attend &a, const struct many_tile &t,
-                                        int block, int which) {
-    const int pos = block * BLOCK + threadIdx.x, tokens = a.kv.page_tokens;
+__device__ static inline float scale_of(const struct attend &a, const struct many_tile &t, int i) {
+    const int pos = (t.first + i / 2) * BLOCK + threadIdx.x, tokens = a.kv.page_tokens;
     if (pos >= t.first_pos + t.n_rows || pos < first_visible(a, t.first_pos)) return 0;
-    return *scale_at(a, page_at(a.kv, t.seq, pos / tokens), t.kv_head, which, pos);
+    return *scale_at(a, page_at(a.kv, t.seq, pos / tokens), t.kv_head, i % 2, pos);
 }
 
 template <int HALVES>
@@ -158,17 +176,20 @@ __device__ static inline void many_widen(struct many_memory<HALVES> *m, struct m
                                          const struct attend &a, const struct kv_maps &maps,
                                          int positions) {
     const int tiles = above[rows.n_seqs] * a.kv_heads;
+    const bool fetches = threadIdx.x < 32;
     struct place p = { 0, 1 };
     int slot = 0;
     unsigned phase = 0;
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
         const struct many_tile t = many_tile_at(above, rows, a, positions, i);
         const int n = 2 * (t.last + 1 - t.first);
-        for (int k = 0; threadIdx.x == 0 && k < MIN((int)RAW, n); k++)
-            raw_fetch(raw, t, a, maps, k, (slot + k) % RAW);
+        for (int k = 0; fetches && k < MIN((int)RAW, n); k++)
+            raw_fetch(raw, t, a, maps, k, (slot + k) % RAW, raw_page(t, a, k));
+        float scale = scale_of(a, t, 0);
         for (int k = 0; k < n; k++) {
-            const bool value = k % 2;
-            const float scale = scale_of(a, t, t.first + k / 2, value);
+            const bool value = k % 2, more = fetches && k + RAW < n;
+            const float next_scale = k + 1 < n ? scale_of(a, t, k + 1) : 0;
+            const int page = more ? raw_page(t, a, k + RAW) : 0;
             barrier_wait(value ? &m->v_empty[p.at] : &m->k_empty[p.at], p.phase);
             barrier_wait(&raw->full[slot], phase);
             (value ? raw->v_scale : raw->k_scale)[p.at][threadIdx.x] = scale;
@@ -176,9 +197,10 @@ __device__ static inline void many_widen(struct many_memory<HALVES> *m, struct m
             writes_are_shared();
             barrier_arrive(value ? &m->v_full[p.at] : &m->k_full[p.at]);
             named_sync(4, 128);
-            if (threadIdx.x == 0 && k + RAW < n) raw_fetch(raw, t, a, maps, k + RAW, slot);
+            if (more) raw_fetch(raw, t, a, maps, k + RAW, slot, page);
             if (++slot == RAW) slot = 0, phase ^= 1;
             if (value) next(p);
+            scale = next_scale;
         }
     }
 }

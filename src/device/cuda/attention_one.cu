@@ -14,7 +14,7 @@
 #include "device/cuda/attention_eight.h"
 #include "device/cuda/heads.h"
 
-enum { FOLDERS = 64, CLUSTER = 8, SLOTS_MAX = 16, ROWS_MOST = 1, AT_ONCE = 8, ALIGN = 1024,
+enum { FOLDERS = 64, CLUSTER = 8, SLOTS_MAX = 24, ROWS_MOST = 1, AT_ONCE = 8, ALIGN = 1024,
        SHORT = CLUSTER,              /* blocks of a table: one for each block of threads */
        BESIDE = 111 << 10,           /* bytes: beside a block of the products before and after */
        ALONE = 225 << 10 };
@@ -23,7 +23,8 @@ enum { FOLDERS = 64, CLUSTER = 8, SLOTS_MAX = 16, ROWS_MOST = 1, AT_ONCE = 8, AL
  * sum, a barrier for each block, the pages of the own blocks; then a ring for each team that has
  * blocks, whose slots hold the keys that a warp multiplies, or as many values. */
 template <int TEAMS> struct one_memory {
-    __nv_bfloat16 q[HEADS][DIM_MAX + 8], fresh[2][DIM_MAX];      /* the new key, the new value */
+    __nv_bfloat16 q[HEADS][DIM_MAX + 8];
+    struct fresh fresh[2];           /* the new key, the new value */
     union {
         struct eight_words team[TEAMS];
         float own[TEAMS * WARPS][HEADS_COLS];                    /* before any team begins */
@@ -69,7 +70,7 @@ template <int TEAMS> __host__ __device__ static constexpr int words(void) {
     return (int)(sizeof(struct one_memory<TEAMS>) + 127) / 128 * 128;
 }
 
-template <int BOXES, int TEAMS>
+template <class F, int TEAMS>
 __device__ static inline struct one<TEAMS> one_of(unsigned char *memory, const struct one_job &j,
                                                   int pos) {
     const struct attend &a = j.h.a;
@@ -92,9 +93,18 @@ __device__ static inline struct one<TEAMS> one_of(unsigned char *memory, const s
     o.pages = (int *)(o.received + n);
     unsigned char *end = (unsigned char *)(o.pages + o.own * (BLOCK / a.kv.page_tokens));
     o.ring = end + (ALIGN - shared_at(end) % ALIGN) % ALIGN;
-    const int room = (int)(memory + j.bytes - o.ring) / (int)sizeof(struct slot<BOXES>);
+    const int room = (int)(memory + j.bytes - o.ring) / slot_bytes<F>();
     o.slots = MIN(room / j.rings, (int)SLOTS_MAX);
     return o;
+}
+
+/* Scales lie behind all slots. */
+template <class F, int TEAMS>
+__device__ static inline struct ring<F> ring_of(const struct one<TEAMS> &o, int rings, int team) {
+    struct slot<F> *slots = (struct slot<F> *)o.ring;
+    struct scales *scales = (struct scales *)(slots + rings * o.slots);
+    return { slots + team * o.slots, scales + team * o.slots, o.m->full[team], o.m->empty[team],
+             o.slots };
 }
 
 /* The i-th of the own blocks. */
@@ -113,7 +123,7 @@ __device__ static inline int team_page(const struct attend &a, int first, int te
     return at < a.kv.pages_max ? page_of(a.kv, 0, at) : -1;
 }
 
-template <int BOXES, int TEAMS>
+template <class F, int TEAMS>
 __device__ static inline void one_fetch(const struct one<TEAMS> &o, const struct one_job &j,
                                         int team, int early) {
     const struct attend &a = j.h.a;
@@ -124,20 +134,18 @@ __device__ static inline void one_fetch(const struct one<TEAMS> &o, const struct
         o.pages[(team + x / per * TEAMS) * per + x % per] =
             x < 32 && early >= 0 ? early : team_page<TEAMS>(a, o.first, team, x);
     __syncwarp();
-    if (!elected()) return;
     struct place p = { 0, 1 };
-    struct slot<BOXES> *ring = (struct slot<BOXES> *)o.ring + team * o.slots;
+    const struct ring<F> ring = ring_of<F>(o, j.rings, team);
     writes_are_global();
     for (int i = team; i < o.own; i += TEAMS)
-        fetch_block<BOXES>(ring, o.m->full[team], o.m->empty[team], o.slots, p, j.maps, NULL,
-                           o.pages + i * per, o.kv_head, own_block(o, i), a);
+        fetch_block<F>(ring, p, j.maps, NULL, o.pages + i * per, o.kv_head, own_block(o, i), a);
 }
 
 /* ---- warps that compute ---- */
 
 /* A warp makes a head of the row ready: those of q that read the kv head; in the block of threads
  * that has the new position, its key and its value too. */
-template <int TEAMS>
+template <class F, int TEAMS>
 __device__ static inline void one_heads(const struct one<TEAMS> &o, const struct one_job &j,
                                         float freq) {
     constexpr int ALL = TEAMS * WARPS;
@@ -151,29 +159,29 @@ __device__ static inline void one_heads(const struct one<TEAMS> &o, const struct
         const int which = i - o.group;           /* below 0: of q; 0: the key; 1: the value */
         const struct one_head h = head_of_block(j.h, a, 0, o.kv_head, 0, o.group, i);
         const struct kept g = warp_gain(h.gain, h.n, j.h.kind);
-        char *to = which < 0 ? NULL : cached_at(j.h, 0, o.kv_head, which == 0);
-        __nv_bfloat16 *kept = which < 0 ? o.m->q[i] : o.m->fresh[which];
+        struct place_of_head to = {};
+        if (which >= 0) to = cached_at(a, j.h.rows, 0, o.kv_head, which == 0);
         float *own = o.m->own[warp], v[KEPT];
         after_previous();            /* all that products did not write was read before */
         warp_read(v, h);
         warp_head(own, v, h, g, j.h, o.m->cosine, o.m->sine);
-        warp_keep(kept, (__nv_bfloat16 *)to, own, h.n);
+        keep_news<F>(which < 0 ? o.m->q[i] : NULL, &o.m->fresh[which], to, own, h.n);
     }
     after_previous();
     named_sync(1, 32 * ALL);
 }
 
-/* Where eight columns of a head go: the place of the lane's two in the memory of who folds them,
- * and the barrier there, of the first block. to 0: nowhere. */
+/* Where two columns of a head go: their place in the memory of who folds them, and the barrier
+ * there, of the first block. to 0: nowhere. */
 struct there { unsigned to, at; };
 
 template <int TEAMS>
-__device__ static inline struct there there_of(const struct one<TEAMS> &o, int v_dim, int eight) {
-    const int piece = lanes_head() * (v_dim / 8) + eight;
-    if (lanes_head() >= o.group || eight >= v_dim / 8) return {};
+__device__ static inline struct there there_of(const struct one<TEAMS> &o, int v_dim, int head,
+                                               int col) {
+    const int piece = head * (v_dim / 8) + col / 8;
+    if (head >= o.group || col >= v_dim) return {};
     const unsigned rank = (unsigned)(piece / o.each);
-    return { at_rank(o.values + piece % o.each * 8 + 2 * lanes_pair(), rank),
-             at_rank(o.received, rank) };
+    return { at_rank(o.values + piece % o.each * 8 + col % 8, rank), at_rank(o.received, rank) };
 }
 
 /* What a block's weights are the exponents of and their sum: to all. */
@@ -187,23 +195,23 @@ __device__ static inline void one_sums(const struct one<TEAMS> &o, const struct 
                make_float2(eight_max(max, i) * factor, eight_sum(m, i)));
 }
 
-template <int BOXES, int TEAMS>
-__device__ static inline void one_blocks(const struct one<TEAMS> &o, const struct attend &a,
-                                         const struct there (&to)[BOXES][2], int team) {
+template <class F, int TEAMS>
+__device__ static inline void one_blocks(const struct one<TEAMS> &o, const struct one_job &j,
+                                         const struct there (&to)[F::PARTS][2], int team) {
+    const struct attend &a = j.h.a;
     struct eight_words *m = &o.m->team[team];
-    struct eight<BOXES> e = { m, (struct slot<BOXES> *)o.ring + team * o.slots, o.m->full[team],
-                              o.m->empty[team], o.m->fresh, o.slots, team, o.pos, factor_of(a) };
+    struct eight<F> e = { m, ring_of<F>(o, j.rings, team), o.m->fresh, team, o.pos, factor_of(a) };
     eight_query(e, o.m->q);
 #pragma unroll 1
     for (int i = team, turn = 0; i < o.own; i += TEAMS, turn ^= 1) {
         const struct seen s = own_block(o, i);
-        float sum[BOXES][4] = {};
-        eight_block<BOXES>(sum, e, s, m->max[turn], a);
+        float sum[F::PARTS][4] = {};
+        eight_block<F>(sum, e, s, m->max[turn], a);
 #pragma unroll
-        for (int k = 0; k < 2 * BOXES; k++) {
+        for (int k = 0; k < 2 * F::PARTS; k++) {
             const struct there &t = to[k / 2][k % 2];
             const unsigned block = s.block - o.first;
-            const float2 pair = paired(sum[k / 2][k % 2 * 2], sum[k / 2][k % 2 * 2 + 1]);
+            const float2 pair = two_of<F>(sum[k / 2], k % 2);
             if (t.to)
                 numbers_to(t.to + block * o.each * 32, t.at + block * (int)sizeof(uint64_t), pair);
         }
@@ -288,7 +296,7 @@ template <int TEAMS> __host__ __device__ static constexpr int one_threads(void) 
     return (TEAM + 32) * TEAMS + FOLDERS;
 }
 
-template <int BOXES, int TEAMS>
+template <class F, int TEAMS>
 __global__ static void __cluster_dims__(CLUSTER, 1, 1)
 __launch_bounds__(one_threads<TEAMS>(), TEAMS == 2 ? 2 : 1)
 attend_one(const __grid_constant__ struct one_job j) {
@@ -299,7 +307,7 @@ attend_one(const __grid_constant__ struct one_job j) {
     const int lane = threadIdx.x % 32, pos = j.h.rows.pos[0];
     if (team >= TEAMS) {
         const int own = threadIdx.x - (TEAM + 32) * TEAMS;
-        const struct one<TEAMS> o = one_of<BOXES, TEAMS>(memory, j, pos);
+        const struct one<TEAMS> o = one_of<F, TEAMS>(memory, j, pos);
         fold_begins(o, own);
         cluster_arrive_relaxed();
         after_previous();
@@ -309,33 +317,32 @@ attend_one(const __grid_constant__ struct one_job j) {
         int early = -1;
         maps_soon(j.maps);
         if (!a.window && !a.chunk) early = team_page<TEAMS>(a, 0, team, lane);
-        if (elected())
-#pragma unroll 1
-            for (int i = 0; i < SLOTS_MAX; i++) {
-                barrier_init(&m->full[team][i], 1);
-                barrier_init(&m->empty[team][i], WARPS);
-            }
+        if (lane < SLOTS_MAX) {
+            barrier_init(&m->full[team][lane], 1);
+            barrier_init(&m->empty[team][lane], WARPS);
+        }
         barriers_are_set();
         __syncwarp();
         cluster_arrive_relaxed();
-        one_fetch<BOXES>(one_of<BOXES, TEAMS>(memory, j, pos), j, team, early);
-        __syncwarp();
+        one_fetch<F>(one_of<F, TEAMS>(memory, j, pos), j, team, early);
         cluster_wait();
     } else {
         const int half = (int)j.h.dims / 2;
-        struct there to[BOXES][2];
+        struct there to[F::PARTS][2];
         float freq = 0;
         if ((int)threadIdx.x < half)
             freq = freq_of(j.h.rope, j.h.rows, half, 0)[threadIdx.x];
         let_next_begin();
         cluster_arrive_relaxed();
-        const struct one<TEAMS> o = one_of<BOXES, TEAMS>(memory, j, pos);
+        const struct one<TEAMS> o = one_of<F, TEAMS>(memory, j, pos);
 #pragma unroll
-        for (int i = 0; i < 2 * BOXES; i++)
-            to[i / 2][i % 2] = there_of(o, a.v_dim, i / 2 * 8 + 2 * (warp % WARPS) + i % 2);
-        one_heads(o, j, freq);
+        for (int i = 0; i < 2 * F::PARTS; i++) {
+            const struct lanes_two two = lanes_two_of<F>(i % 2);
+            to[i / 2][i % 2] = there_of(o, a.v_dim, two.head, i / 2 * 64 + two.col);
+        }
+        one_heads<F>(o, j, freq);
         cluster_wait();              /* all have their barriers */
-        one_blocks<BOXES>(o, a, to, warp / WARPS);
+        one_blocks<F>(o, j, to, warp / WARPS);
     }
 }
 
@@ -353,10 +360,11 @@ static int rings_for(const struct attend &a) {
     return MIN(teams_for(a), (int)blocks_of(table_blocks(a), CLUSTER));
 }
 
-/* 0: too many. */
+/* As much whatever the dtype, so that as few blocks fit on a processor. 0: too many. */
 static int bytes_for(const struct attend &a) {
     const int blocks = table_blocks(a), teams = teams_for(a), rings = rings_for(a);
-    const int each = (eight_one_box(a) ? 1 : 2) * SLOT * ROW_BYTES;
+    const int each = (eight_one_part(a) ? 1 : 2) * SLOT * ROW_BYTES +
+                     (eight_bits(a) ? (int)sizeof(struct scales) : 0);
     const int own = (int)blocks_of(blocks, CLUSTER);
     const int w = teams == 2 ? words<2>() : words<3>();
     const int fixed = w + (int)ALIGN + blocks * one_received(a) +
@@ -384,19 +392,11 @@ bool cuda_one_can(const struct cuda *c, const struct attention_job &j) {
            a.kv_heads == j.a.kv_heads;
 }
 
-template <int BOXES, int TEAMS>
+template <class F, int TEAMS>
 static void start(struct cuda *c, const struct one_job &j) {
-    cudaFuncSetAttribute(attend_one<BOXES, TEAMS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         ALONE);
-    cuda_start(c, attend_one<BOXES, TEAMS>, dim3(CLUSTER, (unsigned)j.h.a.kv_heads),
+    cudaFuncSetAttribute(attend_one<F, TEAMS>, cudaFuncAttributeMaxDynamicSharedMemorySize, ALONE);
+    cuda_start(c, attend_one<F, TEAMS>, dim3(CLUSTER, (unsigned)j.h.a.kv_heads),
                one_threads<TEAMS>(), (size_t)j.bytes, j);
-}
-
-template <int BOXES>
-static void by_teams(struct cuda *c, const struct one_job &j) {
-    const int teams = teams_for(j.h.a);
-    if (teams == 2) start<BOXES, 2>(c, j);
-    else start<BOXES, 3>(c, j);
 }
 
 bool cuda_attention_one(struct cuda *c, const struct attention_job &attention) {
@@ -406,7 +406,9 @@ bool cuda_attention_one(struct cuda *c, const struct attention_job &attention) {
     j.bytes = bytes_for(a);
     j.rings = rings_for(a);
     c->heads_wait = false;
-    if (eight_one_box(a)) by_teams<1>(c, j);
-    else by_teams<2>(c, j);
+    eight_form(a, [&](auto form) {
+        if (teams_for(a) == 2) start<decltype(form), 2>(c, j);
+        else start<decltype(form), 3>(c, j);
+    });
     return j.few != NULL;
 }

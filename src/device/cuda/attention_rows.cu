@@ -10,13 +10,14 @@
 #include "device/cuda/heads.h"
 #include <limits.h>
 
-enum { THREADS = TEAM + 32, BLOCKS = 4, SLOTS_MAX = 16, PAGES = BLOCK / 8, POSITIONS_MAX = 16384,
+enum { THREADS = TEAM + 32, BLOCKS = 4, SLOTS_MAX = 24, PAGES = BLOCK / 8, POSITIONS_MAX = 16384,
        PROCESSOR = 228 << 10,        /* bytes that blocks share */
        RESERVED = 1 << 10 };         /* what each takes beside its own */
 
 /* Behind the ring. */
 struct rows_words {
-    __nv_bfloat16 q[HEADS][DIM_MAX + 8], fresh[2][DIM_MAX];      /* the new key, the new value */
+    __nv_bfloat16 q[HEADS][DIM_MAX + 8];
+    struct fresh fresh[2];           /* the new key, the new value */
     union {
         struct eight_words team;
         float own[WARPS][HEADS_COLS];            /* before the team begins */
@@ -63,8 +64,8 @@ __device__ static inline struct rows_part part_of(const struct rows_job &j, int6
 
 /* fresh: the first position of the sequence that this batch wrote, and that is not put in place by
  * the block itself. What is older is asked for while the kernels before still run. */
-template <int BOXES>
-__device__ static inline void rows_fetch(struct slot<BOXES> *ring, struct rows_words *m,
+template <class F>
+__device__ static inline void rows_fetch(const struct ring<F> &ring, struct rows_words *m,
                                          const struct rows_job &j, const struct rows_part &r,
                                          int fresh) {
     const int per = BLOCK / j.a.kv.page_tokens, lane = threadIdx.x % 32, last = r.pos / BLOCK;
@@ -85,10 +86,7 @@ __device__ static inline void rows_fetch(struct slot<BOXES> *ring, struct rows_w
             waits = false;
         }
         __syncwarp();
-        if (lane == 0)
-            fetch_block<BOXES>(ring, m->full, m->empty, j.slots, p, j.maps, &j.eights, m->pages,
-                               r.kv_head, s, j.a);
-        __syncwarp();
+        fetch_block<F>(ring, p, j.maps, &j.eights, m->pages, r.kv_head, s, j.a);
     }
 }
 
@@ -109,6 +107,7 @@ __device__ static inline void part_gain(struct part_head &p, const struct rows_j
 /* They are made ready as heads.cu does it. The memory answers late while others read it, and code
  * that is run once is waited for as well: a warp asks for its next head before it makes one ready,
  * and all of them by the same few instructions. */
+template <class F>
 __device__ static inline void rows_heads(struct rows_words *m, const struct rows_job &j,
                                          const struct rows_part &r) {
     const struct heads &h = j.h;
@@ -126,14 +125,13 @@ __device__ static inline void rows_heads(struct rows_words *m, const struct rows
 #pragma unroll 1
     for (int i = warp; i < r.heads + 2; i += WARPS, own = next) {
         const int which = i - r.heads;
-        char *cached = NULL;
+        struct place_of_head cached = {};
         part_gain(next, j, r, i + WARPS);
         if (i + WARPS < r.heads + 2) warp_read(next.v, next.o);
         if (which >= 0 && r.first_head == 0)
-            cached = head_in_page(h, page, r.pos, r.kv_head, which == 0);
+            cached = head_in_page(h.a, page, r.pos, r.kv_head, which == 0);
         warp_head(m->own[warp], own.v, own.o, own.gain, h, m->cosine, m->sine);
-        warp_keep(which < 0 ? m->q[i] : m->fresh[which], (__nv_bfloat16 *)cached, m->own[warp],
-                  own.o.n);
+        keep_news<F>(which < 0 ? m->q[i] : NULL, &m->fresh[which], cached, m->own[warp], own.o.n);
     }
     meet();
 }
@@ -153,13 +151,13 @@ __device__ static inline void rows_query(struct rows_words *m, const struct rows
 
 /* A lane's columns of two heads, as eight_block has them, and the largest exponents of those; a
  * thread's own head's largest one, and sum. */
-template <int BOXES> struct rows_sums {
-    float value[BOXES][4], max[2], own_max, own_sum;
+template <int PARTS> struct rows_sums {
+    float value[PARTS][4], max[2], own_max, own_sum;
 };
 
-template <int BOXES>
-__device__ static inline void rows_fold(struct rows_sums<BOXES> &sums,
-                                        const float (&now)[BOXES][4], const struct eight_words *m,
+template <int PARTS>
+__device__ static inline void rows_fold(struct rows_sums<PARTS> &sums,
+                                        const float (&now)[PARTS][4], const struct eight_words *m,
                                         const float (*max)[HEADS], int heads, float factor) {
     const int lane = threadIdx.x % 32, own = threadIdx.x;
     struct fold f[2];
@@ -169,7 +167,7 @@ __device__ static inline void rows_fold(struct rows_sums<BOXES> &sums,
         sums.max[k] = f[k].max;
     }
 #pragma unroll
-    for (int b = 0; b < BOXES; b++)
+    for (int b = 0; b < PARTS; b++)
 #pragma unroll
         for (int c = 0; c < 4; c++)
             sums.value[b][c] = folded(f[c % 2], sums.value[b][c], now[b][c]);
@@ -180,47 +178,52 @@ __device__ static inline void rows_fold(struct rows_sums<BOXES> &sums,
 }
 
 /* The rows, as numbers and rounded. */
-template <int BOXES>
+template <class F>
 __device__ static inline void rows_put(const struct rows_job &j, const struct rows_part &r,
-                                       const struct rows_sums<BOXES> &sums, const float *inverse) {
+                                       const struct rows_sums<F::PARTS> &sums,
+                                       const float *inverse) {
     const struct attend &a = j.a;
-    const int warp = threadIdx.x / 32, i = lanes_head();
-    const int head = head_of(a, r.kv_head, r.first_head + i);
-    struct fold f = { i % 2 ? sums.max[1] : sums.max[0], 1, 0 };
-    float total = 0;
-    if (a.sinks && i < r.heads) f = fold_sink(a, head, f.max, &total);
+    struct fold f;
 #pragma unroll
-    for (int k = 0; k < 2 * BOXES; k++) {
-        const float *v = &sums.value[k / 2][k % 2 * 2];
-        const float2 both = paired(v[0], v[1]);
-        const int c = 8 * (k / 2 * 8 + 2 * warp + k % 2) + 2 * lanes_pair();
-        if (i >= r.heads || c >= a.v_dim) continue;
-        const float2 y = make_float2(__fmul_rn(both.x, f.before) * inverse[i],
-                                     __fmul_rn(both.y, f.before) * inverse[i]);
-        *(float2 *)((float *)j.y.at + r.row * j.y.stride[0] + head * j.y.stride[1] + c) = y;
-        if (j.next)
-            *(__nv_bfloat162 *)(j.next + (r.row * a.heads + head) * a.v_dim + c) =
-                __floats2bfloat162_rn(y.x, y.y);
+    for (int k = 0; k < 2; k++) {
+        const struct lanes_two two = lanes_two_of<F>(k);
+        const int i = two.head, head = head_of(a, r.kv_head, r.first_head + i);
+        if (k == 0 || F::Q8) {       /* else of the same head */
+            f = { i % 2 ? sums.max[1] : sums.max[0], 1, 0 };
+            float total = 0;
+            if (a.sinks && i < r.heads) f = fold_sink(a, head, f.max, &total);
+        }
+#pragma unroll
+        for (int b = 0; b < F::PARTS; b++) {
+            const float2 both = two_of<F>(sums.value[b], k);
+            const int c = 64 * b + two.col;
+            if (i >= r.heads || c >= a.v_dim) continue;
+            const float2 y = make_float2(__fmul_rn(both.x, f.before) * inverse[i],
+                                         __fmul_rn(both.y, f.before) * inverse[i]);
+            *(float2 *)((float *)j.y.at + r.row * j.y.stride[0] + head * j.y.stride[1] + c) = y;
+            if (j.next)
+                *(__nv_bfloat162 *)(j.next + (r.row * a.heads + head) * a.v_dim + c) =
+                    __floats2bfloat162_rn(y.x, y.y);
+        }
     }
 }
 
 /* NEWS: heads are not ready yet. Then nothing waits for the kernels before but they: a step's first
  * kernel waited for all of the step before, and nobody reads what another row of it writes. */
-template <int BOXES, bool NEWS>
-__device__ static inline void rows_attend(struct slot<BOXES> *ring, struct rows_words *m,
+template <class F, bool NEWS>
+__device__ static inline void rows_attend(const struct ring<F> &ring, struct rows_words *m,
                                           const struct rows_job &j, const struct rows_part &r) {
-    struct eight<BOXES> e = { &m->team, ring, m->full, m->empty, m->fresh, j.slots, 0,
-                              NEWS ? r.pos : INT_MAX, factor_of(j.a) };
-    struct rows_sums<BOXES> sums = { {}, { -INFINITY, -INFINITY }, -INFINITY, 0 };
-    if constexpr (NEWS) rows_heads(m, j, r);
+    struct eight<F> e = { &m->team, ring, m->fresh, 0, NEWS ? r.pos : INT_MAX, factor_of(j.a) };
+    struct rows_sums<F::PARTS> sums = { {}, { -INFINITY, -INFINITY }, -INFINITY, 0 };
+    if constexpr (NEWS) rows_heads<F>(m, j, r);
     else rows_query(m, j, r);
     eight_query(e, m->q);
     int turn = 0;
 #pragma unroll 1
     for (int b = r.visible / BLOCK; b <= r.pos / BLOCK; b++, turn ^= 1) {
-        float now[BOXES][4] = {};
-        eight_block<BOXES>(now, e, seen_of(b, r.visible, r.pos), m->team.max[turn], j.a);
-        rows_fold<BOXES>(sums, now, &m->team, m->team.max[turn], r.heads, e.factor);
+        float now[F::PARTS][4] = {};
+        eight_block<F>(now, e, seen_of(b, r.visible, r.pos), m->team.max[turn], j.a);
+        rows_fold(sums, now, &m->team, m->team.max[turn], r.heads, e.factor);
     }
     if (threadIdx.x < r.heads) {
         const int head = head_of(j.a, r.kv_head, r.first_head + threadIdx.x);
@@ -228,16 +231,18 @@ __device__ static inline void rows_attend(struct slot<BOXES> *ring, struct rows_
         m->inverse[threadIdx.x] = 1.0f / sums.own_sum;
     }
     meet();
-    rows_put<BOXES>(j, r, sums, m->inverse);
+    rows_put<F>(j, r, sums, m->inverse);
 }
 
 /* Blocks of a row are neighbours, for their kv heads share pages. The last warp fetches. */
-template <int BOXES, bool NEWS>
+template <class F, bool NEWS>
 __global__ static void __launch_bounds__(THREADS, BLOCKS)
 attend_rows(const __grid_constant__ struct rows_job j) {
     extern __shared__ __align__(1024) unsigned char memory[];
-    struct slot<BOXES> *ring = (struct slot<BOXES> *)memory;
-    struct rows_words *m = (struct rows_words *)(ring + j.slots);
+    struct rows_words *m = (struct rows_words *)(memory + j.slots * slot_bytes<F>());
+    const struct ring<F> ring = { (struct slot<F> *)memory,
+                                  (struct scales *)(memory + j.slots * sizeof(struct slot<F>)),
+                                  m->full, m->empty, j.slots };
     if (threadIdx.x == TEAM) {
         maps_soon(j.maps);
         for (int i = 0; i < j.slots; i++) {
@@ -250,27 +255,26 @@ attend_rows(const __grid_constant__ struct rows_job j) {
     const int64_t row = few_row(j.rows, j.each, (int)blockIdx.y);
     if (row < 0) return;
     const struct rows_part r = part_of(j, row);
-    if (threadIdx.x < TEAM) rows_attend<BOXES, NEWS>(ring, m, j, r);
-    else rows_fetch<BOXES>(ring, m, j, r, NEWS ? r.pos + 1 : j.rows.pos[j.rows.first[r.seq]]);
+    if (threadIdx.x < TEAM) rows_attend<F, NEWS>(ring, m, j, r);
+    else rows_fetch<F>(ring, m, j, r, NEWS ? r.pos + 1 : j.rows.pos[j.rows.first[r.seq]]);
 }
 
 /* ---- a launch ---- */
 
-/* As many as fit beside the blocks that a processor has at a time. */
-static int slots_for(const struct cuda *c, int blocks, size_t bytes) {
+/* Bytes of a block's memory, of which no more blocks fit than a processor should have: where one
+ * has more, another has none. */
+static size_t room_for(const struct cuda *c, int blocks) {
     const int at_once = MIN(MAX(blocks / c->processors, 2), (int)BLOCKS);
-    const size_t room = (size_t)PROCESSOR / (size_t)at_once - RESERVED - sizeof(struct rows_words);
-    return MIN((int)(room / bytes), (int)SLOTS_MAX);
+    return (size_t)(PROCESSOR / at_once - RESERVED);
 }
 
-template <int BOXES, bool NEWS>
+template <class F, bool NEWS>
 static void start(struct cuda *c, struct rows_job &j, dim3 grid) {
-    const size_t each = sizeof(struct slot<BOXES>);
-    j.slots = slots_for(c, (int)(grid.x * grid.y), each);
-    const size_t bytes = (size_t)j.slots * each + sizeof(struct rows_words);
-    cudaFuncSetAttribute(attend_rows<BOXES, NEWS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    const size_t bytes = room_for(c, (int)(grid.x * grid.y));
+    j.slots = MIN((int)((bytes - sizeof(struct rows_words)) / slot_bytes<F>()), (int)SLOTS_MAX);
+    cudaFuncSetAttribute(attend_rows<F, NEWS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          (int)bytes);
-    cuda_start(c, attend_rows<BOXES, NEWS>, grid, THREADS, bytes, j);
+    cuda_start(c, attend_rows<F, NEWS>, grid, THREADS, bytes, j);
 }
 
 /* One long row among short ones would be alone at the end: not where contexts may be that long. */
@@ -290,13 +294,14 @@ bool cuda_attention_rows(struct cuda *c, const struct attention_job &attention) 
     if (!takes(c, a, rows)) return false;
     struct rows_job j = { attention.y, attention.q, attention.next, a, *a.rows, attention.each, 0,
                           *c->heads, eight_maps_of(a, attention.maps), {} };
-    if (j.maps.whole && !kv_maps_of(&j.eights, a, 8, 2)) j.maps = { attention.maps, false };
+    if (j.maps.whole && !kv_maps_of(&j.eights, a, 8, cached_bytes(a.kv.dtype)))
+        j.maps = { attention.maps, false };
     const dim3 grid((unsigned)(a.kv_heads * chunks_of(a)), (unsigned)rows);
-    const bool small = eight_one_box(a), news = c->heads_wait;
+    const bool news = c->heads_wait;
     c->heads_wait = false;
-    if (small && news) start<1, true>(c, j, grid);
-    else if (small) start<1, false>(c, j, grid);
-    else if (news) start<2, true>(c, j, grid);
-    else start<2, false>(c, j, grid);
+    eight_form(a, [&](auto form) {
+        if (news) start<decltype(form), true>(c, j, grid);
+        else start<decltype(form), false>(c, j, grid);
+    });
     return true;
 }

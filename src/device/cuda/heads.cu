@@ -67,7 +67,8 @@ __global__ static void heads(struct heads h) {
     const struct kept g = gain_of(is_v ? NULL : gain, (int)x.shape[2], h.kind);
     struct turns t = {};
     if (!is_v) t = turns_of(h.dims, h.rope, h.rows, r);
-    char *to = is_q ? NULL : cached_at(h, r, head, !is_v);
+    struct place_of_head to = {};
+    if (!is_q) to = cached_at(h.a, h.rows, r, head, !is_v);
     float *from = head_at(x, r, head);
     after_previous();
     if (!is_v && h.normed) {
@@ -77,10 +78,7 @@ __global__ static void heads(struct heads h) {
     if (!is_v) rope_row(from, h.dims, t, h.rope, h.rows, r);
     if (is_q) return;
     __syncthreads();
-    for (int c = threadIdx.x; c < x.shape[2]; c += blockDim.x) {
-        if (h.a.kv.dtype == BF16) ((__nv_bfloat16 *)to)[c] = __float2bfloat16_rn(from[c]);
-        else ((float *)to)[c] = from[c];
-    }
+    block_put(to, h.a.kv.dtype, from, (int)x.shape[2]);
 }
 
 /* The same for many rows, and heads of at most as many columns as a warp keeps: a block for a row,
@@ -102,12 +100,17 @@ __global__ static void __launch_bounds__(HEADS_WARPS * 32) heads_of_row(struct h
         float *own = kept[warp], v[KEPT];
         warp_read(v, o);
         warp_head(own, v, o, warp_gain(o.gain, o.n, h.kind), h, cosine, sine);
-        char *to = o.is_q ? NULL : cached_at(h, r, (y - nq) % nk, !o.is_v);
-        for (int i = lane; i < o.n; i += 32) {
-            if (o.is_q) ((float *)(uintptr_t)o.at)[i] = own[i];
-            else if (h.a.kv.dtype == BF16) ((__nv_bfloat16 *)to)[i] = __float2bfloat16_rn(own[i]);
-            else ((float *)to)[i] = own[i];
+        if (o.is_q) {
+            for (int i = lane; i < o.n; i += 32) ((float *)(uintptr_t)o.at)[i] = own[i];
+            continue;
         }
+        const struct place_of_head to = cached_at(h.a, h.rows, r, (y - nq) % nk, !o.is_v);
+        struct eighth e = {};
+        if (h.a.kv.dtype == I8) {
+            e = warp_eighth(own, o.n);
+            if (lane == 0) *to.scale = e.scale;
+        }
+        for (int i = lane; i < o.n; i += 32) put_cached(to.at, h.a.kv.dtype, i, own[i], e);
     }
 }
 
@@ -147,6 +150,24 @@ __device__ static inline float4 four_turned(float4 v, float4 c, float4 s, bool p
                        turned(v.z, w.z, c.z, s.z), turned(v.w, w.w, c.w, s.w));
 }
 
+/* A lane's four numbers of a head of n to their place. By a warp. */
+template <bool Q8>
+__device__ static inline void put_four(const struct place_of_head &to, enum dtype dtype, int column,
+                                       float4 v, int n) {
+    if constexpr (Q8) {
+        const float most = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+        const struct eighth e = eighth_of(warp_max(column < n ? most : 0));
+        if (column == 0) *to.scale = e.scale;
+        if (column < n)
+            *(char4 *)(to.at + column) = make_char4(byte_of(v.x, e), byte_of(v.y, e),
+                                                    byte_of(v.z, e), byte_of(v.w, e));
+    } else if (column < n) {
+        if (dtype == BF16) rounded_quad((__nv_bfloat16 *)to.at + column, v);
+        else *(float4 *)((float *)to.at + column) = v;
+    }
+}
+
+template <bool Q8>
 __global__ static void __launch_bounds__(HEADS_WARPS * 32)
 heads_in_fours(const __grid_constant__ struct heads h) {
     __shared__ alignas(16) float cosine[HEADS_COLS / 2], sine[HEADS_COLS / 2];
@@ -199,11 +220,9 @@ heads_in_fours(const __grid_constant__ struct heads h) {
                 const float4 w = four_turned(v[k], c, s, pairs, partner);
                 if (column < h.dims) v[k] = w;
             }
-            if (column >= n) continue;
-            if (is_q) *(float4 *)(head_at(x, r, head) + column) = v[k];
-            else if (h.a.kv.dtype == BF16)
-                rounded_quad((__nv_bfloat16 *)cached_at(h, r, head, !is_v) + column, v[k]);
-            else *(float4 *)((float *)cached_at(h, r, head, !is_v) + column) = v[k];
+            if (is_q && column < n) *(float4 *)(head_at(x, r, head) + column) = v[k];
+            if (!is_q)
+                put_four<Q8>(cached_at(h.a, h.rows, r, head, !is_v), h.a.kv.dtype, column, v[k], n);
         }
     }
 }
@@ -220,15 +239,18 @@ void cuda_start_heads(struct cuda *c, const struct heads &h) {
     const unsigned rows = (unsigned)h.rows.n_rows;
     const dim3 grid(rows, (unsigned)(h.q.shape[1] + 2 * h.a.kv_heads));
     const bool warps = rows > HEADS_ROWS && MAX(h.q.shape[2], h.v.shape[2]) <= HEADS_COLS;
-    if (warps && takes_fours(h)) cuda_start(c, heads_in_fours, rows, HEADS_WARPS * 32, 0, h);
-    else if (warps) cuda_start(c, heads_of_row, rows, HEADS_WARPS * 32, 0, h);
+    if (warps && takes_fours(h)) {
+        const auto kernel = h.a.kv.dtype == I8 ? heads_in_fours<true> : heads_in_fours<false>;
+        cuda_start(c, kernel, rows, HEADS_WARPS * 32, 0, h);
+    } else if (warps) cuda_start(c, heads_of_row, rows, HEADS_WARPS * 32, 0, h);
     else cuda_start(c, heads, grid, norm_threads(h.q.shape[2]), 0, h);
 }
 
 bool cuda_heads_ready(struct device *dev, const struct heads_args *a) {
     struct cuda *c = cuda_of(dev);
     struct tensor none = {};
-    if (a->attend->kv.dtype != BF16 && a->attend->kv.dtype != F32) return false;
+    const enum dtype dtype = a->attend->kv.dtype;
+    if (dtype != BF16 && dtype != F32 && dtype != I8) return false;
     struct heads h = { *a->q, *a->k, *a->v, a->q_norm ? cuda_view(dev, a->q_norm) : none,
                        a->k_norm ? cuda_view(dev, a->k_norm) : none, a->normed, a->kind, a->eps,
                        a->rope, a->dims, *a->attend->rows, *a->attend };

@@ -19,21 +19,71 @@ struct heads {
     struct attend a;
 };
 
-/* The place of a head of position `pos` in its page; k: a key, else a value. */
-__device__ static inline char *head_in_page(const struct heads &h, int page, int pos, int head,
-                                            bool k) {
-    const struct kv_view &kv = h.a.kv;
-    const size_t bytes = kv.dtype == BF16 ? 2 : 4;
+/* The place of a head in the cache, and that of its scale, of I8. NULL: none. */
+struct place_of_head { char *at; float *scale; };
+
+/* Of position `pos` in its page; k: a key, else a value. */
+__device__ static inline struct place_of_head head_in_page(const struct attend &a, int page,
+                                                           int pos, int head, bool k) {
+    const struct kv_view &kv = a.kv;
+    const size_t bytes = cached_bytes(kv.dtype);
     const size_t t = (size_t)head * kv.page_tokens + pos % kv.page_tokens;
     char *at = (char *)kv.pages + (size_t)page * kv.page_bytes;
-    return k ? at + t * h.a.k_dim * bytes : at + values_at(h.a, bytes) + t * h.a.v_dim * bytes;
+    return { k ? at + t * a.k_dim * bytes : at + values_at(a, bytes) + t * a.v_dim * bytes,
+             scale_at(a, at, head, !k, pos) };
 }
 
-/* The place of a row's head in the cache. */
-__device__ static inline char *cached_at(const struct heads &h, int64_t r, int head, bool k) {
-    const int pos = h.rows.pos[r];
-    const int page = page_of(h.a.kv, h.rows.seq[r], pos / h.a.kv.page_tokens);
-    return head_in_page(h, page, pos, head, k);
+/* Of row r. */
+__device__ static inline struct place_of_head cached_at(const struct attend &a,
+                                                        const struct rows &rows, int64_t r,
+                                                        int head, bool k) {
+    const int pos = rows.pos[r];
+    return head_in_page(a, page_of(a.kv, rows.seq[r], pos / a.kv.page_tokens), pos, head, k);
+}
+
+/* Whole numbers of 8 bits are numbers over a scale, of which the largest is 127. Numbers too large
+ * for F32 divided by a scale too small for it: neither may overflow. */
+struct eighth { float scale, inverse; };
+
+__device__ static inline struct eighth eighth_of(float most) {
+    return { most / 127, most > 1e-30f && most < 1e30f ? 127 / most : 0 };
+}
+
+__device__ static inline signed char byte_of(float v, const struct eighth &e) {
+    return (signed char)__float2int_rn(v * e.inverse);
+}
+
+__device__ static inline void put_cached(char *to, enum dtype dtype, int c, float v,
+                                         const struct eighth &e) {
+    if (dtype == BF16) ((__nv_bfloat16 *)to)[c] = __float2bfloat16_rn(v);
+    else if (dtype == I8) ((signed char *)to)[c] = byte_of(v, e);
+    else ((float *)to)[c] = v;
+}
+
+/* A head of n numbers to its place, by a block of threads: any number of them. */
+__device__ static inline void block_put(const struct place_of_head &to, enum dtype dtype,
+                                        const float *from, int n) {
+    __shared__ float part[32];
+    struct eighth e = {};
+    if (dtype == I8) {
+        float most = 0;
+        for (int c = threadIdx.x; c < n; c += blockDim.x) most = fmaxf(most, fabsf(from[c]));
+        most = warp_max(most);
+        __syncthreads();
+        if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = most;
+        __syncthreads();
+        for (unsigned i = 0; i < blockDim.x / 32; i++) most = fmaxf(most, part[i]);
+        e = eighth_of(most);
+        if (threadIdx.x == 0) *to.scale = e.scale;
+    }
+    for (int c = threadIdx.x; c < n; c += blockDim.x) put_cached(to.at, dtype, c, from[c], e);
+}
+
+/* What the 8 bits of a warp's head are; n numbers in shared memory. */
+__device__ static inline struct eighth warp_eighth(const float *own, int n) {
+    float most = 0;
+    for (int c = threadIdx.x % 32; c < n; c += 32) most = fmaxf(most, fabsf(own[c]));
+    return eighth_of(warp_max(most));
 }
 
 /* Sine and cosine of what lies below 2^30 or so, to half a unit of F32 and little more: a quarter
@@ -181,6 +231,22 @@ __device__ static inline void warp_keep(__nv_bfloat16 *kept, __nv_bfloat16 *cach
         kept[c] = v;
         if (cached && c < n) cached[c] = v;
     }
+    __syncwarp();
+}
+
+/* The same of 8 bits, whose scale goes to *scale. */
+__device__ static inline void warp_keep_q8(signed char *kept, float *scale,
+                                           const struct place_of_head &cached, const float *own,
+                                           int n) {
+    const int lane = threadIdx.x % 32;
+    const struct eighth e = warp_eighth(own, n);
+    for (int c = lane; c < HEADS_COLS; c += 32) {
+        const signed char v = c < n ? byte_of(own[c], e) : 0;
+        kept[c] = v;
+        if (cached.at && c < n) cached.at[c] = v;
+    }
+    if (lane == 0) *scale = e.scale;
+    if (lane == 0 && cached.at) *cached.scale = e.scale;
     __syncwarp();
 }
 

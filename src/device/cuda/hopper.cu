@@ -64,9 +64,11 @@ bool cuda_page_map(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
 /* The second cache asks the memory for 128 bytes at a time: where 256 may be asked for, pages that
  * lie apart come a tenth slower. */
 bool cuda_page_map_whole(CUtensorMap *map, const void *at, int64_t rows, int64_t cols,
-                         int64_t page_bytes, int box_rows) {
-    const cuuint64_t size[4] = { 64, (cuuint64_t)rows, (cuuint64_t)(cols / 64), PAGES };
-    const cuuint64_t stride[3] = { (cuuint64_t)cols * 2, 128, (cuuint64_t)page_bytes };
-    const cuuint32_t box[4] = { 64, (cuuint32_t)box_rows, (cuuint32_t)(cols / 64), 1 };
-    return map_of(map, at, 4, size, stride, box, 2, CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
+                         int64_t page_bytes, int box_rows, size_t width) {
+    const int64_t each = 128 / (int64_t)width, parts = (cols + each - 1) / each;
+    const cuuint64_t size[4] = { (cuuint64_t)(cols < each ? cols : each), (cuuint64_t)rows,
+                                 (cuuint64_t)parts, PAGES };
+    const cuuint64_t stride[3] = { (cuuint64_t)cols * width, 128, (cuuint64_t)page_bytes };
+    const cuuint32_t box[4] = { (cuuint32_t)each, (cuuint32_t)box_rows, (cuuint32_t)parts, 1 };
+    return map_of(map, at, 4, size, stride, box, width, CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
 }

@@ -24,9 +24,10 @@ bool cuda_page_map(CUtensorMap *, const void *at, int64_t rows, int64_t cols, in
  * columns of all rows, then the next 64. */
 bool cuda_tensor_map_blocks(CUtensorMap *, const void *at, int64_t rows, int64_t cols,
                             int64_t row_bytes, int box_rows, int box_blocks);
-/* Pages of bf16, cols a multiple of 64: a box has all columns, 64 of all rows, then the next 64. */
+/* Pages whose boxes have all columns: 128 bytes of all rows, then the next 128. Of more columns
+ * than fit 128 bytes they are a multiple of what does. */
 bool cuda_page_map_whole(CUtensorMap *, const void *at, int64_t rows, int64_t cols,
-                         int64_t page_bytes, int box_rows);
+                         int64_t page_bytes, int box_rows, size_t width);
 
 __device__ static inline unsigned shared_at(const void *p) {
     return (unsigned)__cvta_generic_to_shared(p);
