@@ -22,6 +22,8 @@ struct engine_options {              /* zeroed: defaults */
     double slowdown;                 /* how much longer prompts may make a step in which others
                                         decode, at least 1; 0: 2; negative: no limit */
     bool f32;                        /* parity mode: f32 activations, arithmetic and KV */
+    bool fast;                       /* as device_options says: a reply then depends on what it was
+                                        computed with */
     const char *kv;                  /* "f32", "bf16", "q8"; NULL or "auto": bf16, with f32 f32 */
     int ahead;                       /* asks for a step before the tokens of the last one have come:
                                         1 yes, -1 no, 0: where the device works by itself */

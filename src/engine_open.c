@@ -148,7 +148,8 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
     e->waiting_max = o->waiting_max ? o->waiting_max : WAITING_MAX;
     jobs_open(&e->jobs, e->waiting_max + requests);
     e->dev.op = device_find(o->device, err);
-    struct device_options d = { .threads = o->threads, .isa = o->isa, .rounded = !o->f32 };
+    struct device_options d = { .threads = o->threads, .isa = o->isa, .rounded = !o->f32,
+                                .fast = o->fast };
     if (!e->dev.op || !find_kv(o->kv, o->f32, &e->kv, err)) return false;
     int rows = MAX(rows_of(e, o), requests);       /* every running request can have its row */
     e->rows_max = rows;

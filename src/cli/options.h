@@ -45,7 +45,7 @@ struct args {
     const char *model, *device, *isa, *compute, *kv, *packed;
     int threads, context, chunk;
     size_t cache_bytes;
-    bool no_prefix_cache;
+    bool no_prefix_cache, fast;
     /* what goes in */
     const char *prompt, *file, *ids, *system, *system_file, *messages, *tools;
     const char *template_text, *template_file, *template_vars, *think, *reasoning_effort;

@@ -29,7 +29,8 @@ int cli_selftest(struct args *a) {
         struct engine_options o = {
             .dir = buf_c(&dir), .device = a->device, .isa = a->isa, .threads = a->threads,
             .context = a->context, .chunk_max = a->chunk, .cache_bytes = a->cache_bytes,
-            .f32 = !strcmp(a->compute, "f32"), .kv = a->kv, .no_reuse = a->no_prefix_cache,
+            .f32 = !strcmp(a->compute, "f32"), .kv = a->kv, .fast = a->fast,
+            .no_reuse = a->no_prefix_cache,
         };
         session_packed(a->packed, &packed, &o);
         ok = engine_selftest(&o, line, &c, &err);

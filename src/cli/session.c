@@ -122,6 +122,7 @@ bool session_open(struct session *s, const struct args *a, const struct session_
         .requests_max = plan->running, .waiting_max = plan->waiting,
         .slowdown = plan->slowdown,
         .cache_bytes = a->cache_bytes, .f32 = !strcmp(a->compute, "f32"), .kv = a->kv,
+        .fast = a->fast,
         .no_reuse = a->no_prefix_cache, .no_tokenizer = plan->no_tokenizer,
         .progress = loading, .packing = packing, .to = s,
     };

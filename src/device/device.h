@@ -175,6 +175,8 @@ struct device_options {
     const char *isa;                 /* NULL: the best */
     bool rounded;                    /* may round rows where they meet weights: a CPU to 8 bits
                                         with packed ones, a GPU to bf16 */
+    bool fast;                       /* many rows may be summed in another order than few: then a
+                                        row's bits depend on how many there are */
 };
 
 /* Matrices that products will be given, for a device that would rather have them in an order of

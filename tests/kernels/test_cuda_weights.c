@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-static struct device cpu, gpu, rounding;
+static struct device cpu, gpu, rounding, fast;  /* rounding, and --fast */
 
 static unsigned char *bytes_of(size_t n, bool finite) {
     unsigned char *x = mem_array(n, 1);
@@ -60,6 +60,7 @@ static void *scales_of(enum dtype dtype, size_t n) {
 static void adopt(const void *at, size_t bytes) {
     assert_true(gpu.op->adopt(&gpu, at, bytes));
     assert_true(rounding.op->adopt(&rounding, at, bytes));
+    assert_true(fast.op->adopt(&fast, at, bytes));
 }
 
 /* Adopted, so its memory is kept as long as the devices are open. */
@@ -206,6 +207,30 @@ static void test_formats(void **state) {
             if (takes(f + i)) check_linear(&formats[f], shapes[i][0], shapes[i][1]);
         if (!dtype_grouped(formats[f].dtype) && takes(f)) check_linear(&formats[f], 19, 77);
     }
+}
+
+/* --fast: many rows beside the CPU, fewer with the bits of always. */
+static void check_fast(const struct format *f, int64_t outs, int64_t cols) {
+    enum { MANY = 1030, FEWER = 300 };
+    struct linear l = matrix_new(f, outs, cols, true);
+    float *x = numbers(MANY * cols), *want = numbers(MANY * outs), *got = numbers(MANY * outs);
+    struct tensor xs = tensor_2d(x, F32, MANY, cols), ys = tensor_2d(want, F32, MANY, outs);
+    cpu.op->linear(&cpu, &ys, &l, &xs);
+    product(&fast, got, &l, x, MANY);
+    const double far = difference(got, want, MANY * outs);
+    if (!(far < 3e-2)) fail_msg("%s [%d, %d], fast: off by %g", f->name, (int)outs, (int)cols, far);
+    product(&fast, got, &l, x, FEWER);
+    product(&rounding, want, &l, x, FEWER);
+    assert_memory_equal(got, want, (size_t)(FEWER * outs) * sizeof *got);
+    free(x), free(want), free(got);
+}
+
+static void test_fast(void **state) {
+    (void)state;
+    static const int64_t shapes[][2] = { { 256, 640 }, { 544, 256 } };
+    for (size_t f = 0; f < COUNT(formats); f++)
+        for (size_t i = 0; i < COUNT(shapes); i++)
+            if (takes(f + i)) check_fast(&formats[f], shapes[i][0], shapes[i][1]);
 }
 
 /* Scales of FP8 that a sum of two bf16 does not reach. */
@@ -463,23 +488,25 @@ static void test_cycles(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_formats), cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_formats), cmocka_unit_test(test_fast),
+        cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_no_number), cmocka_unit_test(test_tables),
         cmocka_unit_test(test_experts), cmocka_unit_test(test_route),
         cmocka_unit_test(test_loading), cmocka_unit_test(test_no_room),
         cmocka_unit_test(test_cycles),
     };
     struct device_options plain = { .threads = 1, .isa = "generic" }, rounded = { .rounded = true };
+    struct device_options faster = { .rounded = true, .fast = true };
     struct err err = { 0 };
     const struct device_ops *op = device_find("cuda", &err);
     cpu.op = &device_cpu;
-    gpu.op = rounding.op = op;
+    gpu.op = rounding.op = fast.op = op;
     if (!op) {
         printf("test_cuda_weights: %s: nothing was tested\n", err.text);
         return 0;
     }
     if (!cpu.op->open(&cpu, &plain, &err) || !op->open(&gpu, &plain, &err) ||
-        !op->open(&rounding, &rounded, &err)) {
+        !op->open(&rounding, &rounded, &err) || !op->open(&fast, &faster, &err)) {
         puts(err.text);
         return 1;
     }
@@ -491,6 +518,7 @@ int main(void) {
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     op->close(&gpu);
     op->close(&rounding);
+    op->close(&fast);
     cpu.op->close(&cpu);
     return failed;
 }

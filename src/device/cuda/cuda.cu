@@ -79,6 +79,7 @@ static bool open_cuda(struct device *dev, const struct device_options *o, struct
         return fail(err, ERR_DEVICE, "the GPU gives no stream and no memory", e);
     }
     c->overlaps = is.major >= 9;
+    c->fast = o->fast;
     c->processors = is.multiProcessorCount;
     snprintf(c->name, sizeof c->name, "cuda, %.80s, %zu GiB", is.name, is.totalGlobalMem >> 30);
     c->copies = new std::map<const char *, struct cuda_copy>();

@@ -51,6 +51,7 @@ struct cuda {
     cudaStream_t stream;
     int processors;
     bool hopper;                             /* sm_90a: see hopper.h */
+    bool fast;                               /* as device_options says */
     bool overlaps;                           /* a kernel may begin before the last one ends */
     cudaError_t error;                       /* the first; sync reports it */
     char name[128];

@@ -2,7 +2,8 @@
  * them so, packed weights are unpacked, and linear_wgmma.cu multiplies. */
 #include "device/cuda/linear_wgmma.h"
 
-enum { ADD_ROWS = 256, PACKED_ROWS = 48 };
+/* FAST_ROWS: from so many on tiles fill the chip without slices. */
+enum { ADD_ROWS = 256, PACKED_ROWS = 48, FAST_ROWS = 1024 };
 
 __global__ static void round_rows(__nv_bfloat16 *to, const float *x, int64_t x_row, int64_t cols) {
     let_next_begin();
@@ -116,7 +117,7 @@ static bool takes(const struct cuda *c, const struct cuda_products &a) {
 static bool multiply_rows(struct cuda *c, const struct cuda_products &a) {
     struct many_job j = {};
     struct many_plain p = {};
-    const bool packed = a.w[0].dtype != BF16;
+    const bool packed = a.w[0].dtype != BF16, fast = c->fast && a.n_rows >= FAST_ROWS;
     j.cols = (int)a.w[0].shape[1];
     j.n_rows = a.n_rows;
     j.gate = a.act;
@@ -124,8 +125,9 @@ static bool multiply_rows(struct cuda *c, const struct cuda_products &a) {
     p.n = a.n;
     for (int i = 0; i < a.n; i++) {
         p.w[i] = a.w[i];
+        const int64_t slice = fast ? a.w[i].shape[1] : cuda_slice(a.w[i]);
         j.part[i] = (struct many_part){ a.bias[i], a.y[i], a.y_row[i], (int)a.w[i].shape[0], 0,
-                                  (int)cuda_slice(a.w[i]) };
+                                        (int)slice };
     }
     p.x = rows_of(c, a, j.cols);
     if (a.end == PRODUCTS_GATE) {
