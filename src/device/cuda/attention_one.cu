@@ -15,7 +15,6 @@
 #include "device/cuda/heads.h"
 
 enum { FOLDERS = 64, CLUSTER = 8, SLOTS_MAX = 24, ROWS_MOST = 1, AT_ONCE = 8, ALIGN = 1024,
-       SHORT = CLUSTER,              /* blocks of a table: one for each block of threads */
        BESIDE = 111 << 10,           /* bytes: beside a block of the products before and after */
        ALONE = 225 << 10 };
 
@@ -352,34 +351,36 @@ static int table_blocks(const struct attend &a) {
     return (int)blocks_of((int64_t)a.kv.pages_max * a.kv.page_tokens, BLOCK);
 }
 
-/* Contexts for which a block of threads has one block of positions have little to fetch, and
- * products begin beside them; longer ones take all of a processor. */
-static int teams_for(const struct attend &a) { return table_blocks(a) <= SHORT ? 2 : 3; }
+/* How a table is attended: by two teams in so much memory that products have room, which then begin
+ * beside them, or, where that is too little, by three which have a processor's. bytes 0: there is
+ * no way. */
+struct plan { int teams, rings, bytes; };
 
-static int rings_for(const struct attend &a) {
-    return MIN(teams_for(a), (int)blocks_of(table_blocks(a), CLUSTER));
+/* As many bytes whatever the dtype, so that as few blocks fit on a processor. */
+static struct plan plan_of(const struct attend &a, int teams, int most) {
+    const int blocks = table_blocks(a), own = (int)blocks_of(blocks, CLUSTER);
+    const int rings = MIN(teams, own), scales = eight_bits(a) ? (int)sizeof(struct scales) : 0;
+    const int each = (eight_one_part(a) ? 1 : 2) * SLOT * ROW_BYTES + scales;
+    const int slots = MIN(2 * WARPS * (int)blocks_of(own, rings), (int)SLOTS_MAX);
+    const int fixed = (teams == 2 ? words<2>() : words<3>()) + (int)ALIGN +
+                      blocks * one_received(a) +
+                      own * (BLOCK / a.kv.page_tokens) * (int)sizeof(int);
+    int least = 0;
+    eight_form(a, [&](auto form) { least = rings * WARPS * slot_bytes<decltype(form)>(); });
+    if (fixed + least > most) return { teams, rings, 0 };
+    return { teams, rings, MIN(most, fixed + MAX(least, rings * slots * each)) };
 }
 
-/* As much whatever the dtype, so that as few blocks fit on a processor. 0: too many. */
-static int bytes_for(const struct attend &a) {
-    const int blocks = table_blocks(a), teams = teams_for(a), rings = rings_for(a);
-    const int each = (eight_one_part(a) ? 1 : 2) * SLOT * ROW_BYTES +
-                     (eight_bits(a) ? (int)sizeof(struct scales) : 0);
-    const int own = (int)blocks_of(blocks, CLUSTER);
-    const int w = teams == 2 ? words<2>() : words<3>();
-    const int fixed = w + (int)ALIGN + blocks * one_received(a) +
-                      own * (BLOCK / a.kv.page_tokens) * (int)sizeof(int);
-    const int slots = MIN(2 * WARPS * (int)blocks_of(own, rings), (int)SLOTS_MAX);
-    const int most = blocks <= SHORT ? (int)BESIDE : (int)ALONE;
-    const int least = rings * WARPS * each;
-    return fixed + least > most ? 0 : MIN(most, fixed + MAX(least, rings * slots * each));
+static struct plan plan_for(const struct attend &a) {
+    const struct plan beside = plan_of(a, 2, BESIDE);
+    return beside.bytes ? beside : plan_of(a, 3, ALONE);
 }
 
 bool cuda_one_waits(const struct cuda *c, const struct heads &h) {
     const struct attend &a = h.a;
     const int n = h.rows.n_rows;
     return c->hopper && c->rounded && n <= ROWS_MOST && n == h.rows.n_seqs && eight_can(a) &&
-           a.heads <= HEADS * a.kv_heads && heads_as_attended(h) && bytes_for(a) > 0;
+           a.heads <= HEADS * a.kv_heads && heads_as_attended(h) && plan_for(a).bytes > 0;
 }
 
 bool cuda_one_can(const struct cuda *c, const struct attention_job &j) {
@@ -402,12 +403,13 @@ static void start(struct cuda *c, const struct one_job &j) {
 bool cuda_attention_one(struct cuda *c, const struct attention_job &attention) {
     const struct attend &a = attention.a;
     struct one_job j = { *c->heads, eight_maps_of(a, attention.maps), attention.y, attention.few };
+    const struct plan plan = plan_for(a);
     j.h.a = a;
-    j.bytes = bytes_for(a);
-    j.rings = rings_for(a);
+    j.bytes = plan.bytes;
+    j.rings = plan.rings;
     c->heads_wait = false;
     eight_form(a, [&](auto form) {
-        if (teams_for(a) == 2) start<decltype(form), 2>(c, j);
+        if (plan.teams == 2) start<decltype(form), 2>(c, j);
         else start<decltype(form), 3>(c, j);
     });
     return j.few != NULL;
