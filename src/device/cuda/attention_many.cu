@@ -5,7 +5,8 @@
 #include "device/cuda/heads.h"
 #include "device/cuda/linear.h"
 
-enum { THREADS = 384, STAGES = 2, PRODUCER = 0, QUERIES = 64, RAW = 3 };
+enum { THREADS = 384, STAGES = 2, PRODUCER = 0, QUERIES = 64, RAW = 3,
+       RAW_BARRIER = 4 };              /* and RAW more: named, of the producer */
 
 template <int HALVES> struct alignas(1024) many_memory {
     unsigned char q[2][HALVES][QUERIES * 128];
@@ -113,28 +114,38 @@ __device__ static inline void many_fetch(struct many_memory<HALVES> *m, const in
 
 /* ---- 8 bits: the producer's 128 threads make bf16 of them ---- */
 
-/* A tile's keys and values come one after the other: number i is of block i / 2. Lane k has its
- * k-th page, which is asked for long before the copy is. */
-__device__ static inline int raw_page(const struct many_tile &t, const struct attend &a, int i) {
-    const int tokens = a.kv.page_tokens, last = (t.first_pos + t.n_rows - 1) / tokens;
-    const int per = BLOCK / tokens, lane = threadIdx.x % 32;
-    const int at = (t.first + i / 2) * per + lane;
-    const int own = page_of(a.kv, t.seq, first_visible(a, t.first_pos) / tokens);
-    const int page = lane < per && at <= last ? page_of(a.kv, t.seq, at) : own;
-    return page < 0 ? own : page;
+/* What the producer's threads have of a tile: keys and values come one after the other, number i is
+ * of block i / 2. own: a page that is seen, in place of those that are not there. */
+struct raw_tile {
+    struct many_tile t;
+    int tokens, per, last, own, low;             /* per: pages of a block */
+};
+
+__device__ static inline struct raw_tile raw_tile_of(const struct many_tile &t,
+                                                     const struct attend &a) {
+    const int tokens = a.kv.page_tokens, low = first_visible(a, t.first_pos);
+    return { t, tokens, BLOCK / tokens, (t.first_pos + t.n_rows - 1) / tokens,
+             page_of(a.kv, t.seq, low / tokens), low };
 }
 
-/* By a warp. */
-__device__ static inline void raw_fetch(struct many_raw *raw, const struct many_tile &t,
-                                        const struct attend &a, const struct kv_maps &maps,
-                                        int i, int slot, int page) {
-    const int tokens = a.kv.page_tokens, lane = threadIdx.x % 32;
+/* Page number k of the block. */
+__device__ static inline int raw_page(const struct raw_tile &r, const struct attend &a, int i,
+                                      int k) {
+    const int at = (r.t.first + i / 2) * r.per + k;
+    const int page = k < r.per && at <= r.last ? page_of(a.kv, r.t.seq, at) : r.own;
+    return page < 0 ? r.own : page;
+}
+
+/* By a warp; lane k has page number k, which was asked for long before the copy is. */
+__device__ static inline void raw_fetch(struct many_raw *raw, const struct raw_tile &r,
+                                        const struct kv_maps &maps, int i, int slot, int page) {
+    const int lane = threadIdx.x % 32;
     if (lane == 0) barrier_expect(&raw->full[slot], BLOCK * ROW_BYTES);
-    for (int k = 0; k < BLOCK / tokens; k++) {
+    for (int k = 0; k < r.per; k++) {
         const int own = __shfl_sync(~0u, page, k);
         if (lane == 0)
-            page_in(raw->at[slot] + k * tokens * ROW_BYTES, i % 2 ? &maps.v : &maps.k, 0,
-                    t.kv_head * tokens, own, &raw->full[slot]);
+            page_in(raw->at[slot] + k * r.tokens * ROW_BYTES, i % 2 ? &maps.v : &maps.k, 0,
+                    r.t.kv_head * r.tokens, own, &raw->full[slot]);
     }
 }
 
@@ -163,41 +174,53 @@ __device__ static inline void widen(unsigned char (*to)[BLOCK * 128], const unsi
     }
 }
 
-/* Scales of positions that nobody sees are 0: they may be anything in memory. */
-__device__ static inline float scale_of(const struct attend &a, const struct many_tile &t, int i) {
-    const int pos = (t.first + i / 2) * BLOCK + threadIdx.x, tokens = a.kv.page_tokens;
-    if (pos >= t.first_pos + t.n_rows || pos < first_visible(a, t.first_pos)) return 0;
-    return *scale_at(a, page_at(a.kv, t.seq, pos / tokens), t.kv_head, i % 2, pos);
+/* A thread's position in a block: which of its pages, and where there. */
+struct own_place { int page, at; };
+
+/* Its scale. Those of positions that nobody sees are 0: they may be anything in memory. */
+__device__ static inline float scale_of(const struct attend &a, const struct raw_tile &r, int i,
+                                        const struct own_place &own) {
+    const int block = r.t.first + i / 2, pos = block * BLOCK + threadIdx.x;
+    if (pos >= r.t.first_pos + r.t.n_rows || pos < r.low) return 0;
+    const char *page = page_at(a.kv, r.t.seq, block * r.per + own.page);
+    const float *scales = (const float *)(page + scales_at(a));
+    return scales[(2 * r.t.kv_head + i % 2) * r.tokens + own.at];
 }
 
+/* The warps take turns at fetching, so that none is late each time by what that takes. The one
+ * whose turn it is waits until all have read the slot; the others only say so. */
 template <int HALVES>
 __device__ static inline void many_widen(struct many_memory<HALVES> *m, struct many_raw *raw,
                                          const int *above, const struct rows &rows,
                                          const struct attend &a, const struct kv_maps &maps,
                                          int positions) {
     const int tiles = above[rows.n_seqs] * a.kv_heads;
-    const bool fetches = threadIdx.x < 32;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tokens = a.kv.page_tokens;
+    const struct own_place own = { (int)threadIdx.x / tokens, (int)threadIdx.x % tokens };
     struct place p = { 0, 1 };
     int slot = 0;
     unsigned phase = 0;
     for (int i = blockIdx.x; i < tiles; i += gridDim.x) {
-        const struct many_tile t = many_tile_at(above, rows, a, positions, i);
-        const int n = 2 * (t.last + 1 - t.first);
-        for (int k = 0; fetches && k < MIN((int)RAW, n); k++)
-            raw_fetch(raw, t, a, maps, k, (slot + k) % RAW, raw_page(t, a, k));
-        float scale = scale_of(a, t, 0);
+        const struct raw_tile r = raw_tile_of(many_tile_at(above, rows, a, positions, i), a);
+        const int n = 2 * (r.t.last + 1 - r.t.first);
+        named_sync(RAW_BARRIER + RAW, 128);      /* all slots have been read */
+        for (int k = warp; k < MIN((int)RAW, n); k += 4)
+            raw_fetch(raw, r, maps, k, (slot + k) % RAW, raw_page(r, a, k, lane));
+        float scale = scale_of(a, r, 0, own);
         for (int k = 0; k < n; k++) {
-            const bool value = k % 2, more = fetches && k + RAW < n;
-            const float next_scale = k + 1 < n ? scale_of(a, t, k + 1) : 0;
-            const int page = more ? raw_page(t, a, k + RAW) : 0;
+            const bool value = k % 2, more = k + RAW < n, turn = more && k % 4 == warp;
+            const float next_scale = k + 1 < n ? scale_of(a, r, k + 1, own) : 0;
+            const int page = turn ? raw_page(r, a, k + RAW, lane) : 0;
             barrier_wait(value ? &m->v_empty[p.at] : &m->k_empty[p.at], p.phase);
             barrier_wait(&raw->full[slot], phase);
             (value ? raw->v_scale : raw->k_scale)[p.at][threadIdx.x] = scale;
             widen<HALVES>(value ? m->v[p.at] : m->k[p.at], raw->at[slot]);
             writes_are_shared();
             barrier_arrive(value ? &m->v_full[p.at] : &m->k_full[p.at]);
-            named_sync(4, 128);
-            if (more) raw_fetch(raw, t, a, maps, k + RAW, slot, page);
+            if (turn) {
+                named_sync(RAW_BARRIER + slot, 128);
+                raw_fetch(raw, r, maps, k + RAW, slot, page);
+            } else if (more) named_arrive(RAW_BARRIER + slot, 128);
             if (++slot == RAW) slot = 0, phase ^= 1;
             if (value) next(p);
             scale = next_scale;

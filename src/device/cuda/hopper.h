@@ -125,6 +125,11 @@ __device__ static inline void named_sync(int id, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+/* Others meet there; this thread does not wait for them. */
+__device__ static inline void named_arrive(int id, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 /* ---- copies ---- */
 
 /* A box from column col and row row on. */
