@@ -105,9 +105,9 @@ __global__ static void __launch_bounds__(HEADS_WARPS * 32) heads_of_row(struct h
             continue;
         }
         const struct place_of_head to = cached_at(h.a, h.rows, r, (y - nq) % nk, !o.is_v);
-        struct eighth e = {};
+        struct q8 e = {};
         if (h.a.kv.dtype == I8) {
-            e = warp_eighth(own, o.n);
+            e = warp_q8(own, o.n);
             if (lane == 0) *to.scale = e.scale;
         }
         for (int i = lane; i < o.n; i += 32) put_cached(to.at, h.a.kv.dtype, i, own[i], e);
@@ -156,7 +156,7 @@ __device__ static inline void put_four(const struct place_of_head &to, enum dtyp
                                        float4 v, int n) {
     if constexpr (Q8) {
         const float most = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
-        const struct eighth e = eighth_of(warp_max(column < n ? most : 0));
+        const struct q8 e = q8_of(warp_max(column < n ? most : 0));
         if (column == 0) *to.scale = e.scale;
         if (column < n)
             *(char4 *)(to.at + column) = make_char4(byte_of(v.x, e), byte_of(v.y, e),

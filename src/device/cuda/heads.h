@@ -43,18 +43,18 @@ __device__ static inline struct place_of_head cached_at(const struct attend &a,
 
 /* Whole numbers of 8 bits are numbers over a scale, of which the largest is 127. Numbers too large
  * for F32 divided by a scale too small for it: neither may overflow. */
-struct eighth { float scale, inverse; };
+struct q8 { float scale, inverse; };
 
-__device__ static inline struct eighth eighth_of(float most) {
+__device__ static inline struct q8 q8_of(float most) {
     return { most / 127, most > 1e-30f && most < 1e30f ? 127 / most : 0 };
 }
 
-__device__ static inline signed char byte_of(float v, const struct eighth &e) {
+__device__ static inline signed char byte_of(float v, const struct q8 &e) {
     return (signed char)__float2int_rn(v * e.inverse);
 }
 
 __device__ static inline void put_cached(char *to, enum dtype dtype, int c, float v,
-                                         const struct eighth &e) {
+                                         const struct q8 &e) {
     if (dtype == BF16) ((__nv_bfloat16 *)to)[c] = __float2bfloat16_rn(v);
     else if (dtype == I8) ((signed char *)to)[c] = byte_of(v, e);
     else ((float *)to)[c] = v;
@@ -64,7 +64,7 @@ __device__ static inline void put_cached(char *to, enum dtype dtype, int c, floa
 __device__ static inline void block_put(const struct place_of_head &to, enum dtype dtype,
                                         const float *from, int n) {
     __shared__ float part[32];
-    struct eighth e = {};
+    struct q8 e = {};
     if (dtype == I8) {
         float most = 0;
         for (int c = threadIdx.x; c < n; c += blockDim.x) most = fmaxf(most, fabsf(from[c]));
@@ -73,17 +73,17 @@ __device__ static inline void block_put(const struct place_of_head &to, enum dty
         if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = most;
         __syncthreads();
         for (unsigned i = 0; i < blockDim.x / 32; i++) most = fmaxf(most, part[i]);
-        e = eighth_of(most);
+        e = q8_of(most);
         if (threadIdx.x == 0) *to.scale = e.scale;
     }
     for (int c = threadIdx.x; c < n; c += blockDim.x) put_cached(to.at, dtype, c, from[c], e);
 }
 
 /* What the 8 bits of a warp's head are; n numbers in shared memory. */
-__device__ static inline struct eighth warp_eighth(const float *own, int n) {
+__device__ static inline struct q8 warp_q8(const float *own, int n) {
     float most = 0;
     for (int c = threadIdx.x % 32; c < n; c += 32) most = fmaxf(most, fabsf(own[c]));
-    return eighth_of(warp_max(most));
+    return q8_of(warp_max(most));
 }
 
 /* Sine and cosine of what lies below 2^30 or so, to half a unit of F32 and little more: a quarter
@@ -239,7 +239,7 @@ __device__ static inline void warp_keep_q8(signed char *kept, float *scale,
                                            const struct place_of_head &cached, const float *own,
                                            int n) {
     const int lane = threadIdx.x % 32;
-    const struct eighth e = warp_eighth(own, n);
+    const struct q8 e = warp_q8(own, n);
     for (int c = lane; c < HEADS_COLS; c += 32) {
         const signed char v = c < n ? byte_of(own[c], e) : 0;
         kept[c] = v;
