@@ -1,6 +1,7 @@
 /* test_attention_long.c - attention over contexts of several splits: against the textbook in
  * double precision, every instruction set against the generic one, and the same bits however
- * many threads there are, however prompts are cut and whoever else is in the batch. */
+ * many threads there are, however prompts are cut and whoever else is in the batch: in F32, and
+ * where a set's kernels round. */
 #include "device/cpu/isa.h"
 #include "device/device.h"
 
@@ -42,6 +43,13 @@ static const struct { const char *name; enum dtype dtype; struct attend a; } cas
         .sinks = sinks } },
     { "bf16, chunks", BF16,
       { .heads = 2, .kv_heads = 2, .k_dim = 16, .v_dim = 16, .scale = 1, .chunk = 520 } },
+    { "bf16, ragged, short window, sinks", BF16,
+      { .heads = 6, .kv_heads = 2, .k_dim = 96, .v_dim = 80, .scale = 0.4f, .window = 45,
+        .tiled = true, .sinks = sinks } },
+    { "bf16, twenty to a key, soft cap", BF16,
+      { .heads = 20, .kv_heads = 1, .k_dim = 128, .v_dim = 128, .scale = 0.3f, .softcap = 4 } },
+    { "bf16, narrow, chunks", BF16,
+      { .heads = 2, .kv_heads = 2, .k_dim = 32, .v_dim = 16, .scale = 1, .chunk = 520 } },
     { "f32, latent", F32,
       { .heads = 5, .kv_heads = 1, .k_dim = 75, .v_dim = 60, .scale = 0.3f, .v_in_k = true } },
     { "bf16, latent", BF16,
@@ -89,7 +97,7 @@ static void text_free(struct text *t) {
 
 /* ---- the device ---- */
 
-struct heap {                        /* pages in an order of their own */
+struct heap {                        /* pages in an order of their own, NaN at first */
     struct kv_view view;
     int table[SEQS * PAGES_MAX];
     size_t bytes;
@@ -104,6 +112,7 @@ static struct heap *heap_new(const struct attend *a, enum dtype dtype) {
         .pages_max = PAGES_MAX, .page_tokens = PAGE, .dtype = dtype };
     h->bytes = h->view.page_bytes * SEQS * PAGES_MAX;
     h->view.pages = mem_new(h->bytes);
+    memset(h->view.pages, 0xff, h->bytes);
     for (int i = 0; i < SEQS * PAGES_MAX; i++) h->table[i] = (i * 7 + 3) % (SEQS * PAGES_MAX);
     return h;
 }
@@ -251,21 +260,21 @@ static void check_text(const struct attend *a, enum dtype dtype, const struct te
 
 /* ---- the promises ---- */
 
-static struct device open_device(const char *isa, int threads) {
+static struct device open_device(const char *isa, int threads, bool rounded) {
     struct device dev = { .op = &device_cpu };
+    struct device_options options = { .threads = threads, .isa = isa, .rounded = rounded };
     struct err err = { 0 };
-    if (!dev.op->open(&dev, &(struct device_options){ .threads = threads, .isa = isa }, &err))
-        fail_msg("%s", err.text);
+    if (!dev.op->open(&dev, &options, &err)) fail_msg("%s", err.text);
     return dev;
 }
 
 struct result { float *y; struct heap *heap; size_t n; };
 
-static struct result compute(const char *isa, int threads, const struct attend *a,
+static struct result compute(const char *isa, int threads, bool rounded, const struct attend *a,
                              enum dtype dtype, const struct text *t, enum cut cut) {
     struct result r = { .heap = heap_new(a, dtype),
                         .n = (size_t)SEQS * LONGEST * (size_t)(a->heads * a->v_dim) };
-    struct device dev = open_device(isa, threads);
+    struct device dev = open_device(isa, threads, rounded);
     r.y = mem_array(r.n, sizeof *r.y);
     for (int s = 0; s < SEQS; s++) {
         const int step = cut == TOGETHER ? length[s] : cut == CHUNKS ? 100 : 33;
@@ -295,27 +304,37 @@ static const struct { int threads; enum cut cut; } ways[] = {
     { 1, TOGETHER }, { 2, CHUNKS }, { 3, TOGETHER }, { 3, ROWS },
 };
 
+/* A set beside the generic one, and in all ways. */
+static void check_set(size_t i, const char *isa, bool rounded, const struct text *t,
+                      const struct result *plain) {
+    const struct attend *a = &cases[i].a;
+    const float bound = rounded ? 1e-2f : 1e-5f;
+    struct result one = compute(isa, 1, rounded, a, cases[i].dtype, t, ROWS);
+    if (!rounded)
+        assert_memory_equal(one.heap->view.pages, plain->heap->view.pages, plain->heap->bytes);
+    for (size_t j = 0; j < one.n; j++)
+        if (!(fabsf(one.y[j] - plain->y[j]) < bound))
+            fail_msg("%s: %s gives %.9g, generic %.9g", cases[i].name, isa, (double)one.y[j],
+                     (double)plain->y[j]);
+    for (size_t n = 0; n < COUNT(ways); n++) {
+        const int threads = ways[n].threads;
+        const enum cut cut = ways[n].cut;
+        struct result r = compute(isa, threads, rounded, a, cases[i].dtype, t, cut);
+        check_same(&r, &one, cases[i].name, isa, threads, cut);
+        result_free(&r);
+    }
+    result_free(&one);
+}
+
 static void check_case(size_t i) {
     const struct attend *a = &cases[i].a;
     struct text t = text_new(a);
-    struct result plain = compute("generic", 1, a, cases[i].dtype, &t, ROWS);
+    struct result plain = compute("generic", 1, false, a, cases[i].dtype, &t, ROWS);
     const struct cpu_kernels *set;
     check_text(a, cases[i].dtype, &t, plain.y);
     for (int s = 0; (set = cpu_isa(s)); s++) {
-        struct result one = compute(set->name, 1, a, cases[i].dtype, &t, ROWS);
-        assert_memory_equal(one.heap->view.pages, plain.heap->view.pages, plain.heap->bytes);
-        for (size_t j = 0; j < one.n; j++)
-            if (!(fabsf(one.y[j] - plain.y[j]) < 1e-5f))
-                fail_msg("%s: %s gives %.9g, generic %.9g", cases[i].name, set->name,
-                         (double)one.y[j], (double)plain.y[j]);
-        for (size_t n = 0; n < COUNT(ways); n++) {
-            const int threads = ways[n].threads;
-            const enum cut cut = ways[n].cut;
-            struct result r = compute(set->name, threads, a, cases[i].dtype, &t, cut);
-            check_same(&r, &one, cases[i].name, set->name, threads, cut);
-            result_free(&r);
-        }
-        result_free(&one);
+        check_set(i, set->name, false, &t, &plain);
+        if (set->attention_rounded) check_set(i, set->name, true, &t, &plain);
     }
     result_free(&plain);
     text_free(&t);
@@ -331,7 +350,7 @@ static void test_rounding(void **state) {
     const struct attend a = { .heads = 2, .kv_heads = 2, .k_dim = 32, .v_dim = 48, .scale = 1,
                               .window = 1 };
     struct text t = text_new(&a);
-    struct result r = compute(NULL, 1, &a, I8, &t, ROWS);
+    struct result r = compute(NULL, 1, false, &a, I8, &t, ROWS);
     int exact = 0;
     for (int p = 0; p < length[2]; p++)
         for (int h = 0; h < a.heads; h++) {

@@ -77,6 +77,7 @@ static void find_block(const struct attention *o, int64_t i, struct block *b) {
         memcpy(b->q + j * a->k_dim, head_f32(o->q, q->row, q->head),
                (size_t)a->k_dim * sizeof *b->q);
     }
+    if (o->kernels->round) o->kernels->round(b->q, b->n, a->k_dim);
     b->low = b->query[0].low;
     b->pos = b->query[b->n - 1].pos;
     b->seq = a->rows->seq[b->query[0].row];
@@ -97,6 +98,20 @@ static struct cpu_kv values_of(const struct attend *a, char *page, int kv_head, 
                             a->kv.dtype,
                             a->kv.dtype == I8 ? page_scales(a, page, kv_head, 1) + from : NULL,
                             NULL };
+}
+
+/* The values of all pages of a step at once. */
+static void weigh_pages(const struct attention *o, const struct block *b, struct work *w, int base,
+                        int first, int end) {
+    const struct attend *a = o->a;
+    const int tokens = a->kv.page_tokens, n = MIN(b->pos + 1, end * tokens) - first * tokens;
+    struct cpu_kv v[STEP_TOKENS / ROUNDED_TOKENS];
+    for (int i = first; i < end; i++) {
+        v[i - first] = values_of(a, page_at(a, b->seq, i), b->kv_head, 0);
+        if (i + o->step <= b->pos / tokens)
+            v[i - first].soon = keys_of(a, page_at(a, b->seq, i + o->step), b->kv_head).at;
+    }
+    o->kernels->weigh(w->y, w->score + first * tokens - base, b->n, v, n, a->v_dim);
 }
 
 /* Pages [first, end) of one step; `base` is the first position of the step. */
@@ -121,6 +136,10 @@ static void run_step(const struct attention *o, const struct block *b, struct wo
         float shrink = o->kernels->soften(w->score + j * SCORE_ROW, begin, stop, width, &how,
                                           &w->running[j]);
         for (int c = 0; shrink != 1 && c < a->v_dim; c++) y[c] *= shrink;
+    }
+    if (o->kernels->round) {
+        weigh_pages(o, b, w, base, first, end);
+        return;
     }
     for (int i = first; i < end; i++) {
         const int from = MAX(b->low - i * tokens, 0), to = MIN(b->pos + 1 - i * tokens, tokens);
@@ -259,7 +278,9 @@ static int64_t plan(struct attention *o, const struct cpu *cpu) {
 void cpu_attention(struct device *dev, struct tensor *y, const struct tensor *q,
                    const struct attend *a) {
     const struct cpu *cpu = cpu_of(dev);
-    struct attention o = { .kernels = cpu->kernels->attention, .a = a, .y = y, .q = q };
+    const struct cpu_kernels *set = cpu->kernels;
+    struct attention o = { .a = a, .y = y, .q = q };
+    o.kernels = attention_rounds(cpu, a) ? set->attention_rounded : set->attention;
     assert(a->kv.page_tokens <= STEP_TOKENS && a->k_dim <= Q_FLOATS &&
            a->v_dim <= Y_FLOATS);
     assert(!a->v_in_k || (a->kv_heads == 1 && a->kv.dtype != I8));

@@ -4,7 +4,10 @@
  * [kv_heads, page_tokens, v_dim]; a head's part of a page is two runs of memory, and keys
  * meet queries a vector of tokens at a time. A latent that is key and value (v_in_k) is
  * [page_tokens, k_dim]. I8, not of latents: then the scales, F32 [kv_heads, 2, page_tokens],
- * those of keys and those of values: a head of a token is whole numbers to 127 times its own. */
+ * those of keys and those of values: a head of a token is whole numbers to 127 times its own.
+ *
+ * For kernels that round, bf16 lies in pairs of neighbouring dimensions, or of tokens: keys
+ * [kv_heads, k_dim / 2, page_tokens, 2], values [kv_heads, page_tokens / 2, v_dim, 2]. */
 #pragma once
 #include "device/cpu/cpu.h"
 
@@ -16,6 +19,13 @@ static inline struct page_layout page_layout(const struct attend *a) {
     l.v_at = tokens * heads * (size_t)a->k_dim * l.bytes;
     l.scales_at = l.v_at + (a->v_in_k ? 0 : tokens * heads * (size_t)a->v_dim * l.bytes);
     return l;
+}
+
+/* Whether attention is by kernels that round. */
+static inline bool attention_rounds(const struct cpu *cpu, const struct attend *a) {
+    return cpu->kernels->attention_rounded && !cpu->scratch.exact && a->kv.dtype == BF16 &&
+           a->kv.page_tokens == ROUNDED_TOKENS && !a->v_in_k && a->k_dim % 32 == 0 &&
+           a->v_dim % 16 == 0 && MAX(a->k_dim, a->v_dim) <= ROUNDED_DIM;
 }
 
 static inline float *page_scales(const struct attend *a, char *page, int kv_head, int which) {

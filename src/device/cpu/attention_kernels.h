@@ -5,7 +5,8 @@
  * order, one multiply-add each; the sum of a softmax has 16 lanes (the position in the step modulo
  * 16), folded likewise. So nothing depends on how many queries
  * are taken together. All sets but generic agree in every bit; it rounds products and sums
- * apart and has libm's exponential. */
+ * apart and has libm's exponential. Kernels that round (bf16 queries, keys, weights and values)
+ * have sums of their own, which depend on a row alone as well. */
 #pragma once
 #include "device/tensor.h"
 
@@ -13,6 +14,9 @@
  * whole vectors may be read and written there. Rows lie an odd number of lines apart: else they
  * would share places in the cache. */
 enum { STEP_TOKENS = 128, SCORE_ROW = STEP_TOKENS + 16 };
+
+/* What kernels that round take: pages of so many tokens, heads of up to so many dimensions. */
+enum { ROUNDED_TOKENS = 32, ROUNDED_DIM = 256 };
 
 /* Rows of one kv head in one page, F32, BF16 or I8: keys are [dim, tokens], values and a latent's
  * keys [tokens, dim]. I8: a token's numbers are multiples of its scale. Of what is read soon memory
@@ -37,7 +41,12 @@ struct cpu_attention_kernels {
                     struct cpu_running *);
     /* y[j * dim ..] += sum of p[j * SCORE_ROW + i] v[i], i < n <= STEP_TOKENS, j < n_q */
     void (*weigh)(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim);
+    /* Of kernels that round: queries [n_q, dim] become what `scores` reads, in place. They take
+     * bf16 in pages of pairs (attention.h), and `weigh` those of up to a step at once, from their
+     * first tokens to the last that was written. NULL: others. */
+    void (*round)(float *q, int n_q, int dim);
 };
 
 extern const struct cpu_attention_kernels cpu_attention_generic, cpu_attention_avx2,
     cpu_attention_avx512, cpu_attention_neon;
+extern const struct cpu_attention_kernels cpu_attention_amx;         /* rounds */

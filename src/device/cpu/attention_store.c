@@ -2,7 +2,7 @@
  * attention.h lays them out. */
 #include "device/cpu/attention.h"
 
-struct store { const struct attend *a; const struct tensor *k, *v; };
+struct store { const struct attend *a; const struct tensor *k, *v; bool pairs; };
 
 /* n values to every `step`-th place from `to`. Returns the scale of I8. */
 static float store_values(char *to, size_t step, const float *x, int n, enum dtype dtype) {
@@ -18,6 +18,19 @@ static float store_values(char *to, size_t step, const float *x, int n, enum dty
     for (int i = 0; i < n; i++)
         ((signed char *)to)[(size_t)i * step] = (signed char)lrintf(x[i] * inverse);
     return scale;
+}
+
+/* To pages of pairs: number i of the first of two rows lies at 2 i, of the second behind it. */
+static void store_pairs(const struct store *o, char *page, int64_t r, int h) {
+    const struct attend *a = o->a;
+    const int tokens = a->kv.page_tokens, at = a->rows->pos[r] % tokens;
+    const float *k = head_f32(o->k, r, h), *v = head_f32(o->v, r, h);
+    uint16_t *keys = (uint16_t *)(void *)page + (int64_t)h * a->k_dim * tokens;
+    uint16_t *values = (uint16_t *)(void *)(page + page_layout(a).v_at) +
+                       ((int64_t)h * tokens + at / 2 * 2) * a->v_dim;
+    for (int d = 0; d < a->k_dim; d++)
+        keys[d / 2 * 2 * tokens + 2 * at + d % 2] = f32_to_bf16(k[d]);
+    for (int c = 0; c < a->v_dim; c++) values[2 * c + at % 2] = f32_to_bf16(v[c]);
 }
 
 static void store_head(const struct store *o, char *page, int64_t r, int h) {
@@ -44,12 +57,14 @@ static void store_rows(void *to, int64_t begin, int64_t end) {
     const struct attend *a = o->a;
     for (int64_t r = begin; r < end; r++) {
         char *page = page_at(a, a->rows->seq[r], a->rows->pos[r] / a->kv.page_tokens);
-        for (int h = 0; h < a->kv_heads; h++) store_head(o, page, r, h);
+        for (int h = 0; h < a->kv_heads; h++)
+            if (o->pairs) store_pairs(o, page, r, h);
+            else store_head(o, page, r, h);
     }
 }
 
 void cpu_kv_store(struct device *dev, const struct attend *a, const struct tensor *k,
                   const struct tensor *v) {
-    struct store o = { a, k, v };
+    struct store o = { a, k, v, attention_rounds(cpu_of(dev), a) };
     pool_run(cpu_of(dev)->pool, a->rows->n_rows, 16, store_rows, &o);
 }

@@ -457,6 +457,7 @@ const struct cpu_kernels cpu_kernels_avx512_bf16 = {
     .name = "avx512_bf16", .int8 = &cpu_int8_avx512, .bf16 = &cpu_bf16_avx512, KERNELS
 };
 const struct cpu_kernels cpu_kernels_amx = {
-    .name = "amx", .int8 = &cpu_int8_amx, .bf16 = &cpu_bf16_amx, KERNELS
+    .name = "amx", .int8 = &cpu_int8_amx, .bf16 = &cpu_bf16_amx,
+    .attention_rounded = &cpu_attention_amx, KERNELS
 };
 #endif
