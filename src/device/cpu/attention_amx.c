@@ -31,16 +31,15 @@ INLINE const char *fetch(const char *soon, int lines) {
     return soon + lines * LINE;
 }
 
-INLINE __m512i rounded(const float *from, __mmask32 here) {
-    const __m512 low = _mm512_maskz_loadu_ps((__mmask16)here, from);
-    const __m512 high = _mm512_maskz_loadu_ps((__mmask16)(here >> 16), from + TILE);
-    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+/* 32 numbers. */
+INLINE __m512i rounded(const float *from) {
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + TILE), _mm512_loadu_ps(from));
 }
 
 /* In place: what is written was read. */
 static void round_queries(float *q, int n_q, int dim) {
     for (int i = 0; i < n_q * dim; i += STEP)
-        _mm512_storeu_si512((char *)q + 2 * i, rounded(q + i, 0xffffffff));
+        _mm512_storeu_si512((char *)q + 2 * i, rounded(q + i));
 }
 
 /* One tile of queries or two, and two of tokens. As many lines of what is read soon as there are
@@ -105,7 +104,7 @@ static const char *pad(char *to, const char *from, int n, int dim) {
     return to;
 }
 
-/* One tile of queries and up to four of columns from `at` on. */
+/* One tile of queries and up to four of columns. */
 INLINE void weigh_tiles(int tiles, float *y, const uint16_t (*weights)[TILE * STEP],
                         const char *const *values, const char **soon, int chunks, int dim) {
     const int64_t row = 4 * dim;
@@ -145,8 +144,7 @@ static void weigh_rows(float *y, const float *p, int rows, const char *const *va
     const char *at[CHUNKS];
     for (int c = 0; c < chunks; c++)
         for (int i = 0; i < rows; i++)
-            _mm512_store_si512(weights[c] + i * STEP,
-                               rounded(p + i * SCORE_ROW + c * STEP, 0xffffffff));
+            _mm512_store_si512(weights[c] + i * STEP, rounded(p + i * SCORE_ROW + c * STEP));
     for (int d = 0; d < dim; d += 4 * TILE) {
         const int tiles = MIN(4, (dim - d) / TILE);
         for (int c = 0; c < chunks; c++) at[c] = values[c] + 4 * d;
