@@ -210,11 +210,100 @@ static void alone_is_the_same(void **state) {
     data_free(&d);
 }
 
+/* ---- kernels that round: given what bf16 has, they are as near as the others ---- */
+
+static float bf16_of(float f, uint16_t *half) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    bits &= 0xffff0000;
+    *half = (uint16_t)(bits >> 16);
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static float *bf16_numbers(int n) {
+    float *x = mem_array((size_t)n, sizeof *x);
+    uint16_t half;
+    for (int i = 0; i < n; i++) x[i] = bf16_of(uniform(), &half);
+    return x;
+}
+
+static void rounded_scores(const struct cpu_attention_rounded *kernels, int dim, int n_q) {
+    enum { N = ROUNDED_TOKENS };
+    const int all = (n_q + 1) * SCORE_ROW;
+    float *q = bf16_numbers(n_q * dim), *score = mem_array((size_t)all, sizeof *score);
+    double *want = mem_array((size_t)(n_q * N), sizeof *want);
+    uint16_t *page = mem_array((size_t)(dim * N), sizeof *page);
+    const struct cpu_kv k = { (const char *)page, N * sizeof *page, BF16, NULL, NULL };
+    for (int d = 0; d < dim; d++)
+        for (int i = 0; i < N; i++) {
+            const float f = bf16_of(uniform(), &page[(d / 2 * N + i) * 2 + d % 2]);
+            for (int j = 0; j < n_q; j++) want[j * N + i] += (double)f * (double)q[j * dim + d];
+        }
+    for (int i = 0; i < all; i++) score[i] = -7;
+    kernels->round(q, n_q, dim);
+    kernels->scores(score, q, n_q, &k, dim);
+    for (int i = 0; i < all; i++) {
+        const int j = i / SCORE_ROW, at = i % SCORE_ROW;
+        if (j < n_q && at < N) assert_true(fabs((double)score[i] - want[j * N + at]) < 1e-4);
+        else assert_true(score[i] == -7);
+    }
+    free(q), free(score), free(want), free(page);
+}
+
+/* n tokens of several pages; the others of the last one are no numbers. */
+static void rounded_weigh(const struct cpu_attention_rounded *kernels, int dim, int n, int n_q) {
+    enum { N = ROUNDED_TOKENS, PAGES = STEP_TOKENS / N };
+    float *p = bf16_numbers(n_q * SCORE_ROW);
+    float *y = mem_array((size_t)(n_q * dim + PAST), sizeof *y);
+    double *want = mem_array((size_t)(n_q * dim), sizeof *want);
+    uint16_t *page[PAGES];
+    struct cpu_kv v[PAGES];
+    for (int i = 0; i < PAGES; i++) {
+        page[i] = mem_array((size_t)(dim * N), sizeof *page[i]);
+        v[i] = (struct cpu_kv){ (const char *)page[i], (size_t)dim * 2, BF16, NULL, NULL };
+        memset(page[i], 0xff, (size_t)(dim * N) * sizeof *page[i]);
+    }
+    for (int j = 0; j < n_q; j++)
+        for (int t = n; t < SCORE_ROW; t++) p[j * SCORE_ROW + t] = 0;
+    for (int t = 0; t < n; t++)
+        for (int c = 0; c < dim; c++) {
+            const int at = (t % N / 2 * dim + c) * 2 + t % 2;
+            const float f = bf16_of(uniform(), &page[t / N][at]);
+            for (int j = 0; j < n_q; j++)
+                want[j * dim + c] += (double)f * (double)p[j * SCORE_ROW + t];
+        }
+    for (int i = 0; i < n_q * dim + PAST; i++) y[i] = 0.25f;
+    kernels->weigh(y, p, n_q, v, n, dim);
+    for (int i = 0; i < n_q * dim; i++)
+        assert_true(fabs((double)y[i] - 0.25 - want[i]) < 1e-4);
+    for (int i = 0; i < PAST; i++) assert_true(y[n_q * dim + i] == 0.25f);
+    for (int i = 0; i < PAGES; i++) free(page[i]);
+    free(p), free(y), free(want);
+}
+
+static void rounding_is_right(void **state) {
+    (void)state;
+    static const int dims[] = { 32, 64, 96, 128, 256 }, columns[] = { 16, 48, 80, 128, 256 };
+    static const int counts[] = { 1, 31, 32, 33, 97, 128 };
+    static const int queries[] = { 1, 4, 15, 16, 17, 33, 48 };
+    const struct cpu_kernels *set;
+    for (int s = 0; (set = cpu_isa(s)); s++)
+        for (size_t i = 0; i < COUNT(queries) && set->attention_rounded; i++) {
+            for (size_t k = 0; k < COUNT(dims); k++)
+                rounded_scores(set->attention_rounded, dims[k], queries[i]);
+            for (size_t k = 0; k < COUNT(columns) * COUNT(counts); k++)
+                rounded_weigh(set->attention_rounded, columns[k % COUNT(columns)],
+                              counts[k / COUNT(columns)], queries[i]);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sets_agree),
         cmocka_unit_test(softmaxes_agree),
         cmocka_unit_test(alone_is_the_same),
+        cmocka_unit_test(rounding_is_right),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

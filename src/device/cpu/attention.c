@@ -16,6 +16,7 @@ enum { BLOCK_MAX = 48, Q_FLOATS = 14 << 10, Y_FLOATS = 12 << 10, SPLIT_STEPS = 4
 
 struct attention {
     const struct cpu_attention_kernels *kernels;
+    const struct cpu_attention_rounded *rounded;         /* NULL: not used */
     const struct attend *a;
     struct tensor *y;
     const struct tensor *q;
@@ -77,7 +78,7 @@ static void find_block(const struct attention *o, int64_t i, struct block *b) {
         memcpy(b->q + j * a->k_dim, head_f32(o->q, q->row, q->head),
                (size_t)a->k_dim * sizeof *b->q);
     }
-    if (o->kernels->round) o->kernels->round(b->q, b->n, a->k_dim);
+    if (o->rounded) o->rounded->round(b->q, b->n, a->k_dim);
     b->low = b->query[0].low;
     b->pos = b->query[b->n - 1].pos;
     b->seq = a->rows->seq[b->query[0].row];
@@ -111,7 +112,7 @@ static void weigh_pages(const struct attention *o, const struct block *b, struct
         if (i + o->step <= b->pos / tokens)
             v[i - first].soon = keys_of(a, page_at(a, b->seq, i + o->step), b->kv_head).at;
     }
-    o->kernels->weigh(w->y, w->score + first * tokens - base, b->n, v, n, a->v_dim);
+    o->rounded->weigh(w->y, w->score + first * tokens - base, b->n, v, n, a->v_dim);
 }
 
 /* Pages [first, end) of one step; `base` is the first position of the step. */
@@ -124,7 +125,9 @@ static void run_step(const struct attention *o, const struct block *b, struct wo
         struct cpu_kv k = keys_of(a, page_at(a, b->seq, i), b->kv_head);
         float *score = w->score + i * tokens - base;
         k.soon = values_of(a, page_at(a, b->seq, i), b->kv_head, 0).at;
-        if (a->v_in_k)
+        if (o->rounded)
+            o->rounded->scores(score, b->q, b->n, &k, a->k_dim);
+        else if (a->v_in_k)
             o->kernels->latent_scores(score, b->q, b->n, &k, tokens, a->k_dim);
         else
             o->kernels->scores(score, b->q, b->n, &k, tokens, a->k_dim);
@@ -137,7 +140,7 @@ static void run_step(const struct attention *o, const struct block *b, struct wo
                                           &w->running[j]);
         for (int c = 0; shrink != 1 && c < a->v_dim; c++) y[c] *= shrink;
     }
-    if (o->kernels->round) {
+    if (o->rounded) {
         weigh_pages(o, b, w, base, first, end);
         return;
     }
@@ -278,9 +281,8 @@ static int64_t plan(struct attention *o, const struct cpu *cpu) {
 void cpu_attention(struct device *dev, struct tensor *y, const struct tensor *q,
                    const struct attend *a) {
     const struct cpu *cpu = cpu_of(dev);
-    const struct cpu_kernels *set = cpu->kernels;
-    struct attention o = { .a = a, .y = y, .q = q };
-    o.kernels = attention_rounds(cpu, a) ? set->attention_rounded : set->attention;
+    struct attention o = { .kernels = cpu->kernels->attention, .a = a, .y = y, .q = q };
+    if (attention_rounds(cpu, a)) o.rounded = cpu->kernels->attention_rounded;
     assert(a->kv.page_tokens <= STEP_TOKENS && a->k_dim <= Q_FLOATS &&
            a->v_dim <= Y_FLOATS);
     assert(!a->v_in_k || (a->kv_heads == 1 && a->kv.dtype != I8));

@@ -25,12 +25,6 @@ static void configure(int rows) {
     amx_configure(&c);
 }
 
-INLINE const char *fetch(const char *soon, int lines) {
-    if (!soon) return soon;
-    for (int i = 0; i < lines; i++) __builtin_prefetch(soon + i * LINE, 0, 2);
-    return soon + lines * LINE;
-}
-
 /* 32 numbers. */
 INLINE __m512i rounded(const float *from) {
     return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + TILE), _mm512_loadu_ps(from));
@@ -53,7 +47,7 @@ INLINE void scores_tiles(bool two, float *score, const char *q, const struct cpu
     if (two) AMX_ZERO(2);
     if (two) AMX_ZERO(3);
     for (int s = 0; s < dim / STEP; s++, keys += TILE * pair) {
-        soon = fetch(soon, STEP);
+        soon = cpu_fetch(soon, STEP * LINE);
         AMX_LOAD(4, q + s * LINE, row);
         AMX_LOAD(6, keys, pair);
         AMX_BF16(0, 4, 6);
@@ -73,12 +67,11 @@ INLINE void scores_tiles(bool two, float *score, const char *q, const struct cpu
     }
 }
 
-/* q: as round_queries leaves them. n: ROUNDED_TOKENS. */
-static void scores(float *score, const float *q, int n_q, const struct cpu_kv *k, int n, int dim) {
+/* q: as round_queries leaves them. */
+static void scores(float *score, const float *q, int n_q, const struct cpu_kv *k, int dim) {
     const char *at = (const char *)q, *soon = k->soon;
     const int64_t row = 2 * dim;
     int j = 0;
-    (void)n;
     if (n_q >= TILE) configure(TILE);
     for (; n_q - j >= 2 * TILE; j += 2 * TILE, soon = NULL)
         scores_tiles(true, score + j * SCORE_ROW, at + j * row, k, soon, dim);
@@ -113,7 +106,7 @@ INLINE void weigh_tiles(int tiles, float *y, const uint16_t (*weights)[TILE * ST
     if (tiles > 2) AMX_LOAD(2, y + 2 * TILE, row);
     if (tiles > 3) AMX_LOAD(3, y + 3 * TILE, row);
     for (int c = 0; c < chunks; c++) {
-        soon[c] = fetch(soon[c], tiles * SOON);
+        soon[c] = cpu_fetch(soon[c], (size_t)(tiles * SOON * LINE));
         AMX_LOAD(4, weights[c], LINE);
         AMX_LOAD(6, values[c], row);
         AMX_BF16(0, 4, 6);
@@ -155,7 +148,6 @@ static void weigh_rows(float *y, const float *p, int rows, const char *const *va
     }
 }
 
-/* v: of n tokens' pages, ROUNDED_TOKENS each. */
 static void weigh(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim) {
     UNSET _Alignas(64) char padded[4 * TILE * ROUNDED_DIM];
     const char *values[CHUNKS], *soon[CHUNKS], *none[CHUNKS] = { NULL };
@@ -173,12 +165,5 @@ static void weigh(float *y, const float *p, int n_q, const struct cpu_kv *v, int
     amx_release();
 }
 
-static float soften(float *score, int begin, int end, int n, const struct cpu_softmax *s,
-                    struct cpu_running *r) {
-    return cpu_attention_avx512.soften(score, begin, end, n, s, r);
-}
-
-const struct cpu_attention_kernels cpu_attention_amx = {
-    .scores = scores, .soften = soften, .weigh = weigh, .round = round_queries
-};
+const struct cpu_attention_rounded cpu_attention_amx = { round_queries, scores, weigh };
 #endif

@@ -75,6 +75,4 @@ static void weigh(float *y, const float *p, int n_q, const struct cpu_kv *v, int
         }
 }
 
-const struct cpu_attention_kernels cpu_attention_generic = {
-    .scores = scores, .latent_scores = latent_scores, .soften = soften, .weigh = weigh
-};
+const struct cpu_attention_kernels cpu_attention_generic = { scores, latent_scores, soften, weigh };

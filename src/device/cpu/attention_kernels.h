@@ -15,8 +15,6 @@
  * would share places in the cache. */
 enum { STEP_TOKENS = 128, SCORE_ROW = STEP_TOKENS + 16 };
 
-/* What kernels that round take: pages of so many tokens, heads of up to so many dimensions. */
-enum { ROUNDED_TOKENS = 32, ROUNDED_DIM = 256 };
 
 /* Rows of one kv head in one page, F32, BF16 or I8: keys are [dim, tokens], values and a latent's
  * keys [tokens, dim]. I8: a token's numbers are multiples of its scale. Of what is read soon memory
@@ -41,12 +39,32 @@ struct cpu_attention_kernels {
                     struct cpu_running *);
     /* y[j * dim ..] += sum of p[j * SCORE_ROW + i] v[i], i < n <= STEP_TOKENS, j < n_q */
     void (*weigh)(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim);
-    /* Of kernels that round: queries [n_q, dim] become what `scores` reads, in place. They take
-     * bf16 in pages of pairs (attention.h), and `weigh` those of up to a step at once, from their
-     * first tokens to the last that was written. NULL: others. */
-    void (*round)(float *q, int n_q, int dim);
 };
 
 extern const struct cpu_attention_kernels cpu_attention_generic, cpu_attention_avx2,
     cpu_attention_avx512, cpu_attention_neon;
-extern const struct cpu_attention_kernels cpu_attention_amx;         /* rounds */
+
+/* What a set may bring that rounds queries and weights to bf16, over bf16 in pages of pairs
+ * (attention.h): of so many tokens, and heads of up to so many dimensions. */
+enum { ROUNDED_TOKENS = 32, ROUNDED_DIM = 256 };
+
+struct cpu_attention_rounded {
+    /* Queries [n_q, dim] become what `scores` reads, in place; dim a multiple of 32. */
+    void (*round)(float *q, int n_q, int dim);
+    /* score[j * SCORE_ROW + i] = q[j] . k[i], of a page's tokens i, j < n_q */
+    void (*scores)(float *score, const float *q, int n_q, const struct cpu_kv *k, int dim);
+    /* y[j * dim ..] += sum of p[j * SCORE_ROW + i] v[i], i < n <= STEP_TOKENS, j < n_q, of pages
+     * one after the other, from the first one's first token on. Tokens of the last one from n on
+     * need not have been written; their weights are 0. dim is a multiple of 16. */
+    void (*weigh)(float *y, const float *p, int n_q, const struct cpu_kv *pages, int n, int dim);
+};
+
+extern const struct cpu_attention_rounded cpu_attention_amx;
+
+/* Asks for so many bytes of what is read soon (NULL: nothing), into the second-level cache, and
+ * returns what comes behind them. */
+static inline __attribute__((always_inline)) const char *cpu_fetch(const char *soon, size_t bytes) {
+    if (!soon) return soon;
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(soon + i, 0, 2);
+    return soon + bytes;
+}

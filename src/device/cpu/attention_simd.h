@@ -19,14 +19,6 @@ INLINE int tile_of(int n_q) {
     return n_q >= QUERIES ? QUERIES : n_q >= 4 ? 4 : n_q >= 2 ? 2 : 1;
 }
 
-/* Asks for the lines of one row of what is read soon, into the second-level cache: keys and values
- * come in runs of some KiB, too short for a processor to see that more is coming. */
-INLINE const char *fetch(const char *soon, size_t row_bytes) {
-    if (!soon) return soon;
-    for (size_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(soon + i, 0, 2);
-    return soon + row_bytes;
-}
-
 /* nq queries and `vecs` vectors of keys, of which the last has `width` keys. */
 INLINE void scores_tile(enum dtype dtype, int nq, int vecs, int width, float *score,
                         const float *q, const struct cpu_kv *k, const char *soon,
@@ -37,7 +29,7 @@ INLINE void scores_tile(enum dtype dtype, int nq, int vecs, int width, float *sc
     const char *row = k->at + (size_t)at * bytes_of(dtype);
     for (int d = 0; d < dim; d++, row += k->row_bytes) {
         struct vec x[2];
-        soon = fetch(soon, k->row_bytes);
+        soon = cpu_fetch(soon, k->row_bytes);
         UNROLL for (int i = 0; i < vecs; i++)
             x[i] = vec_kv(dtype, row + (size_t)(i * LANES) * bytes_of(dtype),
                           i + 1 == vecs ? width : LANES);
@@ -203,7 +195,7 @@ INLINE void weigh_tile(enum dtype dtype, int nq, int vecs, int width, float *y, 
     const char *row = v->at + (size_t)begin * bytes_of(dtype);
     for (int i = 0; i < n; i++, row += v->row_bytes) {
         struct vec x[2];
-        soon = fetch(soon, v->row_bytes);
+        soon = cpu_fetch(soon, v->row_bytes);
         UNROLL for (int c = 0; c < vecs; c++)
             x[c] = vec_kv(dtype, row + (size_t)(c * LANES) * bytes_of(dtype),
                           c + 1 == vecs ? width : LANES);

@@ -20,17 +20,15 @@ static float store_values(char *to, size_t step, const float *x, int n, enum dty
     return scale;
 }
 
-/* To pages of pairs: number i of the first of two rows lies at 2 i, of the second behind it. */
-static void store_pairs(const struct store *o, char *page, int64_t r, int h) {
-    const struct attend *a = o->a;
-    const int tokens = a->kv.page_tokens, at = a->rows->pos[r] % tokens;
-    const float *k = head_f32(o->k, r, h), *v = head_f32(o->v, r, h);
-    uint16_t *keys = (uint16_t *)(void *)page + (int64_t)h * a->k_dim * tokens;
+/* Into a page of pairs, at its token `at`. */
+static void store_pairs(const struct attend *a, char *page, int h, int at, const float *k,
+                        const float *v) {
+    const int tokens = a->kv.page_tokens;
+    uint16_t *keys = (uint16_t *)(void *)page + (int64_t)h * a->k_dim * tokens + 2 * at;
     uint16_t *values = (uint16_t *)(void *)(page + page_layout(a).v_at) +
-                       ((int64_t)h * tokens + at / 2 * 2) * a->v_dim;
-    for (int d = 0; d < a->k_dim; d++)
-        keys[d / 2 * 2 * tokens + 2 * at + d % 2] = f32_to_bf16(k[d]);
-    for (int c = 0; c < a->v_dim; c++) values[2 * c + at % 2] = f32_to_bf16(v[c]);
+                       (int64_t)(h * tokens + at / 2 * 2) * a->v_dim + at % 2;
+    for (int d = 0; d < a->k_dim; d++) keys[d / 2 * 2 * tokens + d % 2] = f32_to_bf16(k[d]);
+    store_values((char *)values, 2, v, a->v_dim, BF16);
 }
 
 static void store_head(const struct store *o, char *page, int64_t r, int h) {
@@ -40,7 +38,9 @@ static void store_head(const struct store *o, char *page, int64_t r, int h) {
     const size_t tokens = (size_t)a->kv.page_tokens, at = (size_t)a->rows->pos[r] % tokens;
     const float *k = head_f32(o->k, r, h);
     float scale[2] = { 0 };
-    if (a->v_in_k) {
+    if (o->pairs) {
+        store_pairs(a, page, h, (int)at, k, head_f32(o->v, r, h));
+    } else if (a->v_in_k) {
         char *to = page + at * (size_t)a->k_dim * l.bytes;
         store_values(to, 1, k, a->k_dim, dtype);
     } else {
@@ -57,9 +57,7 @@ static void store_rows(void *to, int64_t begin, int64_t end) {
     const struct attend *a = o->a;
     for (int64_t r = begin; r < end; r++) {
         char *page = page_at(a, a->rows->seq[r], a->rows->pos[r] / a->kv.page_tokens);
-        for (int h = 0; h < a->kv_heads; h++)
-            if (o->pairs) store_pairs(o, page, r, h);
-            else store_head(o, page, r, h);
+        for (int h = 0; h < a->kv_heads; h++) store_head(o, page, r, h);
     }
 }
 

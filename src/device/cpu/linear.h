@@ -55,7 +55,7 @@ struct cpu_kernels {
     const struct cpu_int8_kernels *int8;
     const struct cpu_bf16_kernels *bf16;         /* NULL: rows are not rounded to bf16 */
     const struct cpu_attention_kernels *attention;
-    const struct cpu_attention_kernels *attention_rounded;       /* NULL: there are none */
+    const struct cpu_attention_rounded *attention_rounded;       /* NULL: none */
     const struct cpu_recurrent_kernels *recurrent;
     /* n values, y = act(g) * up, or act(g) where up is NULL. False: not offered. NULL: for none. */
     bool (*gate)(float *y, const float *g, const float *up, int64_t n, enum act);

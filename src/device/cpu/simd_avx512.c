@@ -10,9 +10,7 @@ enum { QUERIES = 8, QUERIES_OF_TWO = 8 };
 #include "device/cpu/gate_simd.h"
 #include "device/cpu/recurrent_simd.h"
 
-const struct cpu_attention_kernels cpu_attention_avx512 = {
-    .scores = scores, .latent_scores = latent_scores, .soften = soften, .weigh = weigh
-};
+const struct cpu_attention_kernels cpu_attention_avx512 = { scores, latent_scores, soften, weigh };
 const struct cpu_recurrent_kernels cpu_recurrent_avx512 = { conv, ssm, delta };
 
 bool cpu_gate_avx512(float *y, const float *g, const float *up, int64_t n, enum act act) {

@@ -10,9 +10,7 @@ enum { QUERIES = 6, QUERIES_OF_TWO = 2 };
 #include "device/cpu/gate_simd.h"
 #include "device/cpu/recurrent_simd.h"
 
-const struct cpu_attention_kernels cpu_attention_neon = {
-    .scores = scores, .latent_scores = latent_scores, .soften = soften, .weigh = weigh
-};
+const struct cpu_attention_kernels cpu_attention_neon = { scores, latent_scores, soften, weigh };
 const struct cpu_recurrent_kernels cpu_recurrent_neon = { conv, ssm, delta };
 
 bool cpu_gate_neon(float *y, const float *g, const float *up, int64_t n, enum act act) {
