@@ -47,11 +47,15 @@ __device__ static inline char *page_at(const struct kv_view &kv, int seq, int pa
     return (char *)kv.pages + (size_t)page_of(kv, seq, page) * kv.page_bytes;
 }
 
-/* The scale of I8 of a position's keys (0) or values (1). */
+/* The scales of I8 of a page's keys (0) or values (1), a token after the other. */
+__device__ static inline float *scales_of_page(const struct attend &a, char *page, int kv_head,
+                                               int which) {
+    return (float *)(page + scales_at(a)) + (2 * kv_head + which) * a.kv.page_tokens;
+}
+
 __device__ static inline float *scale_at(const struct attend &a, char *page, int kv_head, int which,
                                          int pos) {
-    return (float *)(page + scales_at(a)) + (2 * kv_head + which) * a.kv.page_tokens +
-           pos % a.kv.page_tokens;
+    return scales_of_page(a, page, kv_head, which) + pos % a.kv.page_tokens;
 }
 
 /* Query head `i` of those that read kv_head. */

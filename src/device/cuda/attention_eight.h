@@ -127,7 +127,7 @@ __device__ static inline void fetch_scales(struct scales *to, uint64_t *full, in
     const int tokens = a.kv.page_tokens;
     const unsigned bytes = (unsigned)tokens * (unsigned)sizeof(float);
     char *there = (char *)a.kv.pages + (size_t)page * a.kv.page_bytes;
-    const float *from = scale_at(a, there, kv_head, 0, 0);
+    const float *from = scales_of_page(a, there, kv_head, 0);
     if (tokens == SLOT) return bytes_in(to, from, sizeof *to, full);
     bytes_in(to->k + at, from, bytes, full);
     bytes_in(to->v + at, from + tokens, bytes, full);

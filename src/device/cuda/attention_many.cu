@@ -516,7 +516,7 @@ bool cuda_attention_mma(struct device *dev, struct tensor *y, const struct tenso
     struct attention_job j = { *y, *q };
     j.a = *args;
     if (!takes(c, y, q, args) ||
-        !kv_maps_of(&j.maps, *args, args->kv.page_tokens, args->kv.dtype == I8 ? 1 : 2))
+        !kv_maps_of(&j.maps, *args, args->kv.page_tokens, cached_bytes(args->kv.dtype)))
         return false;
     j.a.sinks = (const float *)cuda_there(dev, args->sinks);
     j.blocks = (int)blocks_of((int64_t)args->kv.pages_max * args->kv.page_tokens, BLOCK);
