@@ -244,14 +244,16 @@ __device__ static inline void fetch_block(const struct ring<F> &r, struct place 
 
 /* ---- warps that compute ---- */
 
-/* A head that a warp made ready: one of q, or (q NULL) a key or a value, which goes to the cache,
- * too. */
+/* A head that a warp made ready: number i of q, or (which 0 or 1) the new key or value, which goes
+ * to the cache, too. */
 template <class F>
-__device__ static inline void keep_news(__nv_bfloat16 *q, struct fresh *f,
-                                        const struct place_of_head &cached, const float *own,
-                                        int n) {
-    if (F::Q8 && !q) warp_keep_q8((signed char *)f->row, &f->scale, cached, own, n);
-    else warp_keep(q ? q : (__nv_bfloat16 *)f->row, (__nv_bfloat16 *)cached.at, own, n);
+__device__ static inline void keep_news(__nv_bfloat16 (*q)[DIM_MAX + 8], int i, struct fresh *fresh,
+                                        int which, const struct place_of_head &cached,
+                                        const float *own, int n) {
+    if (which < 0) return warp_keep(q[i], NULL, own, n);
+    struct fresh *f = &fresh[which];
+    if (F::Q8) warp_keep_q8((signed char *)f->row, &f->scale, cached, own, n);
+    else warp_keep((__nv_bfloat16 *)f->row, (__nv_bfloat16 *)cached.at, own, n);
 }
 
 /* The new row takes its place in a slot. By a warp. */

@@ -182,9 +182,8 @@ __device__ static inline float scale_of(const struct attend &a, const struct raw
                                         const struct own_place &own) {
     const int block = r.t.first + i / 2, pos = block * BLOCK + threadIdx.x;
     if (pos >= r.t.first_pos + r.t.n_rows || pos < r.low) return 0;
-    const char *page = page_at(a.kv, r.t.seq, block * r.per + own.page);
-    const float *scales = (const float *)(page + scales_at(a));
-    return scales[(2 * r.t.kv_head + i % 2) * r.tokens + own.at];
+    char *page = page_at(a.kv, r.t.seq, block * r.per + own.page);
+    return scales_of_page(a, page, r.t.kv_head, i % 2)[own.at];
 }
 
 /* The warps take turns at fetching, so that none is late each time by what that takes. The one

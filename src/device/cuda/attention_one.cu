@@ -164,7 +164,7 @@ __device__ static inline void one_heads(const struct one<TEAMS> &o, const struct
         after_previous();            /* all that products did not write was read before */
         warp_read(v, h);
         warp_head(own, v, h, g, j.h, o.m->cosine, o.m->sine);
-        keep_news<F>(which < 0 ? o.m->q[i] : NULL, &o.m->fresh[which], to, own, h.n);
+        keep_news<F>(o.m->q, i, o.m->fresh, which, to, own, h.n);
     }
     after_previous();
     named_sync(1, 32 * ALL);

@@ -131,7 +131,7 @@ __device__ static inline void rows_heads(struct rows_words *m, const struct rows
         if (which >= 0 && r.first_head == 0)
             cached = head_in_page(h.a, page, r.pos, r.kv_head, which == 0);
         warp_head(m->own[warp], own.v, own.o, own.gain, h, m->cosine, m->sine);
-        keep_news<F>(which < 0 ? m->q[i] : NULL, &m->fresh[which], cached, m->own[warp], own.o.n);
+        keep_news<F>(m->q, i, m->fresh, which, cached, m->own[warp], own.o.n);
     }
     meet();
 }
