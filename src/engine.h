@@ -24,7 +24,8 @@ struct engine_options {              /* zeroed: defaults */
     bool f32;                        /* parity mode: f32 activations, arithmetic and KV */
     bool fast;                       /* as device_options says: a reply then depends on what it was
                                         computed with */
-    const char *kv;                  /* "f32", "bf16", "q8"; NULL or "auto": bf16, with f32 f32 */
+    const char *kv;                  /* "f32", "bf16", "q8", "fp8"; NULL or "auto": bf16, with
+                                        f32 f32 */
     int ahead;                       /* asks for a step before the tokens of the last one have come:
                                         1 yes, -1 no, 0: where the device works by itself */
     bool no_reuse;                   /* never look for kept prefixes */

@@ -21,7 +21,7 @@ static bool dir_exists(const char *dir, struct err *err) {
 }
 
 static const struct kv_name { const char *name; enum dtype dtype; } kv_names[] = {
-    { "f32", F32 }, { "bf16", BF16 }, { "q8", I8 },
+    { "f32", F32 }, { "bf16", BF16 }, { "q8", I8 }, { "fp8", FP8 },
 };
 
 static bool find_kv(const char *name, bool f32, const struct kv_name **out, struct err *err) {
@@ -29,19 +29,21 @@ static bool find_kv(const char *name, bool f32, const struct kv_name **out, stru
     if (!name || !strcmp(name, "auto")) name = f32 ? "f32" : "bf16";
     for (size_t i = 0; i < COUNT(kv_names); i++)
         if (!strcmp(name, kv_names[i].name)) *out = &kv_names[i];
-    return *out || err_code(err, ERR_USAGE, "kv %s: unknown; there is: auto, f32, bf16, q8", name);
+    return *out || err_code(err, ERR_USAGE, "kv %s: unknown; there is: auto, f32, bf16, q8, fp8",
+                            name);
 }
 
 /* What of a model 8 bits are not for is kept as before, and the user told. */
-static void tell_kv(const struct state_need *need, int n_layers) {
-    int q8 = 0, others = 0;
+static void tell_kv(const char *kv, const struct state_need *need, int n_layers) {
+    int heads = 0, others = 0;
     for (int i = 0; i < n_layers; i++) {
-        q8 += need[i].per_token && need[i].dtype == I8;
-        others += need[i].per_sequence || (need[i].per_token && need[i].dtype != I8);
+        const bool bytes = dtype_scaled(need[i].dtype);
+        heads += need[i].per_token && bytes;
+        others += need[i].per_sequence || (need[i].per_token && !bytes);
     }
     if (others)
-        log_line(LOG_WARN, "--kv q8 is for keys and values of heads, which %d of %d layers have; "
-                 "latents stay bf16, recurrent states f32", q8, q8 + others);
+        log_line(LOG_WARN, "--kv %s is for keys and values of heads, which %d of %d layers have; "
+                 "latents stay bf16, recurrent states f32", kv, heads, heads + others);
 }
 
 /* 0 asks for the model's own context, or for as much of it as the cache can be given. */
@@ -57,7 +59,7 @@ static bool open_cache(struct engine *e, const struct engine_options *o, int req
     if (o->context > d->context)
         err_set(err, "context: %d asked for, but the model goes to %d", o->context, d->context);
     model_need(e->model, need, e->kv->dtype);
-    if (e->kv->dtype == I8) tell_kv(need, d->n_layers);
+    if (dtype_scaled(e->kv->dtype)) tell_kv(e->kv->name, need, d->n_layers);
     struct err tried = { 0 };
     while (!err->code) {
         tried = (struct err){ 0 };
@@ -154,9 +156,9 @@ static bool open_all(struct engine *e, const struct engine_options *o, struct er
     int rows = MAX(rows_of(e, o), requests);       /* every running request can have its row */
     e->rows_max = rows;
     e->logits_max = o->rows_max ? rows : MIN(rows, MAX((int)LOGITS_MAX, requests));
-    if (e->kv->dtype == I8 && !e->dev.op->kv_i8)
-        return err_code(err, ERR_DEVICE, "device %s: it cannot keep keys and values as q8 yet; "
-                        "there is: --kv bf16 and f32", e->dev.op->name);
+    if (dtype_scaled(e->kv->dtype) && !e->dev.op->kv_bytes)
+        return err_code(err, ERR_DEVICE, "device %s: it cannot keep keys and values as %s yet; "
+                        "there is: --kv bf16 and f32", e->dev.op->name, e->kv->name);
     if (!e->dev.op->open(&e->dev, &d, err)) return false;
     struct model_options m = { .device = &e->dev, .rows_max = rows, .seqs_max = requests,
                                .logits_max = e->logits_max, .progress = o->progress,

@@ -14,7 +14,7 @@ enum { ROWS_MAX = 512, CONTEXT_MAX = 8192, PAGE_TOKENS = 32, SHAPES = 2, DIM_MAX
 
 static const int dims[SHAPES] = { 64, DIM_MAX };
 static const struct { const char *name; enum dtype dtype; } formats[] = {
-    { "f32", F32 }, { "bf16", BF16 }, { "q8", I8 },
+    { "f32", F32 }, { "bf16", BF16 }, { "q8", I8 }, { "fp8", FP8 },
 };
 
 struct setup {
@@ -28,7 +28,8 @@ struct setup {
 /* Of keys and values of one token, with scales. */
 static size_t token_bytes(const struct attend *a) {
     const size_t numbers = (size_t)(a->kv_heads * (a->k_dim + a->v_dim));
-    return numbers * dtype_bytes(a->kv.dtype) + (a->kv.dtype == I8 ? 8 * (size_t)a->kv_heads : 0);
+    const size_t scales = dtype_scaled(a->kv.dtype) ? 8 * (size_t)a->kv_heads : 0;
+    return numbers * dtype_bytes(a->kv.dtype) + scales;
 }
 
 /* Seconds for the last n of `context` positions: the median of some runs. */

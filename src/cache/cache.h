@@ -21,7 +21,7 @@ struct state_need {                  /* what one layer asks for */
     size_t per_token;                /* bytes, paged, grows with the sequence */
     size_t per_sequence;             /* bytes, fixed: convolution tails, SSM and delta states */
     int window;                      /* positions older than this are never read again; 0: none */
-    enum dtype dtype;                /* of what is paged: F32, BF16 or I8 */
+    enum dtype dtype;                /* of what is paged: F32, BF16, I8 or FP8 */
 };
 
 enum { CACHE_PAGE_TOKENS = 32, CACHE_GROUPS_MAX = 4 };

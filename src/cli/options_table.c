@@ -41,9 +41,10 @@ const struct option options[] = {
          NULL, "CPU instruction set; without it the best one there is")
     PICK("--compute", "Model", OPENS, compute, "auto|f32", NULL,
          "f32 keeps activations, arithmetic and KV cache in f32 (parity mode)")
-    PICK("--kv", "Model", OPENS | CMD_INSPECT, kv, "auto|f32|bf16|q8", NULL,
-         "what keys and values are cached as; auto is bf16, or f32 with --compute f32; q8, 8 bits "
-         "with a scale for each head and token, halves their memory")
+    PICK("--kv --kv-cache-dtype", "Model", OPENS | CMD_INSPECT, kv, "auto|f32|bf16|q8|fp8",
+         NULL,
+         "what keys and values are cached as; auto is bf16, or f32 with --compute f32; q8 and fp8, "
+         "8 bits with a scale for each head and token, halve their memory")
     FLAG("--fast", "Model", OPENS, fast, NULL,
          "a GPU reads prompts up to 8 % faster, and a reply may differ in its last bits by what it "
          "was computed with; on a CPU without effect")

@@ -62,13 +62,13 @@ struct products {
 
 struct kv_view {                     /* one layer, one batch: what a kernel may touch */
     void *pages;                     /* page p begins at pages + p * page_bytes: k and v of its
-                                        tokens, and the scales of I8, as the device likes them */
+                                        tokens, and the scales of bytes, as the device likes them */
     size_t page_bytes;
     const int *table;                /* [n_seqs, pages_max] page of each page_tokens positions;
                                         -1: let go, outside every window */
     int pages_max, page_tokens;
-    enum dtype dtype;                /* F32, BF16, or I8 (never with v_in_k): 8 bytes more a kv
-                                        head and token */
+    enum dtype dtype;                /* F32, BF16, or, never with v_in_k, I8 or FP8 (e4m3): then 8
+                                        bytes more a kv head and token, the scales of its k and v */
 };
 
 struct attend {                      /* arguments of the attention ops */
@@ -204,7 +204,7 @@ struct pack_job {
 struct device_ops {
     const char *name;
     bool host_memory;                /* the host reads its memory: results need no copy_out */
-    bool kv_i8;                      /* kv_store and attention know pages of I8 */
+    bool kv_bytes;                   /* kv_store and attention know pages of I8 and of FP8 */
 
     /* life and memory */
     bool (*open)(struct device *, const struct device_options *, struct err *);

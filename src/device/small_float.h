@@ -19,6 +19,9 @@ static inline float float_of_e4m3(uint8_t b) {
     return small_from_bits(sign | ((rest << 20) + ((127 - 7) << 23)));
 }
 
+/* What a half is multiplied with whose bits are e4m3's: the sign, zero, and the others after it. */
+#define E4M3_OF_HALF 256
+
 /* The low 4 bits: sign, 2 bits of exponent, one of mantissa. */
 static inline float float_of_e2m1(unsigned b) {
     static const float value[] = { 0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3,

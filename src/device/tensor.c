@@ -29,6 +29,10 @@ bool dtype_weights(enum dtype dtype) {
     return dtype == F32 || dtype == F16 || dtype == BF16 || dtype == FP8 || dtype_grouped(dtype);
 }
 
+bool dtype_scaled(enum dtype dtype) {
+    return dtype == I8 || dtype == FP8;
+}
+
 int64_t tensor_count(const struct tensor *t) {
     int64_t n = 1;
     for (int i = 0; i < t->rank; i++)

@@ -43,6 +43,7 @@ const char *dtype_name(enum dtype);              /* "bf16", "affine": for messag
 size_t dtype_bytes(enum dtype);                  /* of one plain element; 0 for packed ones */
 bool dtype_grouped(enum dtype);                  /* packed in groups along the last axis */
 bool dtype_weights(enum dtype);                  /* a matrix may be of it: floats and quantized */
+bool dtype_scaled(enum dtype);                   /* of cached heads: bytes, a scale for each head */
 int64_t tensor_count(const struct tensor *);
 size_t tensor_bytes(const struct tensor *);      /* of a contiguous one, scales included */
 

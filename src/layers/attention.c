@@ -63,7 +63,7 @@ static struct state_need need(const struct decoder_spec *d, const struct layer_s
                               enum dtype kv) {
     (void)d;
     const struct attn_spec *a = &l->attn;
-    const size_t scales = kv == I8 ? 2 * sizeof(float) : 0;
+    const size_t scales = dtype_scaled(kv) ? 2 * sizeof(float) : 0;
     size_t head = (size_t)(a->head_dim + a->v_dim) * dtype_bytes(kv) + scales;
     return (struct state_need){ .per_token = a->kv_from < 0 ? (size_t)a->kv_heads * head : 0,
                                 .window = a->window, .dtype = kv };

@@ -31,7 +31,7 @@ struct mixer {
     size_t weights_size;
     void (*bind)(struct binder *, const struct decoder_spec *, const struct layer_spec *,
                  void *weights);
-    /* kv: F32, BF16 or I8, for keys and values of heads. */
+    /* kv: F32, BF16, I8 or FP8, for keys and values of heads. */
     struct state_need (*need)(const struct decoder_spec *, const struct layer_spec *,
                               enum dtype kv);
     /* y [rows, dim] from x [rows, dim], both borrowed. y is empty where out_run has added. */

@@ -41,7 +41,7 @@ static struct state_need need(const struct decoder_spec *d, const struct layer_s
                               enum dtype kv) {
     (void)d;
     /* All heads read one latent, which is small: 8 bits would save little and cost all of them. */
-    if (kv == I8) kv = BF16;
+    if (dtype_scaled(kv)) kv = BF16;
     return (struct state_need){
         .per_token = (size_t)(l->mla.kv_rank + l->mla.rope_dim) * dtype_bytes(kv), .dtype = kv };
 }

@@ -17,7 +17,7 @@ struct model *model_open(const char *dir, const struct model_options *, struct e
 void model_close(struct model *);
 const struct decoder_spec *model_spec(const struct model *);
 const struct family *model_family(const struct model *);
-/* [n_layers] what each layer keeps, for cache_open. kv: F32, BF16 or I8, which
+/* [n_layers] what each layer keeps, for cache_open. kv: F32, BF16, I8 or FP8, which
  * only keys and values of heads become: latents are BF16 then, states always F32. */
 void model_need(const struct model *, struct state_need *layer, enum dtype kv);
 

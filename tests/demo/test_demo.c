@@ -300,6 +300,7 @@ static const struct promise promises[] = {
     { "default with weights of MXFP4", false, MXFP4, NULL, 1e-3, 0.995 },
     { "8-bit keys and values", true, MLX_AFFINE, "q8", 1e-3, 0.99 },
     { "default with 8-bit keys and values", false, MLX_AFFINE, "q8", 1e-3, 0.99 },
+    { "FP8 keys and values", true, MLX_AFFINE, "fp8", 2e-3, 0.98 },
 };
 
 static void test_promise(void **state) {
@@ -347,7 +348,7 @@ static void line(void *to, const char *name, bool ok, const char *detail) {
 }
 
 static void test_exact(void **state) {
-    static const char *const kv[] = { "auto", "q8", "f32" };
+    static const char *const kv[] = { "auto", "q8", "fp8", "f32" };
     (void)state;
     for (size_t i = 0; i < COUNT(kv) - SANITIZED; i++) {
         struct err err = { 0 };
@@ -361,6 +362,7 @@ static void test_kv_memory(void **state) {
     (void)state;
     static const struct { const char *kv; int per_token; } rows[] = {
         { "f32", 8192 }, { "bf16", 4096 }, { "auto", 4096 }, { "q8", 2176 },
+        { "fp8", 2176 },
     };
     struct err err = { 0 };
     for (size_t i = 0; i < COUNT(rows); i++) {
@@ -378,7 +380,7 @@ static void test_kv_memory(void **state) {
     }
     struct engine_options o = { .dir = "models/demo", .kv = "q4" };
     assert_null(engine_open(&o, &err));
-    assert_string_equal(err.text, "kv q4: unknown; there is: auto, f32, bf16, q8");
+    assert_string_equal(err.text, "kv q4: unknown; there is: auto, f32, bf16, q8, fp8");
 }
 
 int main(void) {

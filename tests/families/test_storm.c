@@ -325,7 +325,7 @@ int main(void) {
         { "llama", NULL }, { "gemma3_text", NULL }, { "deepseek_v3", NULL }, { "qwen3_next", NULL },
         { "mamba2", NULL }, { "gpt_oss", NULL }, { "phi3", NULL },
         { "llama", "q8" }, { "gemma3_text", "q8" }, { "deepseek_v3", "q8" }, { "qwen3_next", "q8" },
-        { "gpt_oss", "q8" }, { "llama", "f32" },
+        { "gpt_oss", "q8" }, { "llama", "fp8" }, { "qwen3_next", "fp8" }, { "llama", "f32" },
     };
     static const struct memory demo = { NULL, NULL }, tiny = { "llama", NULL };
     struct CMUnitTest tests[COUNT(memories) + 2];

@@ -1,6 +1,7 @@
 /* test_attention_kernels.c - scores, softmax and weighted sums of every instruction set, against
  * doubles and against each other. */
 #include "device/cpu/isa.h"
+#include "device/small_float.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -37,16 +38,18 @@ static struct cpu_kv data_new(struct data *d, enum dtype dtype, int rows, int co
         for (int c = 0; c < cols; c++) {
             float f = uniform();
             uint32_t bits;
-            signed char byte = (signed char)lrintf(f * 127);
+            signed char byte = dtype == FP8 ? (signed char)e4m3_of(f * 448)
+                                            : (signed char)lrintf(f * 127);
             memcpy(&bits, &f, sizeof bits);
             if (dtype == BF16) bits &= 0xffff0000;
             memcpy(&f, &bits, sizeof f);
-            d->value[r * cols + c] = dtype == I8 ? byte * (double)d->scales[by_row ? r : c]
-                                                 : (double)f;
+            if (dtype == I8) f = byte;
+            if (dtype == FP8) f = float_of_e4m3((uint8_t)byte);
+            d->value[r * cols + c] = (double)f;
+            if (dtype_scaled(dtype)) d->value[r * cols + c] *= (double)d->scales[by_row ? r : c];
             unsigned char *to = d->rows + (size_t)r * stride + (size_t)c * size;
             uint16_t half = (uint16_t)(bits >> 16);
-            memcpy(to, dtype == I8 ? (void *)&byte : dtype == BF16 ? (void *)&half : (void *)&bits,
-                   size);
+            memcpy(to, size == 1 ? (void *)&byte : size == 2 ? (void *)&half : (void *)&bits, size);
         }
     const char *at = (const char *)d->rows;
     return (struct cpu_kv){ at, stride, dtype, d->scales, at };
@@ -112,13 +115,14 @@ static void sets_agree(void **state) {
     (void)state;
     static const int dims[] = { 1, 7, 16, 17, 24, 64, 80, 96, 128, 192, 200 };
     static const int counts[] = { 1, 2, 4, 15, 16, 32, 33 };
-    static const enum dtype dtypes[] = { F32, BF16, I8 };
+    static const enum dtype dtypes[] = { F32, BF16, I8, FP8 };
     for (size_t i = 0; i < COUNT(dtypes) * COUNT(dims) * COUNT(counts); i++) {
-        enum dtype dtype = dtypes[i % 3];
-        int dim = dims[i / 3 % COUNT(dims)], n = counts[i / 3 / COUNT(dims)];
+        enum dtype dtype = dtypes[i % COUNT(dtypes)];
+        const size_t shape = i / COUNT(dtypes);
+        int dim = dims[shape % COUNT(dims)], n = counts[shape / COUNT(dims)];
         int n_q = 1 + (int)(i % QUERIES_MAX);
         check_scores(dtype, n, dim, n_q, false);
-        if (dtype != I8) check_scores(dtype, n, dim, n_q, true);
+        if (!dtype_scaled(dtype)) check_scores(dtype, n, dim, n_q, true);
         check_weigh(dtype, n, dim, n_q);
     }
 }

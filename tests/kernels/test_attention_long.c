@@ -4,6 +4,7 @@
  * where a set's kernels round. */
 #include "device/cpu/isa.h"
 #include "device/device.h"
+#include "device/small_float.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -62,6 +63,12 @@ static const struct { const char *name; enum dtype dtype; struct attend a; } cas
     { "8 bits, wide heads, tiled, chunks", I8,
       { .heads = 4, .kv_heads = 2, .k_dim = 128, .v_dim = 128, .scale = 0.3f, .chunk = 600,
         .tiled = true } },
+    { "fp8, ragged, window, sinks, soft cap", FP8,
+      { .heads = 6, .kv_heads = 3, .k_dim = 39, .v_dim = 21, .scale = 2, .window = 530,
+        .softcap = 4, .sinks = sinks } },
+    { "fp8, wide heads, tiled, chunks", FP8,
+      { .heads = 4, .kv_heads = 2, .k_dim = 128, .v_dim = 128, .scale = 0.3f, .chunk = 600,
+        .tiled = true } },
 };
 
 static float uniform(uint64_t *seed) {
@@ -106,7 +113,7 @@ struct heap {                        /* pages in an order of their own, NaN at f
 static struct heap *heap_new(const struct attend *a, enum dtype dtype) {
     struct heap *h = mem_new(sizeof *h);
     const size_t row = (size_t)(a->kv_heads * (a->k_dim + (a->v_in_k ? 0 : a->v_dim)));
-    const size_t scales = dtype == I8 ? 8 * (size_t)a->kv_heads : 0;
+    const size_t scales = dtype_scaled(dtype) ? 8 * (size_t)a->kv_heads : 0;
     h->view = (struct kv_view){
         .page_bytes = PAGE * (row * dtype_bytes(dtype) + scales), .table = h->table,
         .pages_max = PAGES_MAX, .page_tokens = PAGE, .dtype = dtype };
@@ -221,6 +228,9 @@ static void rounded(double *out, const float *x, int n, enum dtype dtype) {
         out[i] = (double)f;
         if (dtype == I8)
             out[i] = most > 0 ? (double)(most / 127) * nearbyint((double)(x[i] * (127 / most))) : 0;
+        if (dtype == FP8)
+            out[i] = most > 0 ? (double)(most / 448) *
+                                (double)float_of_e4m3(e4m3_of(x[i] * (448 / most))) : 0;
     }
 }
 

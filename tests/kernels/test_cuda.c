@@ -520,7 +520,7 @@ static void heads_of(const struct heads_case *k, int N) {
     }
     const size_t ints = (size_t)N * sizeof *pos;
     const size_t head = (size_t)k->dim * dtype_bytes(k->dtype) +
-                        (k->dtype == I8 ? sizeof(float) : 0);
+                        (dtype_scaled(k->dtype) ? sizeof(float) : 0);
     const size_t page_bytes = (size_t)PAGE * (size_t)k->kv_heads * 2 * head;
     int table[PAGES];
     for (int i = 0; i < PAGES; i++) table[i] = PAGES - 1 - i;
@@ -583,6 +583,9 @@ static void test_heads(void **state) {
         { 6, 3, 80, 20, true, true, ROPE_PAIRS, I8 },
         { 3, 1, 90, 90, false, true, ROPE_HALVES, I8 },
         { 2, 1, 256, 64, true, false, ROPE_HALVES, I8 },
+        { 32, 8, 128, 128, true, false, ROPE_HALVES, FP8 },
+        { 6, 3, 80, 20, true, true, ROPE_PAIRS, FP8 },
+        { 3, 1, 90, 90, false, true, ROPE_HALVES, FP8 },
     };
     for (size_t i = 0; i < COUNT(cases); i++)
         if (takes(i)) heads_of(&cases[i], 5), heads_of(&cases[i], 70);

@@ -1,6 +1,7 @@
 /* test_cuda_attention.c - attention on the GPU beside the textbook, and the same bits however the
  * rows are cut: all at once, in chunks, one by one, some of them among rows of others. */
 #include "gpu.h"
+#include "device/small_float.h"
 
 #include <limits.h>
 
@@ -42,7 +43,7 @@ static struct work work_new(struct device *dev, const struct shape *s, const flo
     struct work w = { .dev = dev, .s = s };
     const int64_t v_cached = s->v_in_k ? 0 : s->v_dim;
     const size_t head = (size_t)(s->k_dim + v_cached) * dtype_bytes(s->dtype) +
-                        (s->dtype == I8 ? 2 * sizeof(float) : 0);
+                        (dtype_scaled(s->dtype) ? 2 * sizeof(float) : 0);
     const size_t page_bytes = (size_t)s->page * (size_t)s->kv_heads * head;
     for (int i = 0; i < SEQS * PAGES_MAX; i++) table[i] = SEQS * PAGES_MAX - 1 - i;
     for (int i = 0; i < SEQS; i++)
@@ -160,8 +161,8 @@ static void among_others(struct work *w, float *to) {
     answer(w, to);
 }
 
-/* What the cache has of a head of a token: bf16 rounds to nearest even, I8 keeps whole numbers to
- * 127 times a scale. */
+/* What the cache has of a head of a token: bf16 rounds to nearest even; I8 keeps whole numbers to
+ * 127 times a scale, FP8 e4m3 to 448. */
 static void cached(enum dtype dtype, const float *x, int n, double *to) {
     float most = 0;
     for (int i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
@@ -171,7 +172,9 @@ static void cached(enum dtype dtype, const float *x, int n, double *to) {
         memcpy(&bits, &f, sizeof bits);
         if (dtype == BF16) bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
         memcpy(&f, &bits, sizeof f);
-        to[i] = dtype == I8 ? (double)(rintf(x[i] * (127 / most)) * (most / 127)) : (double)f;
+        if (dtype == I8) f = rintf(x[i] * (127 / most)) * (most / 127);
+        if (dtype == FP8) f = float_of_e4m3(e4m3_of(x[i] * (448 / most))) * (most / 448);
+        to[i] = (double)f;
     }
 }
 
@@ -273,6 +276,8 @@ static void test_f32(void **state) {
         { 4, 2, 80, 80, 0, 16, false, false, false, 0, F32 },
         { 8, 2, 64, 64, 0, 16, false, false, false, 0, I8 },
         { 6, 2, 12, 10, 100, 16, false, true, true, 0, I8 },
+        { 8, 2, 64, 64, 0, 16, false, false, false, 0, FP8 },
+        { 6, 2, 12, 10, 100, 16, false, true, true, 0, FP8 },
     };
     for (size_t i = 0; i < COUNT(shapes); i++)
         if (takes(i)) check(&f32, &shapes[i], 2e-5);
@@ -297,6 +302,11 @@ static void test_rounding(void **state) {
         { 6, 2, 96, 80, 100, 32, false, true, true, 0, I8 },
         { 40, 1, 128, 128, 200, 32, false, false, false, 30, I8 },
         { 4, 2, 256, 256, 0, 32, false, false, false, 0, I8 },
+        { 8, 2, 64, 64, 0, 16, false, false, false, 0, FP8 },
+        { 32, 8, 128, 128, 0, 32, false, false, false, 0, FP8 },
+        { 6, 2, 96, 80, 100, 32, false, true, true, 0, FP8 },
+        { 40, 1, 128, 128, 200, 32, false, false, false, 30, FP8 },
+        { 4, 2, 256, 256, 0, 32, false, false, false, 0, FP8 },
     };
     for (size_t i = 0; i < COUNT(shapes); i++)
         if (takes(i)) check(&rounding, &shapes[i], 6e-3);
@@ -325,9 +335,10 @@ static void fill_row(char *to, float *scale, int n, enum dtype dtype) {
         uint32_t bits;
         memcpy(&bits, &f, sizeof bits);
         if (dtype == BF16) ((unsigned short *)(void *)to)[c] = (unsigned short)(bits >> 16);
+        else if (dtype == FP8) ((unsigned char *)to)[c] = e4m3_of(448 * f);
         else ((signed char *)to)[c] = (signed char)(draw() % 256 - 128);
     }
-    if (dtype == I8) *scale = 0.5f * fabsf(uniform()) / 127;
+    if (dtype_scaled(dtype)) *scale = 0.5f * fabsf(uniform()) / (dtype == I8 ? 127 : 448);
 }
 
 /* Pages of drawn numbers; all bits set, which of bf16 and of scales is NaN, where nothing was
@@ -417,7 +428,7 @@ static struct one_work one_new(const struct one_shape *s, int n, int *pos) {
     for (int i = 0; i < n; i++) last = MAX(last, pos[i]);
     for (w.pages_max = 1; w.pages_max * s->page <= last;) w.pages_max *= 2;
     w.page_bytes = (size_t)(s->kv_heads * s->page * (s->k_dim + s->v_dim)) * dtype_bytes(s->dtype);
-    if (s->dtype == I8) w.page_bytes += (size_t)(s->kv_heads * s->page * 2) * sizeof(float);
+    if (dtype_scaled(s->dtype)) w.page_bytes += (size_t)(s->kv_heads * s->page * 2) * sizeof(float);
     w.pages_bytes = w.page_bytes * (size_t)(n * w.pages_max);
     w.pages = mem_new(w.pages_bytes);
     w.table = mem_array((size_t)(n * w.pages_max), sizeof *w.table);
@@ -447,6 +458,7 @@ static void one_same(const struct one_shape *s, const float *got, const float *w
 
 static void one_check(const struct one_shape *s, int n, int *pos) {
     struct one_work w = one_new(s, n, pos);
+    if (brief()) print_message("%d heads, %d rows, the first at %d\n", s->heads, n, pos[0]);
     const size_t out = (size_t)(n * s->heads * s->v_dim);
     float *y[2];
     char *pages[2];
@@ -494,6 +506,10 @@ static void test_heads_wait(void **state) {
         { 6, 2, 96, 80, 40, 16, 100, true, false, true, NORM_LAYER, ROPE_PAIRS, 0, I8 },
         { 16, 2, 128, 48, 64, 8, 1500, true, true, false, NORM_RMS_PLUS1, ROPE_HALVES, 30, I8 },
         { 3, 3, 16, 32, 4, 32, 0, false, false, false, NORM_RMS, ROPE_PAIRS, 0, I8 },
+        { 32, 8, 128, 128, 128, 32, 0, true, false, false, NORM_RMS, ROPE_HALVES, 0, FP8 },
+        { 12, 2, 64, 64, 64, 32, 0, false, true, false, NORM_RMS, ROPE_HALVES, 30, FP8 },
+        { 6, 2, 96, 80, 40, 16, 100, true, false, true, NORM_LAYER, ROPE_PAIRS, 0, FP8 },
+        { 16, 2, 128, 48, 64, 8, 1500, true, true, false, NORM_RMS_PLUS1, ROPE_HALVES, 30, FP8 },
     };
     static const int at[] = { 0, 63, 64, 127, 128, 515, 1023, 1024, 1100, 2100, 5000, 9500 };
     for (size_t i = 0; i < COUNT(shapes); i++)
@@ -535,6 +551,7 @@ static void in_a_row(const struct one_shape *s, const int *at) {
     for (int i = 0; i < launches; i++) {
         const int c = which[i] = (int)(draw() % CONTEXTS);
         struct tensor y = tensor_part(&to, 0, i, 1);
+        if (brief()) print_message("launch %d, at %d\n", i, pos[c]);
         assert_true(dev->op->heads(dev, &o[c].args));
         dev->op->attention(dev, &y, &o[c].t[0], &o[c].a);
         for (int k = (int)(draw() % 3); k > 0; k--) dev->op->scale(dev, &other, 0.5f, -1, 1);
@@ -556,6 +573,7 @@ static void test_heads_in_a_row(void **state) {
         { 48, 48, 64, 64, 64, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0, BF16 },
         { 32, 8, 128, 128, 128, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0, I8 },
         { 16, 2, 128, 64, 64, 8, 1500, true, true, false, NORM_RMS_PLUS1, ROPE_HALVES, 30, I8 },
+        { 32, 8, 128, 128, 128, 32, 0, false, false, false, NORM_RMS, ROPE_HALVES, 0, FP8 },
     };
     static const int at[][CONTEXTS] = {
         { 1023, 1024, 2047, 3000, 4100, 8191, 8192, 9500 },
@@ -564,6 +582,7 @@ static void test_heads_in_a_row(void **state) {
         { 5, 128, 1024, 1025, 1151, 1152, 2100, 2200 },
         { 1023, 1024, 2047, 3000, 4100, 8191, 8192, 9500 },
         { 1, 1024, 1400, 1600, 2600, 2601, 5000, 9000 },
+        { 1023, 1024, 2047, 3000, 4100, 8191, 8192, 9500 },
     };
     for (size_t i = 0; i < COUNT(shapes); i++)
         if (takes(i)) in_a_row(&shapes[i], at[i]);

@@ -88,7 +88,7 @@ static struct cpu_kv keys_of(const struct attend *a, char *page, int kv_head) {
     const enum dtype dtype = a->kv.dtype;
     const size_t row = (size_t)(a->v_in_k ? a->k_dim : a->kv.page_tokens) * dtype_bytes(dtype);
     return (struct cpu_kv){ page + (size_t)(kv_head * a->k_dim) * row, row, dtype,
-                            dtype == I8 ? page_scales(a, page, kv_head, 0) : NULL, NULL };
+                            dtype_scaled(dtype) ? page_scales(a, page, kv_head, 0) : NULL, NULL };
 }
 
 static struct cpu_kv values_of(const struct attend *a, char *page, int kv_head, int from) {
@@ -97,8 +97,8 @@ static struct cpu_kv values_of(const struct attend *a, char *page, int kv_head, 
     const char *at = page + (a->v_in_k ? 0 : l.v_at);
     return (struct cpu_kv){ at + (size_t)(kv_head * a->kv.page_tokens + from) * row, row,
                             a->kv.dtype,
-                            a->kv.dtype == I8 ? page_scales(a, page, kv_head, 1) + from : NULL,
-                            NULL };
+                            dtype_scaled(a->kv.dtype) ? page_scales(a, page, kv_head, 1) + from
+                                                      : NULL, NULL };
 }
 
 /* The values of all pages of a step at once. */
@@ -285,7 +285,7 @@ void cpu_attention(struct device *dev, struct tensor *y, const struct tensor *q,
     if (attention_rounds(cpu, a)) o.rounded = cpu->kernels->attention_rounded;
     assert(a->kv.page_tokens <= STEP_TOKENS && a->k_dim <= Q_FLOATS &&
            a->v_dim <= Y_FLOATS);
-    assert(!a->v_in_k || (a->kv_heads == 1 && a->kv.dtype != I8));
+    assert(!a->v_in_k || (a->kv_heads == 1 && !dtype_scaled(a->kv.dtype)));
     const int64_t pieces = plan(&o, cpu);
     if (!o.splits) {
         pool_run(cpu->pool, pieces, 1, run_whole, &o);

@@ -3,8 +3,9 @@
  * With heads of their own: keys [kv_heads, k_dim, page_tokens], values
  * [kv_heads, page_tokens, v_dim]; a head's part of a page is two runs of memory, and keys
  * meet queries a vector of tokens at a time. A latent that is key and value (v_in_k) is
- * [page_tokens, k_dim]. I8, not of latents: then the scales, F32 [kv_heads, 2, page_tokens],
- * those of keys and those of values: a head of a token is whole numbers to 127 times its own.
+ * [page_tokens, k_dim]. Bytes, not of latents: then the scales, F32 [kv_heads, 2, page_tokens],
+ * those of keys and those of values: a head of a token is whole numbers to 127 (I8), or e4m3 to
+ * 448 (FP8), times its own.
  *
  * For kernels that round, bf16 lies in pairs of neighbouring dimensions, or of tokens: keys
  * [kv_heads, k_dim / 2, page_tokens, 2], values [kv_heads, page_tokens / 2, v_dim, 2]. */

@@ -1,5 +1,6 @@
 /* attention_generic.c - the inner loops of attention in plain C: the reference for the others. */
 #include "device/cpu/attention_kernels.h"
+#include "device/small_float.h"
 
 #include <math.h>
 #include <string.h>
@@ -10,6 +11,7 @@ static float value(const struct cpu_kv *kv, int row, int col) {
     const char *at = kv->at + (size_t)row * kv->row_bytes;
     float f;
     if (kv->dtype == I8) return (float)((const signed char *)at)[col];
+    if (kv->dtype == FP8) return float_of_e4m3(((const uint8_t *)at)[col]);
     if (kv->dtype == F32) {
         memcpy(&f, at + 4 * (size_t)col, sizeof f);
         return f;
@@ -33,7 +35,7 @@ static void scores(float *score, const float *q, int n_q, const struct cpu_kv *k
         for (int i = 0; i < n; i++) {
             float sum = 0;
             for (int d = 0; d < dim; d++) sum += q[j * dim + d] * value(k, d, i);
-            score[j * SCORE_ROW + i] = k->dtype == I8 ? sum * k->scales[i] : sum;
+            score[j * SCORE_ROW + i] = dtype_scaled(k->dtype) ? sum * k->scales[i] : sum;
         }
 }
 
@@ -70,7 +72,7 @@ static void weigh(float *y, const float *p, int n_q, const struct cpu_kv *v, int
     for (int j = 0; j < n_q; j++)
         for (int i = 0; i < n; i++) {
             float weight = p[j * SCORE_ROW + i];
-            if (v->dtype == I8) weight *= v->scales[i];
+            if (dtype_scaled(v->dtype)) weight *= v->scales[i];
             for (int c = 0; c < dim; c++) y[j * dim + c] += weight * value(v, i, c);
         }
 }

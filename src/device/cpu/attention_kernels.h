@@ -15,10 +15,9 @@
  * would share places in the cache. */
 enum { STEP_TOKENS = 128, SCORE_ROW = STEP_TOKENS + 16 };
 
-
-/* Rows of one kv head in one page, F32, BF16 or I8: keys are [dim, tokens], values and a latent's
- * keys [tokens, dim]. I8: a token's numbers are multiples of its scale. Of what is read soon memory
- * is asked for as many bytes as there are here. */
+/* Rows of one kv head in one page, F32, BF16, I8 or FP8 (e4m3): keys are [dim, tokens], values and
+ * a latent's keys [tokens, dim]. Bytes: a token's numbers are multiples of its scale. Of what is
+ * read soon memory is asked for as many bytes as there are here. */
 struct cpu_kv {
     const char *at; size_t row_bytes; enum dtype dtype; const float *scales;
     const char *soon;                /* NULL: nothing */
@@ -30,7 +29,7 @@ struct cpu_running { float max, sum; };                  /* -INFINITY and 0 at f
 struct cpu_attention_kernels {
     /* score[j * SCORE_ROW + i] = q[j * dim ..] . k[i], i < n, j < n_q */
     void (*scores)(float *score, const float *q, int n_q, const struct cpu_kv *k, int n, int dim);
-    /* the same of a latent; not I8. */
+    /* the same of a latent; not bytes. */
     void (*latent_scores)(float *score, const float *q, int n_q, const struct cpu_kv *k, int n,
                           int dim);
     /* Scores of a step become weights; those outside [begin, end) become 0, up to n. Returns what

@@ -10,6 +10,9 @@
 
 #define UNROLL _Pragma("GCC unroll 8")
 
+/* dtype_scaled, known when this is compiled. */
+#define SCALED(dtype) ((dtype) == I8 || (dtype) == FP8)
+
 INLINE size_t bytes_of(enum dtype dtype) {
     return dtype == F32 ? 4 : dtype == BF16 ? 2 : 1;
 }
@@ -41,9 +44,9 @@ INLINE void scores_tile(enum dtype dtype, int nq, int vecs, int width, float *sc
     UNROLL for (int i = 0; i < vecs; i++) {
         const int from = at + i * LANES, n = i + 1 == vecs ? width : LANES;
         struct vec scale = vec_set(1);
-        if (dtype == I8) scale = vec_kv(F32, (const char *)(k->scales + from), n);
+        if (SCALED(dtype)) scale = vec_kv(F32, (const char *)(k->scales + from), n);
         UNROLL for (int j = 0; j < nq; j++) {
-            if (dtype == I8) a[j][i] = vec_mul(a[j][i], scale);
+            if (SCALED(dtype)) a[j][i] = vec_mul(a[j][i], scale);
             vec_store(score + j * SCORE_ROW + from, a[j][i], n);
         }
     }
@@ -85,8 +88,10 @@ static void scores(float *score, const float *q, int n_q, const struct cpu_kv *k
         scores_all(F32, score, q, n_q, k, n, dim);
     else if (k->dtype == BF16)
         scores_all(BF16, score, q, n_q, k, n, dim);
-    else
+    else if (k->dtype == I8)
         scores_all(I8, score, q, n_q, k, n, dim);
+    else
+        scores_all(FP8, score, q, n_q, k, n, dim);
 }
 
 /* nq queries and 1 or 2 tokens from `at` on. */
@@ -211,16 +216,6 @@ INLINE void weigh_tile(enum dtype dtype, int nq, int vecs, int width, float *y, 
 
 INLINE void weigh_of(enum dtype dtype, int nq, float *y, const float *p, const struct cpu_kv *v,
                      const char *soon, int n, int dim) {
-    float scaled[QUERIES * SCORE_ROW];
-    if (dtype == I8) {
-        for (int j = 0; j < nq; j++)
-            for (int i = 0; i < n; i += LANES) {
-                struct vec s = vec_kv(F32, (const char *)(v->scales + i), n - i);
-                struct vec w = vec_kv(F32, (const char *)(p + j * SCORE_ROW + i), n - i);
-                vec_store(scaled + j * SCORE_ROW + i, vec_mul(w, s), LANES);
-            }
-        p = scaled;
-    }
     for (int begin = 0, width; begin < dim; begin += width, soon = NULL) {
         const bool two = nq <= QUERIES_OF_TWO && dim - begin >= 2 * LANES;
         width = two ? 2 * LANES : MIN(LANES, dim - begin);
@@ -233,27 +228,43 @@ INLINE void weigh_of(enum dtype dtype, int nq, float *y, const float *p, const s
     }
 }
 
-INLINE void weigh_all(enum dtype dtype, float *y, const float *p, int n_q, const struct cpu_kv *v,
-                      int n, int dim) {
+/* The weights of a tile times the values' scales, [nq] rows like those of p. */
+INLINE void scale_weights(float *scaled, const float *p, int nq, const struct cpu_kv *v, int n) {
+    for (int j = 0; j < nq; j++)
+        for (int i = 0; i < n; i += LANES) {
+            struct vec s = vec_kv(F32, (const char *)(v->scales + i), n - i);
+            struct vec w = vec_kv(F32, (const char *)(p + j * SCORE_ROW + i), n - i);
+            vec_store(scaled + j * SCORE_ROW + i, vec_mul(w, s), LANES);
+        }
+}
+
+/* scaled: room for a tile's weights, which all dtypes share, for the stack may be small. */
+INLINE void weigh_all(enum dtype dtype, float *scaled, float *y, const float *p, int n_q,
+                      const struct cpu_kv *v, int n, int dim) {
     const char *soon = v->soon;
     for (int nq; n_q > 0; n_q -= nq, y += nq * dim, p += nq * SCORE_ROW, soon = NULL) {
+        const float *w = SCALED(dtype) ? scaled : p;
         nq = tile_of(n_q);
+        if (SCALED(dtype)) scale_weights(scaled, p, nq, v, n);
         if (nq == QUERIES)
-            weigh_of(dtype, QUERIES, y, p, v, soon, n, dim);
+            weigh_of(dtype, QUERIES, y, w, v, soon, n, dim);
         else if (nq == 4)
-            weigh_of(dtype, 4, y, p, v, soon, n, dim);
+            weigh_of(dtype, 4, y, w, v, soon, n, dim);
         else if (nq == 2)
-            weigh_of(dtype, 2, y, p, v, soon, n, dim);
+            weigh_of(dtype, 2, y, w, v, soon, n, dim);
         else
-            weigh_of(dtype, 1, y, p, v, soon, n, dim);
+            weigh_of(dtype, 1, y, w, v, soon, n, dim);
     }
 }
 
 static void weigh(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim) {
+    float scaled[QUERIES * SCORE_ROW];
     if (v->dtype == F32)
-        weigh_all(F32, y, p, n_q, v, n, dim);
+        weigh_all(F32, scaled, y, p, n_q, v, n, dim);
     else if (v->dtype == BF16)
-        weigh_all(BF16, y, p, n_q, v, n, dim);
+        weigh_all(BF16, scaled, y, p, n_q, v, n, dim);
+    else if (v->dtype == I8)
+        weigh_all(I8, scaled, y, p, n_q, v, n, dim);
     else
-        weigh_all(I8, y, p, n_q, v, n, dim);
+        weigh_all(FP8, scaled, y, p, n_q, v, n, dim);
 }

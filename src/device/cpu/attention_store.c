@@ -1,23 +1,31 @@
 /* attention_store.c - keys and values of a batch into the pages of their sequences, as
  * attention.h lays them out. */
 #include "device/cpu/attention.h"
+#include "device/small_float.h"
 
 struct store { const struct attend *a; const struct tensor *k, *v; bool pairs; };
 
-/* n values to every `step`-th place from `to`. Returns the scale of I8. */
-static float store_values(char *to, size_t step, const float *x, int n, enum dtype dtype) {
+/* n values to every `step`-th place from `to`, as bytes. Returns their scale. */
+static float store_bytes(char *to, size_t step, const float *x, int n, enum dtype dtype) {
+    const float top = dtype == I8 ? 127 : 448;
     float most = 0;
+    for (int i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
+    /* Numbers too large for F32 divided by a scale too small for it: neither may become INT_MIN. */
+    const float scale = most / top, inverse = most > 1e-30f && most < 1e30f ? top / most : 0;
+    for (int i = 0; i < n; i++)
+        to[(size_t)i * step] = dtype == I8 ? (char)lrintf(x[i] * inverse)
+                                           : (char)e4m3_of(x[i] * inverse);
+    return scale;
+}
+
+/* n values to every `step`-th place from `to`. Returns the scale of bytes. */
+static float store_values(char *to, size_t step, const float *x, int n, enum dtype dtype) {
+    if (dtype_scaled(dtype)) return store_bytes(to, step, x, n, dtype);
     if (dtype == F32)
         for (int i = 0; i < n; i++) ((float *)(void *)to)[(size_t)i * step] = x[i];
     if (dtype == BF16)
         for (int i = 0; i < n; i++) ((uint16_t *)(void *)to)[(size_t)i * step] = f32_to_bf16(x[i]);
-    if (dtype != I8) return 0;
-    for (int i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
-    /* Numbers too large for F32 divided by a scale too small for it: neither may become INT_MIN. */
-    const float scale = most / 127, inverse = most > 1e-30f && most < 1e30f ? 127 / most : 0;
-    for (int i = 0; i < n; i++)
-        ((signed char *)to)[(size_t)i * step] = (signed char)lrintf(x[i] * inverse);
-    return scale;
+    return 0;
 }
 
 /* Into a page of pairs, at its token `at`. */
@@ -49,7 +57,7 @@ static void store_head(const struct store *o, char *page, int64_t r, int h) {
         to = page + l.v_at + ((size_t)h * tokens + at) * (size_t)a->v_dim * l.bytes;
         scale[1] = store_values(to, 1, head_f32(o->v, r, h), a->v_dim, dtype);
     }
-    for (int i = 0; i < 2 && dtype == I8; i++) page_scales(a, page, h, i)[at] = scale[i];
+    for (int i = 0; i < 2 && dtype_scaled(dtype); i++) page_scales(a, page, h, i)[at] = scale[i];
 }
 
 static void store_rows(void *to, int64_t begin, int64_t end) {

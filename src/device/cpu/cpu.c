@@ -123,7 +123,7 @@ static bool products(struct device *dev, const struct products *p) {
 }
 
 const struct device_ops device_cpu = {
-    .name = "cpu", .host_memory = true, .kv_i8 = true,
+    .name = "cpu", .host_memory = true, .kv_bytes = true,
     .open = open_cpu, .close = close_cpu, .describe = describe,
     .alloc = alloc, .free = release, .adopt = adopt, .pack = cpu_pack_weights,
     .copy_in = copy, .copy_out = copy,

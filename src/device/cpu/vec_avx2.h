@@ -1,5 +1,6 @@
 /* vec_avx2.h - 16 lanes as two registers of AVX2: what vec.h is made of there. */
 #pragma once
+#include "device/small_float.h"
 #include "device/tensor.h"
 
 #include <immintrin.h>
@@ -23,6 +24,11 @@ INLINE __m256 load_half(enum dtype dtype, const char *at) {
     const __m128i *p = (const __m128i *)(const void *)at;
     if (dtype == F32) return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)p));
     if (dtype == I8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+    if (dtype == FP8) {              /* of the sign's two copies the second goes */
+        const __m128i wide = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_loadl_epi64(p)), 7);
+        const __m128i bits = _mm_and_si128(wide, _mm_set1_epi16((short)0xbf80));
+        return _mm256_mul_ps(_mm256_cvtph_ps(bits), _mm256_set1_ps(E4M3_OF_HALF));
+    }
     __m256i half = _mm256_cvtepu16_epi32(_mm_loadu_si128(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(half, 16));
 }

@@ -1,5 +1,6 @@
 /* vec_avx512.h - 16 lanes as one register of AVX-512: what vec.h is made of there. */
 #pragma once
+#include "device/small_float.h"
 #include "device/tensor.h"
 
 #include <immintrin.h>
@@ -27,6 +28,12 @@ INLINE struct vec vec_kv(enum dtype dtype, const char *at, int n) {
     if (dtype == I8)
         return (struct vec){ _mm512_cvtepi32_ps(
             _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(m, at))) };
+    if (dtype == FP8) {              /* of the sign's two copies the second goes */
+        const __m256i wide = _mm256_slli_epi16(
+            _mm256_cvtepi8_epi16(_mm_maskz_loadu_epi8(m, at)), 7);
+        const __m256i bits = _mm256_and_si256(wide, _mm256_set1_epi16((short)0xbf80));
+        return (struct vec){ _mm512_mul_ps(_mm512_cvtph_ps(bits), _mm512_set1_ps(E4M3_OF_HALF)) };
+    }
     __m512i half = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, at));
     return (struct vec){ _mm512_castsi512_ps(_mm512_slli_epi32(half, 16)) };
 }

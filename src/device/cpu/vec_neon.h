@@ -1,5 +1,6 @@
 /* vec_neon.h - 16 lanes as four registers of NEON: what vec.h is made of there. */
 #pragma once
+#include "device/small_float.h"
 #include "device/tensor.h"
 
 #include <arm_neon.h>
@@ -18,6 +19,11 @@ INLINE struct vec vec_load(const float *p) {
     return (struct vec){ vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12) };
 }
 
+/* Four e4m3 that are halves, and so their numbers over 2^8. */
+INLINE float32x4_t float_of_halves(uint16x4_t bits) {
+    return vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u16(bits)), E4M3_OF_HALF);
+}
+
 /* 16 numbers that lie at any address, as floats. */
 INLINE struct vec vec_whole(enum dtype dtype, const char *at) {
     const uint8_t *p = (const uint8_t *)at;
@@ -34,6 +40,15 @@ INLINE struct vec vec_whole(enum dtype dtype, const char *at) {
                              vcvtq_f32_s32(vmovl_high_s16(low)),
                              vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
                              vcvtq_f32_s32(vmovl_high_s16(high)) };
+    }
+    if (dtype == FP8) {              /* of the sign's two copies the second goes */
+        const int8x16_t x = vreinterpretq_s8_u8(bytes);
+        const uint16x8_t keep = vdupq_n_u16(0xbf80);
+        const uint16x8_t u = vandq_u16(
+            vreinterpretq_u16_s16(vshll_n_s8(vget_low_s8(x), 7)), keep);
+        const uint16x8_t v = vandq_u16(vreinterpretq_u16_s16(vshll_high_n_s8(x, 7)), keep);
+        return (struct vec){ float_of_halves(vget_low_u16(u)), float_of_halves(vget_high_u16(u)),
+                             float_of_halves(vget_low_u16(v)), float_of_halves(vget_high_u16(v)) };
     }
     const uint16x8_t low = vreinterpretq_u16_u8(bytes);
     const uint16x8_t high = vreinterpretq_u16_u8(vld1q_u8(p + 16));

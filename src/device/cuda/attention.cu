@@ -6,8 +6,8 @@
 
 enum { THREADS = 128, WARPS = THREADS / 32, SPLIT = 128, GROUP = 8 };
 
-/* Eight values of a cached row from value i, a multiple of 8; past the n there are, zeros. Those of
- * 8 bits without their scale. */
+/* Eight values of a cached row from value i, a multiple of 8; past the n there are, zeros. Bytes
+ * without their scale. */
 template <enum dtype D, bool WHOLE>
 __device__ static inline void eight_of(float v[8], const char *row, int i, int n) {
     if (!WHOLE) {
@@ -19,6 +19,11 @@ __device__ static inline void eight_of(float v[8], const char *row, int i, int n
 #pragma unroll
         for (int c = 0; c < 8; c++)
             v[c] = (float)(signed char)((c < 4 ? q.x : q.y) >> (c % 4 * 8) & 255);
+    } else if (D == FP8) {
+        const uint2 q = *(const uint2 *)(row + i);
+#pragma unroll
+        for (int c = 0; c < 8; c += 2)
+            *(float2 *)(v + c) = e4m3_pair((c < 4 ? q.x : q.y) >> (c % 4 * 8));
     } else if (D == BF16) {
         const uint4 q = *(const uint4 *)(row + 2 * i);
         const unsigned w[4] = { q.x, q.y, q.z, q.w };
@@ -37,7 +42,7 @@ __device__ static inline void eight_of(float v[8], const char *row, int i, int n
  * once, so that no load of a key waits for the table. */
 struct split {
     const char *key[SPLIT], *value[SPLIT];
-    float k_scale[SPLIT], v_scale[SPLIT];        /* of 8 bits */
+    float k_scale[SPLIT], v_scale[SPLIT];        /* of bytes */
     float score[GROUP][SPLIT];
     float gathered[THREADS * 8];
 };
@@ -64,7 +69,7 @@ __device__ static inline void scores(struct split *s, const float *q, int q_row,
             float x = sum[h];
             x += __shfl_xor_sync(~0u, x, 1);
             x += __shfl_xor_sync(~0u, x, 2);
-            if (D == I8) x *= s->k_scale[MIN(first + own, n - 1)];
+            if (in_bytes(D)) x *= s->k_scale[MIN(first + own, n - 1)];
             x *= a.scale;
             if (a.softcap != 0) x = a.softcap * tanhf(x / a.softcap);
             if (part == 0 && first + own < n) s->score[h][first + own] = x;
@@ -153,7 +158,7 @@ __global__ static void __launch_bounds__(THREADS) attend_split(
         char *page = page_at(a.kv, rows.seq[row], (begin + i) / a.kv.page_tokens);
         const size_t t = (size_t)((begin + i) % a.kv.page_tokens);
         s.key[i] = page + (kv_head * tokens + t) * bytes * a.k_dim;
-        if (D == I8) {
+        if (in_bytes(D)) {
             s.k_scale[i] = *scale_at(a, page, kv_head, 0, begin + i);
             s.v_scale[i] = *scale_at(a, page, kv_head, 1, begin + i);
         }
@@ -166,7 +171,7 @@ __global__ static void __launch_bounds__(THREADS) attend_split(
 #pragma unroll
     for (int h = 0; h < G; h++)
         if (h < heads && h % WARPS == threadIdx.x / 32)
-            soften(s.score[h], out[h], n, D == I8 ? s.v_scale : NULL);
+            soften(s.score[h], out[h], n, in_bytes(D) ? s.v_scale : NULL);
 #pragma unroll
     for (int h = 0; h < G; h++)
         if (h < heads) out[h] += 2;
@@ -233,6 +238,7 @@ static void by_dtype(const struct launch &l) {
                        (uintptr_t)a.kv.pages % 16 == 0;
     if (a.kv.dtype == BF16) by_group<BF16>(l, whole);
     else if (a.kv.dtype == I8) by_group<I8>(l, whole);
+    else if (a.kv.dtype == FP8) by_group<FP8>(l, whole);
     else by_group<F32>(l, whole);
 }
 

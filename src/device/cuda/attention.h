@@ -1,7 +1,7 @@
 /* attention.h - the ways in which the CUDA device attends, and the arithmetic most of them share.
  *
  *   attention.cu        any shape, F32 throughout: --compute f32, and what the others do not take.
- *   attention_many.cu   bf16 or 8 bits on wgmma, tiles of rows of one sequence: prompts.
+ *   attention_many.cu   bf16 or bytes on wgmma, tiles of rows of one sequence: prompts.
  *   attention_few.cu    the same on mma, the heads of one row: decoding a few sequences.
  *   attention_rows.cu   the same of many rows, each from its heads to its result in one block.
  *   attention_one.cu    the same of one row alone, over a cluster of blocks.
@@ -10,20 +10,26 @@
  * are taken in blocks of 128 positions, cut where positions are multiples of that. Within a block:
  * scores are chains of 16 dimensions after the other; weights are 2^(score - the block's largest);
  * their sum is taken as add_weights says; they are rounded to bf16 and multiplied with values, 16
- * positions after the other. Blocks are then folded in ascending order (fold_of). Of 8 bits, the
- * whole numbers are multiplied: a key's scale joins its score, a value's its weight before that is
- * rounded. */
+ * positions after the other. Blocks are then folded in ascending order (fold_of). Of bytes (whole
+ * numbers, or e4m3) what they are before their scale is multiplied: a key's scale joins its score,
+ * a value's its weight before that is rounded. */
 #pragma once
 #include "device/cuda/cuda.h"
 
 enum { BLOCK = 128 };
 
-__device__ __host__ static inline size_t cached_bytes(enum dtype dtype) {
-    return dtype == BF16 ? 2 : dtype == I8 ? 1 : 4;
+__device__ __host__ static inline constexpr size_t cached_bytes(enum dtype dtype) {
+    return dtype == BF16 ? 2 : dtype == F32 ? 4 : 1;
 }
 
-/* Pages: keys [kv_heads, page_tokens, k_dim], then values [kv_heads, page_tokens, v_dim]. I8, never
- * with v_in_k: then scales, F32 [kv_heads, 2, page_tokens], those of keys and those of values. */
+/* dtype_scaled: I8 and FP8. */
+__device__ __host__ static inline constexpr bool in_bytes(enum dtype dtype) {
+    return cached_bytes(dtype) == 1;
+}
+
+/* Pages: keys [kv_heads, page_tokens, k_dim], then values [kv_heads, page_tokens, v_dim]. Bytes,
+ * never with v_in_k: then scales, F32 [kv_heads, 2, page_tokens], those of keys, then those of
+ * values. */
 __device__ __host__ static inline size_t values_at(const struct attend &a, size_t bytes) {
     return (size_t)a.kv_heads * (size_t)a.kv.page_tokens * (size_t)a.k_dim * bytes;
 }
@@ -47,7 +53,7 @@ __device__ static inline char *page_at(const struct kv_view &kv, int seq, int pa
     return (char *)kv.pages + (size_t)page_of(kv, seq, page) * kv.page_bytes;
 }
 
-/* The scales of I8 of a page's keys (0) or values (1), a token after the other. */
+/* The scales of a page's keys (0) or values (1), a token after the other. */
 __device__ static inline float *scales_of_page(const struct attend &a, char *page, int kv_head,
                                                int which) {
     return (float *)(page + scales_at(a)) + (2 * kv_head + which) * a.kv.page_tokens;
@@ -97,9 +103,9 @@ __device__ static inline unsigned masked_or(unsigned x, unsigned mask, unsigned 
     return y;
 }
 
-/* Two bytes, -128 to 127 each, in the low halves of two words of 16 bits, as bf16. Of a bf16 seven
- * bits lie behind the point: 128 and the low seven, less 128 or, where the sign is set, 256. */
-__device__ static inline unsigned two_wide(unsigned two) {
+/* Two bytes in words of 16 bits as bf16. Whole numbers, in the low halves: of a bf16 seven bits lie
+ * behind the point, so 128 and the low seven, less 128 or, where the sign is set, 256. */
+__device__ static inline unsigned two_whole(unsigned two) {
     const unsigned low = masked_or(two, 0x007f007f, 0x43004300);
     const unsigned sign = masked_or(two, 0x00800080, 0x43004300);
     const __nv_bfloat162 both = __hsub2(*(const __nv_bfloat162 *)&low,
@@ -107,16 +113,28 @@ __device__ static inline unsigned two_wide(unsigned two) {
     return *(const unsigned *)&both;
 }
 
+/* e4m3, in the high halves: moved to where a bf16 has its exponent it is its number over 2^120, a
+ * subnormal one too. */
+__device__ static inline unsigned two_e4m3(unsigned two) {
+    const unsigned small = masked_or(two, 0x80008000, two >> 4 & 0x07f007f0);
+    const unsigned scale = 0x7b807b80;           /* 2^120 */
+    const __nv_bfloat162 both = __hmul2(*(const __nv_bfloat162 *)&small,
+                                        *(const __nv_bfloat162 *)&scale);
+    return *(const unsigned *)&both;
+}
+
 /* Neighbours. */
-__device__ static inline unsigned two_bytes(unsigned four, int first) {
-    return two_wide(__byte_perm(four, 0, first ? 0x4342 : 0x4140));
+template <enum dtype D> __device__ static inline unsigned two_bytes(unsigned four, int first) {
+    if (D == FP8) return two_e4m3(__byte_perm(four, 0, first ? 0x3424 : 0x1404));
+    return two_whole(__byte_perm(four, 0, first ? 0x4342 : 0x4140));
 }
 
 /* Four of them: the first and the third, the second and the fourth. */
 struct four { unsigned even, odd; };
 
-__device__ static inline struct four four_bytes(unsigned four) {
-    return { two_wide(four), two_wide(four >> 8) };
+template <enum dtype D> __device__ static inline struct four four_bytes(unsigned four) {
+    if (D == FP8) return { two_e4m3(four << 8), two_e4m3(four) };
+    return { two_whole(four), two_whole(four >> 8) };
 }
 
 /* A lane's part of the sum of 32 positions: its two of every eight. */

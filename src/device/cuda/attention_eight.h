@@ -6,7 +6,7 @@
  * A ring has slots of 32 positions: four of keys, four of values, the next four of keys. A warp
  * gives its slot of keys back alone, those of values when all four have read them.
  *
- * Of 8 bits the copies are half as long, and come with scales; a lane makes bf16 of what it reads,
+ * Of bytes the copies are half as long, and come with scales; a lane makes bf16 of what it reads,
  * which costs about what the shorter copies save one row, and much less than they save many. */
 #pragma once
 #include "device/cuda/attention_mma.h"
@@ -15,11 +15,12 @@
 
 enum { TEAM = 128, WARPS = TEAM / 32, HEADS = 8, SLOT = BLOCK / WARPS, DIM_MAX = 128 };
 
-/* What heads are: PARTS of 64 columns, of bf16, whose boxes have a part each, or of 8 bits, whose
+/* What heads are: PARTS of 64 columns, of bf16, whose boxes have a part each, or in bytes, whose
  * box has all columns and which come with scales. */
-template <int P, bool Q> struct form {
-    static constexpr int PARTS = P, BOXES = Q ? 1 : P;
-    static constexpr bool Q8 = Q;
+template <int P, enum dtype D> struct form {
+    static constexpr enum dtype DTYPE = D;
+    static constexpr bool BYTES = in_bytes(D);
+    static constexpr int PARTS = P, BOXES = BYTES ? 1 : P;
 };
 
 /* What the threads of a team tell each other about a block of positions. */
@@ -30,7 +31,7 @@ struct eight_words {
 
 template <class F> struct slot { unsigned char box[F::BOXES][SLOT * ROW_BYTES]; };
 
-/* Of 8 bits: what 32 positions' keys and values are multiplied with. They come with the keys. */
+/* Of bytes: what 32 positions' keys and values are multiplied with. They come with the keys. */
 struct scales { float k[SLOT], v[SLOT]; };
 
 /* The new key or the new value as the cache has it. */
@@ -45,7 +46,7 @@ template <class F> struct ring {
 };
 
 template <class F> __host__ __device__ static constexpr int slot_bytes(void) {
-    return (int)(sizeof(struct slot<F>) + (F::Q8 ? sizeof(struct scales) : 0));
+    return (int)(sizeof(struct slot<F>) + (F::BYTES ? sizeof(struct scales) : 0));
 }
 
 /* A block of positions, and which of them are visible. */
@@ -82,8 +83,6 @@ __device__ static inline void maps_soon(const struct eight_maps &m) {
     HOPPER_ONLY(asm volatile("prefetch.tensormap [%0];" ::"l"(&m.maps.v) : "memory"));
 }
 
-static inline bool eight_bits(const struct attend &a) { return a.kv.dtype == I8; }
-
 /* Boxes with all columns of a slot: one copy instead of two. A second box of values that are
  * narrower than keys keeps what it had; one of keys would have to be zero. */
 static inline struct eight_maps eight_maps_of(const struct attend &a, const struct kv_maps &pages) {
@@ -93,7 +92,7 @@ static inline struct eight_maps eight_maps_of(const struct attend &a, const stru
     const char *values = (const char *)a.kv.pages + values_at(a, width);
     const bool boxes = a.k_dim % 64 == 0 && a.v_dim % 64 == 0 && a.k_dim >= a.v_dim;
     struct eight_maps w = { {}, true };
-    if (a.kv.page_tokens == SLOT && (boxes || eight_bits(a)) &&
+    if (a.kv.page_tokens == SLOT && (boxes || in_bytes(a.kv.dtype)) &&
         cuda_page_map_whole(&w.maps.k, a.kv.pages, rows, a.k_dim, bytes, SLOT, width) &&
         cuda_page_map_whole(&w.maps.v, values, rows, a.v_dim, bytes, SLOT, width))
         return w;
@@ -102,8 +101,8 @@ static inline struct eight_maps eight_maps_of(const struct attend &a, const stru
 
 /* Whether the kernels of this header serve such heads and such a cache. */
 static inline bool eight_can(const struct attend &a) {
-    const int tokens = a.kv.page_tokens, unit = eight_bits(a) ? 16 : 8;
-    return !a.v_in_k && (a.kv.dtype == BF16 || eight_bits(a)) && a.k_dim <= DIM_MAX &&
+    const int tokens = a.kv.page_tokens, unit = in_bytes(a.kv.dtype) ? 16 : 8;
+    return !a.v_in_k && a.kv.dtype != F32 && a.k_dim <= DIM_MAX &&
            a.v_dim <= DIM_MAX && a.k_dim % unit == 0 && a.v_dim % unit == 0 && tokens % 8 == 0 &&
            SLOT % tokens == 0 && a.kv.page_bytes % 16 == 0;
 }
@@ -112,13 +111,17 @@ static inline bool eight_one_part(const struct attend &a) {
     return a.k_dim <= 64 && a.v_dim <= 64;
 }
 
+template <enum dtype D, class START>
+static inline void eight_form_of(const struct attend &a, START start) {
+    if (eight_one_part(a)) start(form<1, D>());
+    else start(form<2, D>());
+}
+
 /* start(form) with the form of such heads. */
 template <class START> static inline void eight_form(const struct attend &a, START start) {
-    const bool one = eight_one_part(a);
-    if (one && eight_bits(a)) start(form<1, true>());
-    else if (one) start(form<1, false>());
-    else if (eight_bits(a)) start(form<2, true>());
-    else start(form<2, false>());
+    if (a.kv.dtype == I8) eight_form_of<I8>(a, start);
+    else if (a.kv.dtype == FP8) eight_form_of<FP8>(a, start);
+    else eight_form_of<BF16>(a, start);
 }
 
 /* Scales of a page's positions, of which the first is number `at` of the slot. */
@@ -135,11 +138,11 @@ __device__ static inline void fetch_scales(struct scales *to, uint64_t *full, in
 
 template <class F>
 __device__ static inline int boxes_of(const struct attend &a, bool values) {
-    return F::Q8 ? 1 : (values ? a.v_dim : a.k_dim) / 64;
+    return F::BYTES ? 1 : (values ? a.v_dim : a.k_dim) / 64;
 }
 
 template <class F> __device__ static inline unsigned scale_bytes(bool values) {
-    return F::Q8 && !values ? sizeof(struct scales) : 0;
+    return F::BYTES && !values ? sizeof(struct scales) : 0;
 }
 
 /* A page that fills a slot. */
@@ -179,7 +182,7 @@ __device__ static inline void fetch_pages(const struct ring<F> &r, int at,
                                           const int *page, int kv_head, int begin, int end,
                                           const struct attend &a) {
     const int tokens = a.kv.page_tokens;
-    const bool scaled = F::Q8 && !values;
+    const bool scaled = F::BYTES && !values;
     const unsigned each = ROW_BYTES * F::BOXES + (scaled ? 2 * sizeof(float) : 0);
     int count = 0;
     for (int p = 0; p < SLOT; p += tokens) count += begin < p + tokens && end > p;
@@ -252,7 +255,7 @@ __device__ static inline void keep_news(__nv_bfloat16 (*q)[DIM_MAX + 8], int i, 
                                         const float *own, int n) {
     if (which < 0) return warp_keep(q[i], NULL, own, n);
     struct fresh *f = &fresh[which];
-    if (F::Q8) warp_keep_q8((signed char *)f->row, &f->scale, cached, own, n);
+    if (F::BYTES) warp_keep_bytes(f->row, &f->scale, cached, own, n, F::DTYPE);
     else warp_keep((__nv_bfloat16 *)f->row, (__nv_bfloat16 *)cached.at, own, n);
 }
 
@@ -261,13 +264,13 @@ template <class F>
 __device__ static inline void put_fresh(struct slot<F> *to, const struct fresh &f, int pos,
                                         int dims) {
     const int unit = threadIdx.x % 32;
-    if (unit >= dims / (F::Q8 ? 16 : 8)) return;
+    if (unit >= dims / (F::BYTES ? 16 : 8)) return;
     *(uint4 *)(uintptr_t)unit_at(to->box[unit / 8], pos % SLOT, unit) =
         *(const uint4 *)(f.row + 16 * unit);
 }
 
 /* Eight heads and sixteen dimensions or positions, from rows in shared memory: what a lane has of
- * a product's second factor. Beside keys of 8 bits, of which a lane has four neighbours, dimensions
+ * a product's second factor. Beside keys in bytes, of which a lane has four neighbours, dimensions
  * are taken as four_bytes gives those. */
 struct eight_heads { unsigned at[2]; };
 
@@ -301,20 +304,20 @@ __device__ static inline float2 paired(float first_head, float second_head) {
 }
 
 /* A lane's two pairs of columns of every 64, when products are paired: whose they are, and what of
- * the sums. Of 8 bits a product has even columns, then odd ones, in the place of eight and eight
+ * the sums. Of bytes a product has even columns, then odd ones, in the place of eight and eight
  * more: a lane has both of a pair, of two heads. */
 struct lanes_two { int head, col; };
 
 template <class F>
 __device__ static inline struct lanes_two lanes_two_of(int k) {
     const int lane = threadIdx.x % 32, first = 16 * (threadIdx.x / 32 % WARPS);
-    if (F::Q8) return { 2 * (lane % 4) + k, first + lane / 4 * 2 };
+    if (F::BYTES) return { 2 * (lane % 4) + k, first + lane / 4 * 2 };
     return { lanes_head(), first + 8 * k + 2 * lanes_pair() };
 }
 
 template <class F>
 __device__ static inline float2 two_of(const float (&sum)[4], int k) {
-    return F::Q8 ? make_float2(sum[k], sum[k + 2]) : paired(sum[2 * k], sum[2 * k + 1]);
+    return F::BYTES ? make_float2(sum[k], sum[k + 2]) : paired(sum[2 * k], sum[2 * k + 1]);
 }
 
 /* `capped` out of line: most models have none, and a tangent is much code. */
@@ -338,8 +341,8 @@ __device__ static inline void eight_dot(float (&sum)[2][4], const struct slot<F>
 }
 
 template <class F>
-__device__ static inline void eight_dot_q8(float (&sum)[2][4], const struct slot<F> *keys,
-                                           const struct eight_heads *q) {
+__device__ static inline void eight_dot_bytes(float (&sum)[2][4], const struct slot<F> *keys,
+                                              const struct eight_heads *q) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < 4 * F::PARTS; i += 2)
@@ -349,7 +352,8 @@ __device__ static inline void eight_dot_q8(float (&sum)[2][4], const struct slot
             matrices(k, unit_at(keys->box[0], 16 * t + lane % 16, i + lane / 16));
 #pragma unroll
             for (int u = 0; u < 2; u++) {
-                const struct four x = four_bytes(k[2 * u]), y = four_bytes(k[2 * u + 1]);
+                const struct four x = four_bytes<F::DTYPE>(k[2 * u]);
+                const struct four y = four_bytes<F::DTYPE>(k[2 * u + 1]);
                 const unsigned both[4] = { x.even, y.even, x.odd, y.odd };
                 mma(sum[t], both, q[i + u].at[0], q[i + u].at[1]);
             }
@@ -364,13 +368,13 @@ __device__ static inline void eight_scores(float score[4][2], const struct slot<
                                            const struct attend &a) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % WARPS;
     float sum[2][4] = {};
-    if constexpr (F::Q8) eight_dot_q8<F>(sum, keys, q);
+    if constexpr (F::BYTES) eight_dot_bytes<F>(sum, keys, q);
     else eight_dot<F>(sum, keys, q);
 #pragma unroll
     for (int n = 0; n < 4; n++)
         for (int k = 0; k < 2; k++) {
             const float x = sum[n / 2][n % 2 * 2 + k];
-            score[n][k] = F::Q8 ? x * scales->k[8 * n + lane / 4] : x;
+            score[n][k] = F::BYTES ? x * scales->k[8 * n + lane / 4] : x;
         }
     if (a.softcap != 0)
 #pragma unroll
@@ -384,7 +388,7 @@ __device__ static inline void eight_scores(float score[4][2], const struct slot<
             score[n][0] = score[n][1] = -INFINITY;
 }
 
-/* Of 8 bits: the scales of the values whose weights a lane makes. Those of positions that are not
+/* Of bytes: the scales of the values whose weights a lane makes. Those of positions that are not
  * visible may be anything, and are 0. */
 struct lanes_scales { float2 of[4]; };
 
@@ -392,7 +396,7 @@ template <class F>
 __device__ static inline struct lanes_scales value_scales(const struct scales *scales,
                                                           const struct seen &s) {
     struct lanes_scales v = {};
-    if constexpr (F::Q8) {
+    if constexpr (F::BYTES) {
         const int first = s.block * BLOCK + threadIdx.x / 32 % WARPS * SLOT;
 #pragma unroll
         for (int n = 0; n < 4; n++) {
@@ -441,7 +445,7 @@ __device__ static inline void eight_weights(struct eight_words *m, float (*max)[
                                 power_of_2(fmaf(score[n][1], factor, x[1])));
         sum = add_weights(sum, w.x, w.y);
         *(__nv_bfloat162 *)&m->weight[lanes_head()][warp * SLOT + n * 8 + 2 * lanes_pair()] =
-            F::Q8 ? __floats2bfloat162_rn(w.x * v.of[n].x, w.y * v.of[n].y)
+            F::BYTES ? __floats2bfloat162_rn(w.x * v.of[n].x, w.y * v.of[n].y)
                   : __floats2bfloat162_rn(w.x, w.y);
     }
     m->sum[warp][lanes_head()][lanes_pair()] = sum;
@@ -476,10 +480,11 @@ __device__ static inline void eight_values(float (&sum)[F::PARTS][4], const stru
     }
 }
 
-/* Of 8 bits: a matrix of 16-bit pairs, turned, gives a lane two columns of two positions. */
+/* Of bytes: a matrix of 16-bit pairs, turned, gives a lane two columns of two positions. */
 template <class F>
-__device__ static inline void eight_values_q8(float (&sum)[F::PARTS][4], const struct slot<F> *v,
-                                              const struct eight_words *m, int first) {
+__device__ static inline void eight_values_bytes(float (&sum)[F::PARTS][4],
+                                                 const struct slot<F> *v,
+                                                 const struct eight_words *m, int first) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % WARPS;
     unsigned at[F::PARTS][4];
 #pragma unroll
@@ -490,7 +495,8 @@ __device__ static inline void eight_values_q8(float (&sum)[F::PARTS][4], const s
         const struct eight_heads p = eight_of(m->weight[0], BLOCK + 8, first + 16 * s);
 #pragma unroll
         for (int b = 0; b < F::PARTS; b++) {
-            const struct four x = four_bytes(at[b][2 * s]), y = four_bytes(at[b][2 * s + 1]);
+            const struct four x = four_bytes<F::DTYPE>(at[b][2 * s]);
+            const struct four y = four_bytes<F::DTYPE>(at[b][2 * s + 1]);
             const unsigned both[4] = { x.even, x.odd, y.even, y.odd };
             mma(sum[b], both, p.at[0], p.at[1]);
         }
@@ -514,7 +520,7 @@ __device__ static inline void eight_query(struct eight<F> &e,
                                           const __nv_bfloat16 (*q)[DIM_MAX + 8]) {
 #pragma unroll
     for (int s = 0; s < 4 * F::PARTS; s++)
-        e.q[s] = F::Q8 ? eight_of_bytes(q[0], DIM_MAX + 8, 16 * s)
+        e.q[s] = F::BYTES ? eight_of_bytes(q[0], DIM_MAX + 8, 16 * s)
                        : eight_of(q[0], DIM_MAX + 8, 16 * s);
 }
 
@@ -532,14 +538,14 @@ __device__ static inline void put_news(const struct eight<F> &e, struct slot<F> 
                                        struct scales *scales, const struct attend &a) {
     const int at = e.news % SLOT;
     put_fresh<F>(keys, e.fresh[0], at, a.k_dim);
-    if constexpr (F::Q8) {
+    if constexpr (F::BYTES) {
         scales->k[at] = e.fresh[0].scale;
         scales->v[at] = e.fresh[1].scale;
     }
 }
 
 /* A block of positions: sum[b][c] of the columns 64 b + 16 warp + lane / 4, and eight more from c 2
- * on, and of head 2 (lane % 4) + c % 2; which columns they are of 8 bits, lanes_two_of says. The
+ * on, and of head 2 (lane % 4) + c % 2; which columns they are of bytes, lanes_two_of says. The
  * largest scores go to `max` and what sums consist of to m->sum. The team meets twice on the way:
  * m->sum may be read until it meets for the next block, `max`, which is written before that, until
  * the one after. */
@@ -560,7 +566,7 @@ __device__ static inline void eight_block(float (&sum)[F::PARTS][4], struct eigh
     if (lane < WARPS) barrier_arrive(&e.ring.empty[own]);
     eight_weights<F>(e.m, max, score, v, e.team, e.factor);
     e.at = further(e.at, WARPS, slots);
-    if (!F::Q8 && s.end - s.begin < BLOCK)
+    if (!F::BYTES && s.end - s.begin < BLOCK)
 #pragma unroll 1
         for (int k = 0; k < WARPS; k++) {
             const int from = s.block * BLOCK + k * SLOT;
@@ -570,7 +576,7 @@ __device__ static inline void eight_block(float (&sum)[F::PARTS][4], struct eigh
     named_sync(2 + e.team, TEAM);
 #pragma unroll 1
     for (int k = 0; k < WARPS; k++) {
-        if constexpr (F::Q8) eight_values_q8<F>(sum, when_full(e, k), e.m, k * SLOT);
+        if constexpr (F::BYTES) eight_values_bytes<F>(sum, when_full(e, k), e.m, k * SLOT);
         else eight_values<F>(sum, when_full(e, k), e.m, k * SLOT);
         __syncwarp();
         if (lane == 0) barrier_arrive(&e.ring.empty[further(e.at, k, slots).at]);

@@ -5,12 +5,12 @@
 
 enum { THREADS = 128, WARPS = 4, HEADS = 16 };
 
-/* A box of keys or values as page_in leaves it: of bf16 it has 64 dimensions, of 8 bits all. */
+/* A box of keys or values as page_in leaves it: of bf16 it has 64 dimensions, of bytes all. */
 typedef unsigned char box[BLOCK * ROW_BYTES];
 
 /* What threads tell each other about a block. */
 struct few_words {
-    float k_scale[BLOCK], v_scale[BLOCK];        /* of 8 bits */
+    float k_scale[BLOCK], v_scale[BLOCK];        /* of bytes */
     __nv_bfloat16 weight[HEADS][BLOCK + 8];
     float max[WARPS][HEADS], sum[WARPS][HEADS][4];
 };
@@ -62,22 +62,22 @@ __device__ static inline void few_scales(struct few_words *m, const struct few_j
     m->v_scale[threadIdx.x] = v;
 }
 
-/* Sixteen heads, 16 dimensions: what a lane holds of them, in bf16. Beside 8 bits, where a lane has
+/* Sixteen heads, 16 dimensions: what a lane holds of them, in bf16. Beside bytes, where a lane has
  * four neighbours of a key, they are taken as four_bytes gives those. */
-template <bool Q8>
+template <enum dtype D>
 __device__ static inline void query(unsigned r[4], const struct tensor &q, const struct few_job &j,
                                     const struct attend &a, int dim) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         const int i = lane / 4 + k % 2 * 8;
-        const int c = dim + (Q8 ? 4 * (lane % 4) + k / 2 : 2 * (lane % 4) + k / 2 * 8);
+        const int c = dim + (in_bytes(D) ? 4 * (lane % 4) + k / 2 : 2 * (lane % 4) + k / 2 * 8);
         float u = 0, v = 0;
         if (i < j.heads && c < a.k_dim) {
             const float *from = (const float *)q.at + j.row * q.stride[0] +
                                 head_of(a, j.kv_head, j.first_head + i) * q.stride[1] + c;
             u = from[0];
-            v = from[Q8 ? 2 : 1];
+            v = from[in_bytes(D) ? 2 : 1];
         }
         const __nv_bfloat162 both = __floats2bfloat162_rn(u, v);
         r[k] = *(const unsigned *)&both;
@@ -90,18 +90,18 @@ __device__ static inline unsigned char *unit_of(const box *boxes, int row, int u
 }
 
 /* score += 16 heads times 8 keys. */
-template <int BOXES, bool Q8>
+template <int BOXES, enum dtype D>
 __device__ static inline void few_dot(float score[4], const box *keys, const unsigned (*q)[4],
                                       int key) {
     const int lane = threadIdx.x % 32;
     unsigned b[4];
-    if constexpr (Q8) {
+    if constexpr (in_bytes(D)) {
 #pragma unroll
         for (int s = 0; s < 8; s += 4) {
             matrices(b, unit_at(keys[0], key, s + lane / 8));
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                const struct four x = four_bytes(b[k]);
+                const struct four x = four_bytes<D>(b[k]);
                 mma(score, q[s + k], x.even, x.odd);
             }
         }
@@ -119,18 +119,18 @@ __device__ static inline void few_dot(float score[4], const box *keys, const uns
 
 /* A warp's 32 positions: score[n][k], of heads lane/4 and 8 more, as exponents before the largest
  * is subtracted. */
-template <int BOXES, bool Q8>
+template <int BOXES, enum dtype D>
 __device__ static inline void few_scores(float score[4][4], const struct few_words *m,
                                          const box *keys, const unsigned (*q)[4],
                                          const struct few_job &j, const struct attend &a) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
     for (int n = 0; n < 4; n++) {
-        few_dot<BOXES, Q8>(score[n], keys, q, warp * 32 + n * 8 + lane % 8);
+        few_dot<BOXES, D>(score[n], keys, q, warp * 32 + n * 8 + lane % 8);
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             const int in = warp * 32 + n * 8 + 2 * (lane % 4) + k % 2, at = j.block * BLOCK + in;
-            const float x = Q8 ? score[n][k] * m->k_scale[in] : score[n][k];
+            const float x = in_bytes(D) ? score[n][k] * m->k_scale[in] : score[n][k];
             score[n][k] = at < j.begin || at >= j.end ? -INFINITY : capped(a, x);
         }
     }
@@ -160,7 +160,7 @@ __device__ static inline void few_max(float max[2], struct few_words *m, const f
 }
 
 /* Scores become weights in shared memory, and lanes' parts of their sums. */
-template <bool Q8>
+template <enum dtype D>
 __device__ static inline void few_weights(struct few_words *m, const float score[4][4],
                                           const float max[2], float factor) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -175,8 +175,8 @@ __device__ static inline void few_weights(struct few_words *m, const float score
             sum = add_weights(sum, u, v);
             const int at = warp * 32 + n * 8 + 2 * (lane % 4);
             *(__nv_bfloat162 *)&m->weight[i][at] =
-                Q8 ? __floats2bfloat162_rn(u * m->v_scale[at], v * m->v_scale[at + 1])
-                   : __floats2bfloat162_rn(u, v);
+                in_bytes(D) ? __floats2bfloat162_rn(u * m->v_scale[at], v * m->v_scale[at + 1])
+                            : __floats2bfloat162_rn(u, v);
         }
         m->sum[warp][i][lane % 4] = sum;
     }
@@ -209,10 +209,11 @@ __device__ static inline void few_eight(float sum[4], const box *v,
     }
 }
 
-/* Of 8 bits: sixteen. A matrix of 16-bit pairs, turned, gives a lane two columns of two positions:
+/* Of bytes: sixteen. A matrix of 16-bit pairs, turned, gives a lane two columns of two positions:
  * even columns are one product, odd ones another. */
-__device__ static inline void few_sixteen_q8(float even[4], float odd[4], const box *v,
-                                             const unsigned (&p)[BLOCK / 16][4], int n) {
+template <enum dtype D>
+__device__ static inline void few_sixteen(float even[4], float odd[4], const box *v,
+                                          const unsigned (&p)[BLOCK / 16][4], int n) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int s = 0; s < BLOCK / 16; s += 2) {
@@ -220,7 +221,7 @@ __device__ static inline void few_sixteen_q8(float even[4], float odd[4], const 
         matrices_turned(b, unit_at(v[0], 16 * s + lane, n));
 #pragma unroll
         for (int k = 0; k < 2; k++) {
-            const struct four x = four_bytes(b[2 * k]), y = four_bytes(b[2 * k + 1]);
+            const struct four x = four_bytes<D>(b[2 * k]), y = four_bytes<D>(b[2 * k + 1]);
             mma(even, p[s + k], x.even, y.even);
             mma(odd, p[s + k], x.odd, y.odd);
         }
@@ -260,15 +261,16 @@ __device__ static inline void few_values(float *partial, const box *v,
     }
 }
 
-/* Of 8 bits: every fourth 16 columns. */
-__device__ static inline void few_values_q8(float *partial, const box *v,
-                                            const unsigned (&p)[BLOCK / 16][4],
-                                            const struct few_job &j, const struct attend &a,
-                                            int64_t own, int blocks) {
+/* Of bytes: every fourth 16 columns. */
+template <enum dtype D>
+__device__ static inline void few_values_bytes(float *partial, const box *v,
+                                               const unsigned (&p)[BLOCK / 16][4],
+                                               const struct few_job &j, const struct attend &a,
+                                               int64_t own, int blocks) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (int n = warp; n < a.v_dim / 16; n += WARPS) {
         float even[4] = {}, odd[4] = {};
-        few_sixteen_q8(even, odd, v, p, n);
+        few_sixteen<D>(even, odd, v, p, n);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const int i = lane / 4 + 8 * r;
@@ -318,7 +320,7 @@ __device__ static inline void few_block(struct few_job &j, int block, const stru
     j.end = MIN(j.pos + 1, (block + 1) * BLOCK);
 }
 
-template <int BOXES, bool Q8>
+template <int BOXES, enum dtype D>
 __global__ static void __launch_bounds__(THREADS)
 attend_few(float *partial, struct tensor q, struct attend a, struct rows rows, int each,
            int64_t begin, const __grid_constant__ struct kv_maps maps) {
@@ -339,23 +341,23 @@ attend_few(float *partial, struct tensor q, struct attend a, struct rows rows, i
         writes_are_global();
         few_fetch<BOXES>(m->k, &m->k_full, m->v, &m->v_full, j, a, maps);
     }
-    constexpr int STEPS = Q8 ? 8 : BOXES * 4;
+    constexpr int STEPS = in_bytes(D) ? 8 : BOXES * 4;
     unsigned qs[STEPS][4], p[BLOCK / 16][4];
 #pragma unroll
-    for (int s = 0; s < STEPS; s++) query<Q8>(qs[s], q, j, a, 16 * s);
-    if (Q8) few_scales(&m->words, j, a);
+    for (int s = 0; s < STEPS; s++) query<D>(qs[s], q, j, a, 16 * s);
+    if (in_bytes(D)) few_scales(&m->words, j, a);
     float score[4][4] = {}, max[2];
     const float factor = factor_of(a);
     __syncthreads();
     barrier_wait(&m->k_full, 0);
-    few_scores<BOXES, Q8>(score, &m->words, m->k, qs, j, a);
+    few_scores<BOXES, D>(score, &m->words, m->k, qs, j, a);
     few_max(max, &m->words, score, factor);
-    few_weights<Q8>(&m->words, score, max, factor);
+    few_weights<D>(&m->words, score, max, factor);
     barrier_wait(&m->v_full, 0);
     few_clear<BOXES>(m->v, j);
     __syncthreads();
     few_read_weights(p, &m->words);
-    if constexpr (Q8) few_values_q8(partial, m->v, p, j, a, blockIdx.x, gridDim.z);
+    if constexpr (in_bytes(D)) few_values_bytes<D>(partial, m->v, p, j, a, blockIdx.x, gridDim.z);
     else few_values(partial, m->v, p, j, a, blockIdx.x, gridDim.z);
     few_sums(partial, &m->words, j, a, blockIdx.x, gridDim.z, factor);
 }
@@ -412,13 +414,13 @@ fold_few(struct tensor y, char *few, __nv_bfloat16 *next, float *partial, struct
     }
 }
 
-template <int BOXES, bool Q8>
+template <int BOXES, enum dtype D>
 static void start_few(struct cuda *c, const struct attention_job &j, int64_t begin, unsigned n) {
     const int chunks = (int)blocks_of(j.a.heads / j.a.kv_heads, HEADS);
     const size_t bytes = sizeof(struct few_memory<BOXES>) + 1024;
-    cudaFuncSetAttribute(attend_few<BOXES, Q8>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    cudaFuncSetAttribute(attend_few<BOXES, D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          (int)bytes);
-    cuda_start(c, attend_few<BOXES, Q8>,
+    cuda_start(c, attend_few<BOXES, D>,
                dim3(n, (unsigned)(j.a.kv_heads * chunks), (unsigned)j.blocks), THREADS, bytes,
                c->partial, j.q, j.a, *j.a.rows, j.each, begin, j.maps);
 }
@@ -432,9 +434,10 @@ bool cuda_attention_few(struct cuda *c, const struct attention_job &j) {
     if (room < 1 && c->error == cudaSuccess) c->error = cudaErrorMemoryAllocation;
     for (int64_t i = 0; room > 0 && i < rows; i += room) {
         const unsigned n = (unsigned)MIN(room, rows - i);
-        if (j.a.kv.dtype == I8) start_few<1, true>(c, j, i, n);
-        else if (small) start_few<1, false>(c, j, i, n);
-        else start_few<2, false>(c, j, i, n);
+        if (j.a.kv.dtype == I8) start_few<1, I8>(c, j, i, n);
+        else if (j.a.kv.dtype == FP8) start_few<1, FP8>(c, j, i, n);
+        else if (small) start_few<1, BF16>(c, j, i, n);
+        else start_few<2, BF16>(c, j, i, n);
         cuda_start(c, fold_few, dim3(n, (unsigned)j.a.heads), THREADS, 0, j.y, j.few,
                    j.next, c->partial, j.a, *j.a.rows, j.each, i, j.blocks);
     }

@@ -14,7 +14,7 @@ template <int HALVES> struct alignas(1024) many_memory {
     uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
 };
 
-/* Keys and values of 8 bits as they come, in turn, before the producer makes bf16 of them; the
+/* Keys and values in bytes as they come, in turn, before the producer makes bf16 of them; the
  * scales of a stage's positions. */
 struct alignas(1024) many_raw {
     unsigned char at[RAW][BLOCK * ROW_BYTES];
@@ -112,7 +112,7 @@ __device__ static inline void many_fetch(struct many_memory<HALVES> *m, const in
     }
 }
 
-/* ---- 8 bits: the producer's 128 threads make bf16 of them ---- */
+/* ---- bytes: the producer's 128 threads make bf16 of them ---- */
 
 /* What the producer's threads have of a tile: keys and values come one after the other, number i is
  * of block i / 2. own: a page that is seen, in place of those that are not there. */
@@ -150,15 +150,16 @@ __device__ static inline void raw_fetch(struct many_raw *raw, const struct raw_t
 }
 
 /* Eight numbers. */
+template <enum dtype D>
 __device__ static inline uint4 eight_wide(unsigned first, unsigned second) {
-    return make_uint4(two_bytes(first, 0), two_bytes(first, 2), two_bytes(second, 0),
-                      two_bytes(second, 2));
+    return make_uint4(two_bytes<D>(first, 0), two_bytes<D>(first, 2), two_bytes<D>(second, 0),
+                      two_bytes<D>(second, 2));
 }
 
 /* Rows to where page_in would have put them as bf16. A thread has 16 columns of every 16th or 32nd
  * row, whose units are exchanged alike. Those of a row's second half, which lie in the banks of the
  * first, are written the other way round. */
-template <int HALVES>
+template <int HALVES, enum dtype D>
 __device__ static inline void widen(unsigned char (*to)[BLOCK * 128], const unsigned char *from) {
     constexpr int UNITS = HALVES * 4;
     const int row = threadIdx.x / UNITS, unit = threadIdx.x % UNITS, second = unit / 4;
@@ -169,8 +170,8 @@ __device__ static inline void widen(unsigned char (*to)[BLOCK * 128], const unsi
 #pragma unroll 2
     for (int r = 0; r < BLOCK; r += 128 / UNITS) {
         const uint4 x = *(const uint4 *)(in + r * ROW_BYTES);
-        *(uint4 *)(u + r * 128) = eight_wide(second ? x.z : x.x, second ? x.w : x.y);
-        *(uint4 *)(v + r * 128) = eight_wide(second ? x.x : x.z, second ? x.y : x.w);
+        *(uint4 *)(u + r * 128) = eight_wide<D>(second ? x.z : x.x, second ? x.w : x.y);
+        *(uint4 *)(v + r * 128) = eight_wide<D>(second ? x.x : x.z, second ? x.y : x.w);
     }
 }
 
@@ -188,7 +189,7 @@ __device__ static inline float scale_of(const struct attend &a, const struct raw
 
 /* The warps take turns at fetching, so that none is late each time by what that takes. The one
  * whose turn it is waits until all have read the slot; the others only say so. */
-template <int HALVES>
+template <int HALVES, enum dtype D>
 __device__ static inline void many_widen(struct many_memory<HALVES> *m, struct many_raw *raw,
                                          const int *above, const struct rows &rows,
                                          const struct attend &a, const struct kv_maps &maps,
@@ -213,7 +214,7 @@ __device__ static inline void many_widen(struct many_memory<HALVES> *m, struct m
             barrier_wait(value ? &m->v_empty[p.at] : &m->k_empty[p.at], p.phase);
             barrier_wait(&raw->full[slot], phase);
             (value ? raw->v_scale : raw->k_scale)[p.at][threadIdx.x] = scale;
-            widen<HALVES>(value ? m->v[p.at] : m->k[p.at], raw->at[slot]);
+            widen<HALVES, D>(value ? m->v[p.at] : m->k[p.at], raw->at[slot]);
             writes_are_shared();
             barrier_arrive(value ? &m->v_full[p.at] : &m->k_full[p.at]);
             if (turn) {
@@ -277,8 +278,8 @@ __device__ static inline void scale_scores(float (&score)[BLOCK / 2], const floa
     }
 }
 
-/* Scores become weights; what the block adds to the fold of each query. v_scale: of 8 bits. */
-template <bool Q8>
+/* Scores become weights; what the block adds to the fold of each query. v_scale: of bytes. */
+template <enum dtype D>
 __device__ static inline void weigh(unsigned (&p)[BLOCK / 16][4], float (&score)[BLOCK / 2],
                                     float (&max)[2], float (&sum)[2], float (&before)[2],
                                     float (&now)[2], const struct attend &a, float factor,
@@ -298,9 +299,9 @@ __device__ static inline void weigh(unsigned (&p)[BLOCK / 16][4], float (&score)
             const int i = 4 * n + 2 * r;
             const float u = power_of_2(fmaf(score[i], factor, -finite(top[r])));
             const float v = power_of_2(fmaf(score[i + 1], factor, -finite(top[r])));
-            const float2 s = Q8 ? scales_of(v_scale, n) : make_float2(1, 1);
-            const __nv_bfloat162 both = Q8 ? __floats2bfloat162_rn(u * s.x, v * s.y)
-                                           : __floats2bfloat162_rn(u, v);
+            const float2 s = in_bytes(D) ? scales_of(v_scale, n) : make_float2(1, 1);
+            const __nv_bfloat162 both = in_bytes(D) ? __floats2bfloat162_rn(u * s.x, v * s.y)
+                                                    : __floats2bfloat162_rn(u, v);
             part[r][n / 4] = add_weights(part[r][n / 4], u, v);
             p[n / 2][n % 2 * 2 + r] = *(const unsigned *)&both;
         }
@@ -368,7 +369,7 @@ __device__ static inline void put_values(struct tensor &y, __nv_bfloat16 *next,
     }
 }
 
-template <int HALVES, bool Q8>
+template <int HALVES, enum dtype D>
 __device__ static inline void one_block(struct many_memory<HALVES> *m, const struct many_raw *raw,
                                         const struct place &p,
                                         int group, float (&value)[HALVES * 32], float (&max)[2],
@@ -385,7 +386,7 @@ __device__ static inline void one_block(struct many_memory<HALVES> *m, const str
     wgmma_commit();
     wgmma_wait<0>();
     const int begin = block * BLOCK;
-    if constexpr (Q8) {
+    if constexpr (in_bytes(D)) {
         scale_scores(score, raw->k_scale[p.at]);
         named_sync(1 + group, 128);
     }
@@ -396,17 +397,17 @@ __device__ static inline void one_block(struct many_memory<HALVES> *m, const str
     }
     if (begin + BLOCK - 1 > MIN(q.pos[0], q.pos[1]) || begin < MAX(q.low[0], q.low[1]))
         hide(score, q, begin);
-    if constexpr (Q8) barrier_wait(&m->v_full[p.at], p.phase);
-    weigh<Q8>(w, score, max, sum, before_by, now_by, a, factor, raw->v_scale[p.at]);
+    if constexpr (in_bytes(D)) barrier_wait(&m->v_full[p.at], p.phase);
+    weigh<D>(w, score, max, sum, before_by, now_by, a, factor, raw->v_scale[p.at]);
     barrier_wait(&m->v_full[p.at], p.phase);
-    if (!Q8 && begin + BLOCK > end) clear_values<HALVES>(m->v[p.at], end - begin);
+    if (!in_bytes(D) && begin + BLOCK > end) clear_values<HALVES>(m->v[p.at], end - begin);
     wgmma_begin();
 #pragma unroll
     for (int s = 0; s < BLOCK / 16; s++)
         wgmma_turned(now, w[s], rows_turned(m->v[p.at], BLOCK * 128) + 128 * s, s > 0);
     wgmma_commit();
     wgmma_wait<0>();
-    if (Q8) named_sync(1 + group, 128);      /* all have read the scales */
+    if (in_bytes(D)) named_sync(1 + group, 128);      /* all have read the scales */
     if (threadIdx.x % 128 == 0) barrier_arrive(&m->v_empty[p.at]);
 #pragma unroll
     for (int i = 0; i < HALVES * 32; i++) {
@@ -415,7 +416,7 @@ __device__ static inline void one_block(struct many_memory<HALVES> *m, const str
     }
 }
 
-template <int HALVES, bool Q8>
+template <int HALVES, enum dtype D>
 __device__ static inline void many_attend(struct many_memory<HALVES> *m,
                                           const struct many_raw *raw, struct tensor &y,
                                           __nv_bfloat16 *next_rows, const int *above,
@@ -435,24 +436,24 @@ __device__ static inline void many_attend(struct many_memory<HALVES> *m,
         named_sync(1 + group, 128);
         const struct query own = query_of(t, a, skip);
         for (int b = t.first; b <= t.last; b++, next(p))
-            one_block<HALVES, Q8>(m, raw, p, group, value, max, sum, own, b, t.end, a, factor);
+            one_block<HALVES, D>(m, raw, p, group, value, max, sum, own, b, t.end, a, factor);
         put_values<HALVES>(y, next_rows, t, a, skip, value, max, sum);
     }
 }
 
-template <int HALVES, bool Q8>
+template <int HALVES, enum dtype D>
 __device__ static inline void many_barriers(struct many_memory<HALVES> *m, struct many_raw *raw) {
     for (int i = 0; i < STAGES; i++) {
-        barrier_init(&m->k_full[i], Q8 ? 128 : 1);
-        barrier_init(&m->v_full[i], Q8 ? 128 : 1);
+        barrier_init(&m->k_full[i], in_bytes(D) ? 128 : 1);
+        barrier_init(&m->v_full[i], in_bytes(D) ? 128 : 1);
         barrier_init(&m->k_empty[i], 2);
         barrier_init(&m->v_empty[i], 2);
     }
-    for (int i = 0; Q8 && i < RAW; i++) barrier_init(&raw->full[i], 1);
+    for (int i = 0; in_bytes(D) && i < RAW; i++) barrier_init(&raw->full[i], 1);
     barriers_are_set();
 }
 
-template <int HALVES, bool Q8>
+template <int HALVES, enum dtype D>
 __global__ static void __launch_bounds__(THREADS, 1)
 attend_many(struct tensor y, __nv_bfloat16 *next_rows, struct tensor q, struct attend a,
             struct rows rows, int each, int positions,
@@ -461,38 +462,42 @@ attend_many(struct tensor y, __nv_bfloat16 *next_rows, struct tensor q, struct a
     struct many_memory<HALVES> *m =
         (struct many_memory<HALVES> *)(memory + (1024 - shared_at(memory) % 1024) % 1024);
     struct many_raw *raw = (struct many_raw *)(m + 1);
-    int *above = Q8 ? (int *)(raw + 1) : (int *)raw;
+    int *above = in_bytes(D) ? (int *)(raw + 1) : (int *)raw;
     if (threadIdx.x < 32) count_tiles(above, rows, each, positions);
-    if (threadIdx.x == 0) many_barriers<HALVES, Q8>(m, raw);
+    if (threadIdx.x == 0) many_barriers<HALVES, D>(m, raw);
     __syncthreads();
     if (threadIdx.x / 128 == PRODUCER) {
         registers_less<40>();
-        if constexpr (Q8) many_widen<HALVES>(m, raw, above, rows, a, maps, positions);
+        if constexpr (in_bytes(D)) many_widen<HALVES, D>(m, raw, above, rows, a, maps, positions);
         else if (threadIdx.x == 0) many_fetch<HALVES>(m, above, rows, a, maps, positions);
     } else {
         registers_more<232>();
-        many_attend<HALVES, Q8>(m, raw, y, next_rows, above, rows, a, q, positions);
+        many_attend<HALVES, D>(m, raw, y, next_rows, above, rows, a, q, positions);
     }
 }
 
-template <int HALVES, bool Q8>
+template <int HALVES, enum dtype D>
 static void start_many(struct cuda *c, const struct attention_job &j) {
     const int group = j.a.heads / j.a.kv_heads, positions = 2 * (QUERIES / group);
-    const size_t bytes = sizeof(struct many_memory<HALVES>) + (Q8 ? sizeof(struct many_raw) : 0) +
-                         1024 + ((size_t)j.a.rows->n_seqs + 1) * sizeof(int);
-    cudaFuncSetAttribute(attend_many<HALVES, Q8>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    const size_t raw = in_bytes(D) ? sizeof(struct many_raw) : 0;
+    const size_t bytes = sizeof(struct many_memory<HALVES>) + raw + 1024 +
+                         ((size_t)j.a.rows->n_seqs + 1) * sizeof(int);
+    cudaFuncSetAttribute(attend_many<HALVES, D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          (int)bytes);
     const int tiles = (j.a.rows->n_rows / positions + j.a.rows->n_seqs) * j.a.kv_heads;
-    attend_many<HALVES, Q8><<<(unsigned)MIN(tiles, c->processors), THREADS, bytes, c->stream>>>(
+    attend_many<HALVES, D><<<(unsigned)MIN(tiles, c->processors), THREADS, bytes, c->stream>>>(
         j.y, j.next, j.q, j.a, *j.a.rows, j.each, positions, j.maps);
 }
 
+template <enum dtype D> static void by_width(struct cuda *c, const struct attention_job &j) {
+    if (j.a.k_dim <= 64 && j.a.v_dim <= 64) start_many<1, D>(c, j);
+    else start_many<2, D>(c, j);
+}
+
 void cuda_attention_many(struct cuda *c, const struct attention_job &j) {
-    const bool small = j.a.k_dim <= 64 && j.a.v_dim <= 64, q8 = j.a.kv.dtype == I8;
-    if (small && q8) start_many<1, true>(c, j);
-    else if (small) start_many<1, false>(c, j);
-    else if (q8) start_many<2, true>(c, j);
-    else start_many<2, false>(c, j);
+    if (j.a.kv.dtype == I8) by_width<I8>(c, j);
+    else if (j.a.kv.dtype == FP8) by_width<FP8>(c, j);
+    else by_width<BF16>(c, j);
 }
 
 /* Alone or nearly: rows of decoding, and of drafts that are checked. */
@@ -501,7 +506,7 @@ enum { EACH = 4, SEQS_MAX = 2048 };
 static bool takes(const struct cuda *c, const struct tensor *y, const struct tensor *q,
                   const struct attend *a) {
     const int tokens = a->kv.page_tokens, group = a->heads / a->kv_heads;
-    const int unit = a->kv.dtype == I8 ? 16 : 8;
+    const int unit = in_bytes(a->kv.dtype) ? 16 : 8;
     return c->hopper && c->rounded && a->kv.dtype != F32 && !a->v_in_k && a->k_dim <= 128 &&
            a->v_dim <= 128 && a->k_dim % unit == 0 && a->v_dim % unit == 0 && group <= QUERIES &&
            tokens % 8 == 0 && BLOCK % tokens == 0 && a->rows->n_seqs <= SEQS_MAX &&

@@ -4,7 +4,7 @@
 #include "device/cuda/attention.h"
 #include "device/cuda/hopper.h"
 
-enum { ROW_BYTES = 128 };                /* of a box: 64 bf16, 128 numbers of 8 bits */
+enum { ROW_BYTES = 128 };                /* of a box: 64 bf16, 128 bytes */
 
 __device__ static inline void matrices(unsigned r[4], const void *at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"

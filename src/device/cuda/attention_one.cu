@@ -359,7 +359,8 @@ struct plan { int teams, rings, bytes; };
 /* As many bytes whatever the dtype, so that as few blocks fit on a processor. */
 static struct plan plan_of(const struct attend &a, int teams, int most) {
     const int blocks = table_blocks(a), own = (int)blocks_of(blocks, CLUSTER);
-    const int rings = MIN(teams, own), scales = eight_bits(a) ? (int)sizeof(struct scales) : 0;
+    const int rings = MIN(teams, own);
+    const int scales = in_bytes(a.kv.dtype) ? (int)sizeof(struct scales) : 0;
     const int each = (eight_one_part(a) ? 1 : 2) * SLOT * ROW_BYTES + scales;
     const int slots = MIN(2 * WARPS * (int)blocks_of(own, rings), (int)SLOTS_MAX);
     const int fixed = (teams == 2 ? words<2>() : words<3>()) + (int)ALIGN +

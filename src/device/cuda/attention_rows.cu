@@ -188,7 +188,7 @@ __device__ static inline void rows_put(const struct rows_job &j, const struct ro
     for (int k = 0; k < 2; k++) {
         const struct lanes_two two = lanes_two_of<F>(k);
         const int i = two.head, head = head_of(a, r.kv_head, r.first_head + i);
-        if (k == 0 || F::Q8) {       /* else of the same head */
+        if (k == 0 || F::BYTES) {       /* else of the same head */
             f = { i % 2 ? sums.max[1] : sums.max[0], 1, 0 };
             float total = 0;
             if (a.sinks && i < r.heads) f = fold_sink(a, head, f.max, &total);

@@ -105,9 +105,9 @@ __global__ static void __launch_bounds__(HEADS_WARPS * 32) heads_of_row(struct h
             continue;
         }
         const struct place_of_head to = cached_at(h.a, h.rows, r, (y - nq) % nk, !o.is_v);
-        struct q8 e = {};
-        if (h.a.kv.dtype == I8) {
-            e = warp_q8(own, o.n);
+        struct scaling e = {};
+        if (in_bytes(h.a.kv.dtype)) {
+            e = warp_scaling(own, o.n, h.a.kv.dtype);
             if (lane == 0) *to.scale = e.scale;
         }
         for (int i = lane; i < o.n; i += 32) put_cached(to.at, h.a.kv.dtype, i, own[i], e);
@@ -151,23 +151,24 @@ __device__ static inline float4 four_turned(float4 v, float4 c, float4 s, bool p
 }
 
 /* A lane's four numbers of a head of n to their place. By a warp. */
-template <bool Q8>
+template <bool BYTES>
 __device__ static inline void put_four(const struct place_of_head &to, enum dtype dtype, int column,
                                        float4 v, int n) {
-    if constexpr (Q8) {
+    if constexpr (BYTES) {
         const float most = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
-        const struct q8 e = q8_of(warp_max(column < n ? most : 0));
+        const struct scaling e = scaling_of(warp_max(column < n ? most : 0), dtype);
         if (column == 0) *to.scale = e.scale;
         if (column < n)
-            *(char4 *)(to.at + column) = make_char4(byte_of(v.x, e), byte_of(v.y, e),
-                                                    byte_of(v.z, e), byte_of(v.w, e));
+            *(uchar4 *)(to.at + column) =
+                make_uchar4(byte_of(v.x, e, dtype), byte_of(v.y, e, dtype),
+                            byte_of(v.z, e, dtype), byte_of(v.w, e, dtype));
     } else if (column < n) {
         if (dtype == BF16) rounded_quad((__nv_bfloat16 *)to.at + column, v);
         else *(float4 *)((float *)to.at + column) = v;
     }
 }
 
-template <bool Q8>
+template <bool BYTES>
 __global__ static void __launch_bounds__(HEADS_WARPS * 32)
 heads_in_fours(const __grid_constant__ struct heads h) {
     __shared__ alignas(16) float cosine[HEADS_COLS / 2], sine[HEADS_COLS / 2];
@@ -222,7 +223,8 @@ heads_in_fours(const __grid_constant__ struct heads h) {
             }
             if (is_q && column < n) *(float4 *)(head_at(x, r, head) + column) = v[k];
             if (!is_q)
-                put_four<Q8>(cached_at(h.a, h.rows, r, head, !is_v), h.a.kv.dtype, column, v[k], n);
+                put_four<BYTES>(cached_at(h.a, h.rows, r, head, !is_v), h.a.kv.dtype, column, v[k],
+                                n);
         }
     }
 }
@@ -240,7 +242,7 @@ void cuda_start_heads(struct cuda *c, const struct heads &h) {
     const dim3 grid(rows, (unsigned)(h.q.shape[1] + 2 * h.a.kv_heads));
     const bool warps = rows > HEADS_ROWS && MAX(h.q.shape[2], h.v.shape[2]) <= HEADS_COLS;
     if (warps && takes_fours(h)) {
-        const auto kernel = h.a.kv.dtype == I8 ? heads_in_fours<true> : heads_in_fours<false>;
+        const auto kernel = in_bytes(h.a.kv.dtype) ? heads_in_fours<true> : heads_in_fours<false>;
         cuda_start(c, kernel, rows, HEADS_WARPS * 32, 0, h);
     } else if (warps) cuda_start(c, heads_of_row, rows, HEADS_WARPS * 32, 0, h);
     else cuda_start(c, heads, grid, norm_threads(h.q.shape[2]), 0, h);
@@ -250,7 +252,7 @@ bool cuda_heads_ready(struct device *dev, const struct heads_args *a) {
     struct cuda *c = cuda_of(dev);
     struct tensor none = {};
     const enum dtype dtype = a->attend->kv.dtype;
-    if (dtype != BF16 && dtype != F32 && dtype != I8) return false;
+    if (dtype != BF16 && dtype != F32 && !in_bytes(dtype)) return false;
     struct heads h = { *a->q, *a->k, *a->v, a->q_norm ? cuda_view(dev, a->q_norm) : none,
                        a->k_norm ? cuda_view(dev, a->k_norm) : none, a->normed, a->kind, a->eps,
                        a->rope, a->dims, *a->attend->rows, *a->attend };

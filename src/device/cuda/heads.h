@@ -19,7 +19,7 @@ struct heads {
     struct attend a;
 };
 
-/* The place of a head in the cache, and that of its scale, of I8. NULL: none. */
+/* The place of a head in the cache, and that of its scale, of bytes. NULL: none. */
 struct place_of_head { char *at; float *scale; };
 
 /* Of position `pos` in its page; k: a key, else a value. */
@@ -41,22 +41,25 @@ __device__ static inline struct place_of_head cached_at(const struct attend &a,
     return head_in_page(a, page_of(a.kv, rows.seq[r], pos / a.kv.page_tokens), pos, head, k);
 }
 
-/* Whole numbers of 8 bits are numbers over a scale, of which the largest is 127. Numbers too large
- * for F32 divided by a scale too small for it: neither may overflow. */
-struct q8 { float scale, inverse; };
+/* Bytes are numbers over a scale, of which the largest is 127 of whole ones, 448 of e4m3. Numbers
+ * too large for F32 divided by a scale too small for it: neither may overflow. */
+struct scaling { float scale, inverse; };
 
-__device__ static inline struct q8 q8_of(float most) {
-    return { most / 127, most > 1e-30f && most < 1e30f ? 127 / most : 0 };
+__device__ static inline struct scaling scaling_of(float most, enum dtype dtype) {
+    const float top = dtype == I8 ? 127 : 448;
+    return { most / top, most > 1e-30f && most < 1e30f ? top / most : 0 };
 }
 
-__device__ static inline signed char byte_of(float v, const struct q8 &e) {
-    return (signed char)__float2int_rn(v * e.inverse);
+__device__ static inline unsigned char byte_of(float v, const struct scaling &e,
+                                               enum dtype dtype) {
+    if (dtype == I8) return (unsigned char)__float2int_rn(v * e.inverse);
+    return __nv_cvt_float_to_fp8(v * e.inverse, __NV_SATFINITE, __NV_E4M3);
 }
 
 __device__ static inline void put_cached(char *to, enum dtype dtype, int c, float v,
-                                         const struct q8 &e) {
+                                         const struct scaling &e) {
     if (dtype == BF16) ((__nv_bfloat16 *)to)[c] = __float2bfloat16_rn(v);
-    else if (dtype == I8) ((signed char *)to)[c] = byte_of(v, e);
+    else if (in_bytes(dtype)) ((unsigned char *)to)[c] = byte_of(v, e, dtype);
     else ((float *)to)[c] = v;
 }
 
@@ -64,8 +67,8 @@ __device__ static inline void put_cached(char *to, enum dtype dtype, int c, floa
 __device__ static inline void block_put(const struct place_of_head &to, enum dtype dtype,
                                         const float *from, int n) {
     __shared__ float part[32];
-    struct q8 e = {};
-    if (dtype == I8) {
+    struct scaling e = {};
+    if (in_bytes(dtype)) {
         float most = 0;
         for (int c = threadIdx.x; c < n; c += blockDim.x) most = fmaxf(most, fabsf(from[c]));
         most = warp_max(most);
@@ -73,17 +76,17 @@ __device__ static inline void block_put(const struct place_of_head &to, enum dty
         if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = most;
         __syncthreads();
         for (unsigned i = 0; i < blockDim.x / 32; i++) most = fmaxf(most, part[i]);
-        e = q8_of(most);
+        e = scaling_of(most, dtype);
         if (threadIdx.x == 0) *to.scale = e.scale;
     }
     for (int c = threadIdx.x; c < n; c += blockDim.x) put_cached(to.at, dtype, c, from[c], e);
 }
 
-/* What the 8 bits of a warp's head are; n numbers in shared memory. */
-__device__ static inline struct q8 warp_q8(const float *own, int n) {
+/* What the bytes of a warp's head are; n numbers in shared memory. */
+__device__ static inline struct scaling warp_scaling(const float *own, int n, enum dtype dtype) {
     float most = 0;
     for (int c = threadIdx.x % 32; c < n; c += 32) most = fmaxf(most, fabsf(own[c]));
-    return q8_of(warp_max(most));
+    return scaling_of(warp_max(most), dtype);
 }
 
 /* Sine and cosine of what lies below 2^30 or so, to half a unit of F32 and little more: a quarter
@@ -234,16 +237,16 @@ __device__ static inline void warp_keep(__nv_bfloat16 *kept, __nv_bfloat16 *cach
     __syncwarp();
 }
 
-/* The same of 8 bits, whose scale goes to *scale. */
-__device__ static inline void warp_keep_q8(signed char *kept, float *scale,
-                                           const struct place_of_head &cached, const float *own,
-                                           int n) {
+/* The same of bytes, whose scale goes to *scale. */
+__device__ static inline void warp_keep_bytes(unsigned char *kept, float *scale,
+                                              const struct place_of_head &cached,
+                                              const float *own, int n, enum dtype dtype) {
     const int lane = threadIdx.x % 32;
-    const struct q8 e = warp_q8(own, n);
+    const struct scaling e = warp_scaling(own, n, dtype);
     for (int c = lane; c < HEADS_COLS; c += 32) {
-        const signed char v = c < n ? byte_of(own[c], e) : 0;
+        const unsigned char v = c < n ? byte_of(own[c], e, dtype) : 0;
         kept[c] = v;
-        if (cached.at && c < n) cached.at[c] = v;
+        if (cached.at && c < n) cached.at[c] = (char)v;
     }
     if (lane == 0) *scale = e.scale;
     if (lane == 0 && cached.at) *cached.scale = e.scale;
