@@ -51,11 +51,16 @@ static inline bool open_all(void) {
 
 /* Under compute-sanitizer tests are a hundred times as slow: GPU_BRIEF, a digit below BRIEF_PARTS,
  * takes that part of their shapes. The parts together have what goes through every kernel, once.
- * GPU_ONLY takes the tests whose name is like it. */
+ * GPU_ONLY takes the tests whose name is like it. GPU_TOOL is which tool of it they run under. */
 enum { BRIEF_PARTS = 6 };
 
 static inline bool brief(void) {
     return getenv("GPU_BRIEF") != NULL;
+}
+
+static inline bool racechecked(void) {
+    const char *tool = getenv("GPU_TOOL");
+    return tool && !strcmp(tool, "racecheck");
 }
 
 /* Whether piece n of a test is of this part. */

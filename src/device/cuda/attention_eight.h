@@ -213,36 +213,33 @@ __device__ static inline void fetch_slot(const struct ring<F> &r, int at,
     else fetch_page<F>(r, at, m, values, *page, kv_head, a, policy);
 }
 
-/* Keys, then values of a block into the next eight places of a ring, when they are empty. pages: of
- * the block. By a warp: its lanes wait for four places at once, and one asks for all four. (Lanes
- * that ask for one each, as they get through the wait, take each other's uniform registers.) */
+/* Keys or values of a block into the next four places of a ring, when they are empty. pages: of the
+ * block. By a warp: its lanes wait for the places at once, and one asks for all four. (Lanes that
+ * ask for one each, as they get through the wait, take each other's uniform registers.) */
 template <class F>
-__device__ static inline void fetch_block(const struct ring<F> &r, struct place &p,
-                                          const struct eight_maps &m, const struct kv_maps *eights,
-                                          const int *pages, int kv_head, const struct seen &s,
-                                          const struct attend &a) {
+__device__ static inline void fetch_half(const struct ring<F> &r, struct place &p,
+                                         const struct eight_maps &m, const struct kv_maps *eights,
+                                         bool values, const int *pages, int kv_head,
+                                         const struct seen &s, const struct attend &a,
+                                         uint64_t policy) {
     const int per = SLOT / a.kv.page_tokens, begin = s.begin - s.block * BLOCK;
     const int end = s.end - s.block * BLOCK;
-    const uint64_t policy = read_once();
-#pragma unroll 1
-    for (int values = 0; values < 2; values++, p = further(p, WARPS, r.slots)) {
-        const struct place own = further(p, threadIdx.x % WARPS, r.slots);
-        barrier_wait(&r.empty[own.at], own.phase);
-        __syncwarp();
-        const bool one = elected();
-        if (one && m.whole && end - begin == BLOCK) {
+    const struct place own = further(p, threadIdx.x % WARPS, r.slots);
+    barrier_wait(&r.empty[own.at], own.phase);
+    __syncwarp();
+    const bool one = elected();
+    if (one && m.whole && end - begin == BLOCK) {
 #pragma unroll
-            for (int k = 0; k < WARPS; k++)
-                fetch_page<F>(r, further(p, k, r.slots).at, m, values, pages[k], kv_head, a,
-                              policy);
-        } else if (one) {
+        for (int k = 0; k < WARPS; k++)
+            fetch_page<F>(r, further(p, k, r.slots).at, m, values, pages[k], kv_head, a, policy);
+    } else if (one) {
 #pragma unroll 1
-            for (int k = 0; k < WARPS; k++)
-                fetch_slot<F>(r, further(p, k, r.slots).at, m, eights, values, pages + k * per,
-                              kv_head, begin - k * SLOT, end - k * SLOT, a, policy);
-        }
-        __syncwarp();
+        for (int k = 0; k < WARPS; k++)
+            fetch_slot<F>(r, further(p, k, r.slots).at, m, eights, values, pages + k * per,
+                          kv_head, begin - k * SLOT, end - k * SLOT, a, policy);
     }
+    __syncwarp();
+    p = further(p, WARPS, r.slots);
 }
 
 /* ---- warps that compute ---- */

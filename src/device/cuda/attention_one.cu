@@ -122,22 +122,34 @@ __device__ static inline int team_page(const struct attend &a, int first, int te
     return at < a.kv.pages_max ? page_of(a.kv, 0, at) : -1;
 }
 
+/* It waits for the cluster before the first place that a team must give back. Only racecheck asks
+ * for that so early: it lets nobody through before all of a cluster are there. */
 template <class F, int TEAMS>
 __device__ static inline void one_fetch(const struct one<TEAMS> &o, const struct one_job &j,
                                         int team, int early) {
     const struct attend &a = j.h.a;
     const int per = BLOCK / a.kv.page_tokens, lane = threadIdx.x % 32;
     const int items = (o.own - team + TEAMS - 1) / TEAMS;
-    if (items <= 0) return;
+    if (items <= 0) return cluster_wait();
     for (int x = lane; x < items * per; x += 32)
         o.pages[(team + x / per * TEAMS) * per + x % per] =
             x < 32 && early >= 0 ? early : team_page<TEAMS>(a, o.first, team, x);
     __syncwarp();
     struct place p = { 0, 1 };
     const struct ring<F> ring = ring_of<F>(o, j.rings, team);
+    const uint64_t policy = read_once();
+    int left = ring.slots;
+    bool waited = false;
     writes_are_global();
     for (int i = team; i < o.own; i += TEAMS)
-        fetch_block<F>(ring, p, j.maps, NULL, o.pages + i * per, o.kv_head, own_block(o, i), a);
+#pragma unroll 1
+        for (int values = 0; values < 2; values++) {
+            left -= WARPS;
+            if (left < 0 && !waited) cluster_wait(), waited = true;
+            fetch_half<F>(ring, p, j.maps, NULL, values, o.pages + i * per, o.kv_head,
+                          own_block(o, i), a, policy);
+        }
+    if (!waited) cluster_wait();
 }
 
 /* ---- warps that compute ---- */
@@ -324,7 +336,6 @@ attend_one(const __grid_constant__ struct one_job j) {
         __syncwarp();
         cluster_arrive_relaxed();
         one_fetch<F>(one_of<F, TEAMS>(memory, j, pos), j, team, early);
-        cluster_wait();
     } else {
         const int half = (int)j.h.dims / 2;
         struct there to[F::PARTS][2];

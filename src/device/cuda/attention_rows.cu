@@ -70,6 +70,7 @@ __device__ static inline void rows_fetch(const struct ring<F> &ring, struct rows
                                          int fresh) {
     const int per = BLOCK / j.a.kv.page_tokens, lane = threadIdx.x % 32, last = r.pos / BLOCK;
     const int *table = j.a.kv.table + (int64_t)r.seq * j.a.kv.pages_max;
+    const uint64_t policy = read_once();
     bool waits = true;
     struct place p = { 0, 1 };
     int first = r.visible / BLOCK, at = first * per + lane;
@@ -86,7 +87,9 @@ __device__ static inline void rows_fetch(const struct ring<F> &ring, struct rows
             waits = false;
         }
         __syncwarp();
-        fetch_block<F>(ring, p, j.maps, &j.eights, m->pages, r.kv_head, s, j.a);
+#pragma unroll 1
+        for (int values = 0; values < 2; values++)
+            fetch_half<F>(ring, p, j.maps, &j.eights, values, m->pages, r.kv_head, s, j.a, policy);
     }
 }
 
