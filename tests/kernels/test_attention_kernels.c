@@ -232,16 +232,37 @@ static float *bf16_numbers(int n) {
     return x;
 }
 
-static void rounded_scores(const struct cpu_attention_rounded *kernels, int dim, int n_q) {
+/* Number `at` of a page, drawn. */
+static float drawn_into(void *page, int at, enum dtype dtype) {
+    const float f = uniform();
+    uint8_t byte = dtype == FP8 ? e4m3_of(f * 448) : (uint8_t)(signed char)lrintf(f * 127);
+    if (dtype == BF16) return bf16_of(f, (uint16_t *)page + at);
+    ((uint8_t *)page)[at] = byte;
+    return dtype == FP8 ? float_of_e4m3(byte) : (float)(signed char)byte;
+}
+
+/* Scales of n tokens, those of others no numbers; of bytes so small that products are as large as
+ * those of bf16, and powers of two, for a weight times its value's scale is rounded. */
+static void draw_scales(float *scales, int n, enum dtype dtype) {
+    const float top = dtype == I8 ? 128 : dtype == FP8 ? 512 : 1;
+    for (int i = 0; i < ROUNDED_TOKENS; i++)
+        scales[i] = i >= n ? NAN : dtype == BF16 ? 1 : ldexpf(1 / top, -(i % 3));
+}
+
+static void rounded_scores(const struct cpu_attention_rounded *kernels, enum dtype dtype, int dim,
+                           int n_q) {
     enum { N = ROUNDED_TOKENS };
     const int all = (n_q + 1) * SCORE_ROW;
     float *q = bf16_numbers(n_q * dim), *score = mem_array((size_t)all, sizeof *score);
     double *want = mem_array((size_t)(n_q * N), sizeof *want);
-    uint16_t *page = mem_array((size_t)(dim * N), sizeof *page);
-    const struct cpu_kv k = { (const char *)page, N * sizeof *page, BF16, NULL, NULL };
+    const size_t bytes = dtype_bytes(dtype);
+    float scales[N];
+    void *page = mem_array((size_t)(dim * N), bytes);
+    const struct cpu_kv k = { page, N * bytes, dtype, scales, NULL };
+    draw_scales(scales, N, dtype);
     for (int d = 0; d < dim; d++)
         for (int i = 0; i < N; i++) {
-            const float f = bf16_of(uniform(), &page[(d / 2 * N + i) * 2 + d % 2]);
+            const float f = drawn_into(page, (d / 2 * N + i) * 2 + d % 2, dtype) * scales[i];
             for (int j = 0; j < n_q; j++) want[j * N + i] += (double)f * (double)q[j * dim + d];
         }
     for (int i = 0; i < all; i++) score[i] = -7;
@@ -256,24 +277,28 @@ static void rounded_scores(const struct cpu_attention_rounded *kernels, int dim,
 }
 
 /* n tokens of several pages; the others of the last one are no numbers. */
-static void rounded_weigh(const struct cpu_attention_rounded *kernels, int dim, int n, int n_q) {
+static void rounded_weigh(const struct cpu_attention_rounded *kernels, enum dtype dtype, int dim,
+                          int n, int n_q) {
     enum { N = ROUNDED_TOKENS, PAGES = STEP_TOKENS / N };
     float *p = bf16_numbers(n_q * SCORE_ROW);
     float *y = mem_array((size_t)(n_q * dim + PAST), sizeof *y);
     double *want = mem_array((size_t)(n_q * dim), sizeof *want);
-    uint16_t *page[PAGES];
+    const size_t bytes = dtype_bytes(dtype);
+    float scales[PAGES][N];
+    void *page[PAGES];
     struct cpu_kv v[PAGES];
     for (int i = 0; i < PAGES; i++) {
-        page[i] = mem_array((size_t)(dim * N), sizeof *page[i]);
-        v[i] = (struct cpu_kv){ (const char *)page[i], (size_t)dim * 2, BF16, NULL, NULL };
-        memset(page[i], 0xff, (size_t)(dim * N) * sizeof *page[i]);
+        page[i] = mem_array((size_t)(dim * N), bytes);
+        v[i] = (struct cpu_kv){ page[i], (size_t)dim * bytes, dtype, scales[i], NULL };
+        memset(page[i], 0xff, (size_t)(dim * N) * bytes);
+        draw_scales(scales[i], n - i * N, dtype);
     }
     for (int j = 0; j < n_q; j++)
         for (int t = n; t < SCORE_ROW; t++) p[j * SCORE_ROW + t] = 0;
     for (int t = 0; t < n; t++)
         for (int c = 0; c < dim; c++) {
             const int at = (t % N / 2 * dim + c) * 2 + t % 2;
-            const float f = bf16_of(uniform(), &page[t / N][at]);
+            const float f = drawn_into(page[t / N], at, dtype) * scales[t / N][t % N];
             for (int j = 0; j < n_q; j++)
                 want[j * dim + c] += (double)f * (double)p[j * SCORE_ROW + t];
         }
@@ -291,14 +316,20 @@ static void rounding_is_right(void **state) {
     static const int dims[] = { 32, 64, 96, 128, 256 }, columns[] = { 16, 48, 80, 128, 256 };
     static const int counts[] = { 1, 31, 32, 33, 97, 128 };
     static const int queries[] = { 1, 4, 15, 16, 17, 33, 48 };
+    static const enum dtype dtypes[] = { BF16, I8, FP8 };
     const struct cpu_kernels *set;
     for (int s = 0; (set = cpu_isa(s)); s++)
-        for (size_t i = 0; i < COUNT(queries) && set->attention_rounded; i++) {
-            for (size_t k = 0; k < COUNT(dims); k++)
-                rounded_scores(set->attention_rounded, dims[k], queries[i]);
+        for (size_t i = 0; i < COUNT(queries) * COUNT(dtypes) && set->attention_rounded; i++) {
+            const struct cpu_attention_rounded *kernels = set->attention_rounded;
+            const enum dtype dtype = dtypes[i % COUNT(dtypes)];
+            const int n_q = queries[i / COUNT(dtypes)];
+            const int most = dtype == BF16 ? ROUNDED_DIM : ROUNDED_BYTES_DIM;
+            for (size_t k = 0; k < COUNT(dims) && dims[k] <= most; k++)
+                rounded_scores(kernels, dtype, dims[k], n_q);
             for (size_t k = 0; k < COUNT(columns) * COUNT(counts); k++)
-                rounded_weigh(set->attention_rounded, columns[k % COUNT(columns)],
-                              counts[k / COUNT(columns)], queries[i]);
+                if (columns[k % COUNT(columns)] <= most)
+                    rounded_weigh(kernels, dtype, columns[k % COUNT(columns)],
+                                  counts[k / COUNT(columns)], n_q);
         }
 }
 

@@ -7,8 +7,8 @@
  * those of keys and those of values: a head of a token is whole numbers to 127 (I8), or e4m3 to
  * 448 (FP8), times its own.
  *
- * For kernels that round, bf16 lies in pairs of neighbouring dimensions, or of tokens: keys
- * [kv_heads, k_dim / 2, page_tokens, 2], values [kv_heads, page_tokens / 2, v_dim, 2]. */
+ * For kernels that round, bf16 and bytes lie in pairs of neighbouring dimensions, or of tokens:
+ * keys [kv_heads, k_dim / 2, page_tokens, 2], values [kv_heads, page_tokens / 2, v_dim, 2]. */
 #pragma once
 #include "device/cpu/cpu.h"
 
@@ -24,9 +24,10 @@ static inline struct page_layout page_layout(const struct attend *a) {
 
 /* Whether attention is by kernels that round. */
 static inline bool attention_rounds(const struct cpu *cpu, const struct attend *a) {
-    return cpu->kernels->attention_rounded && !cpu->scratch.exact && a->kv.dtype == BF16 &&
+    const int most = a->kv.dtype == BF16 ? ROUNDED_DIM : ROUNDED_BYTES_DIM;
+    return cpu->kernels->attention_rounded && !cpu->scratch.exact && a->kv.dtype != F32 &&
            a->kv.page_tokens == ROUNDED_TOKENS && !a->v_in_k && a->k_dim % 32 == 0 &&
-           a->v_dim % 16 == 0 && MAX(a->k_dim, a->v_dim) <= ROUNDED_DIM;
+           a->v_dim % 16 == 0 && MAX(a->k_dim, a->v_dim) <= most;
 }
 
 static inline float *page_scales(const struct attend *a, char *page, int kv_head, int which) {

@@ -1,12 +1,14 @@
-/* attention_amx.c - attention over bf16 keys and values on the tiles of AMX: queries and weights
- * are rounded to bf16. Pages lie as tiles want them (attention.h): pairs of dimensions, or of
- * tokens, beside each other.
+/* attention_amx.c - attention over bf16 keys and values, or bytes, on the tiles of AMX: queries and
+ * weights are rounded to bf16. Pages lie as tiles want them (attention.h): pairs of dimensions, or
+ * of tokens, beside each other. Bytes become bf16, which is exact, a page at a time; a key's scale
+ * joins its score, a value's its weight before that is rounded.
  *
  * A product of tiles adds up its 32 dimensions or tokens by itself before it adds them to the sum:
  * so tokens are always those of whole pages, and what nobody sees has the weight 0. */
 #if defined __x86_64__
 #include "device/cpu/amx.h"
 #include "device/cpu/attention_kernels.h"
+#include "device/small_float.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -15,6 +17,7 @@
 #define UNSET __attribute__((uninitialized))
 
 enum { TILE = 16, STEP = ROUNDED_TOKENS, LINE = 64, CHUNKS = STEP_TOKENS / STEP,
+       PADDED = 4 * LINE,            /* bytes of a row of four tiles */
        SOON = 4 };                   /* lines of what is read soon for a tile of columns: asked for
                                         all of them the memory is slower */
 
@@ -28,6 +31,37 @@ static void configure(int rows) {
 /* 32 numbers. */
 INLINE __m512i rounded(const float *from) {
     return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + TILE), _mm512_loadu_ps(from));
+}
+
+/* 32 bytes. */
+INLINE __m512i widened(enum dtype dtype, __m256i x) {
+    __m512 low, high;
+    if (dtype == I8) {
+        low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(x)));
+        high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(x, 1)));
+    } else {                         /* as in vec_avx512.h */
+        const __m512 up = _mm512_set1_ps(E4M3_OF_HALF);
+        const __m512i half = _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(x), 7),
+                                              _mm512_set1_epi16((short)0xbf80));
+        low = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(half)), up);
+        high = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)), up);
+    }
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+/* A page's keys or values, whose tokens have `dim` bytes each. Those that nobody wrote become some
+ * numbers. */
+static const char *widen(char *to, const struct cpu_kv *from, int dim) {
+    const char *at = from->at, *soon = from->soon;
+    for (int i = 0; i < dim; i += 2, at += 2 * STEP, to += 2 * LINE) {
+        soon = cpu_fetch(soon, 2 * STEP);
+        for (int k = 0; k < 2; k++) {
+            const __m256i x = _mm256_loadu_si256((const void *)(at + k * STEP));
+            _mm512_store_si512(to + k * LINE,
+                               from->dtype == I8 ? widened(I8, x) : widened(FP8, x));
+        }
+    }
+    return to - dim * LINE;
 }
 
 /* In place: what is written was read. */
@@ -67,8 +101,8 @@ INLINE void scores_tiles(bool two, float *score, const char *q, const struct cpu
     }
 }
 
-/* q: as round_queries leaves them. */
-static void scores(float *score, const float *q, int n_q, const struct cpu_kv *k, int dim) {
+/* q: as round_queries leaves them. k: bf16. */
+static void scores_bf16(float *score, const float *q, int n_q, const struct cpu_kv *k, int dim) {
     const char *at = (const char *)q, *soon = k->soon;
     const int64_t row = 2 * dim;
     int j = 0;
@@ -84,22 +118,38 @@ static void scores(float *score, const float *q, int n_q, const struct cpu_kv *k
     amx_release();
 }
 
-/* Values of which n tokens were written: the others may be anything, and are zeros here. */
-static const char *pad(char *to, const char *from, int n, int dim) {
-    const int row = 4 * dim;
-    memset(to, 0, (size_t)(TILE * row));
-    memcpy(to, from, (size_t)(n / 2 * row));
-    if (n % 2) {
-        const __m512i first = _mm512_set1_epi32(0xffff);
-        for (int i = n / 2 * row; i < (n / 2 + 1) * row; i += LINE)
-            _mm512_store_si512(to + i, _mm512_and_si512(first, _mm512_loadu_si512(from + i)));
+static void scores(float *score, const float *q, int n_q, const struct cpu_kv *k, int dim) {
+    UNSET _Alignas(64) char wide[LINE * ROUNDED_BYTES_DIM];
+    if (k->dtype == BF16) {
+        scores_bf16(score, q, n_q, k, dim);
+        return;
+    }
+    const struct cpu_kv keys = { .at = widen(wide, k, dim), .row_bytes = LINE, .dtype = BF16 };
+    const __m512 low = _mm512_loadu_ps(k->scales), high = _mm512_loadu_ps(k->scales + TILE);
+    scores_bf16(score, q, n_q, &keys, dim);
+    for (int j = 0; j < n_q; j++, score += SCORE_ROW) {
+        _mm512_storeu_ps(score, _mm512_mul_ps(_mm512_loadu_ps(score), low));
+        _mm512_storeu_ps(score + TILE, _mm512_mul_ps(_mm512_loadu_ps(score + TILE), high));
+    }
+}
+
+/* `tiles` tiles of values of which n tokens were written: the others may be anything, and are zeros
+ * here. */
+static const char *pad(char *to, const char *from, int64_t row, int n, int tiles) {
+    for (int r = 0; r < TILE; r++) {
+        const __m512i keep = _mm512_set1_epi32(2 * r + 1 < n ? -1 : 2 * r < n ? 0xffff : 0);
+        for (int t = 0; t < tiles; t++) {
+            const __m512i x = _mm512_loadu_si512(from + r * row + t * LINE);
+            _mm512_store_si512(to + r * PADDED + t * LINE, _mm512_and_si512(keep, x));
+        }
     }
     return to;
 }
 
 /* One tile of queries and up to four of columns. */
 INLINE void weigh_tiles(int tiles, float *y, const uint16_t (*weights)[TILE * STEP],
-                        const char *const *values, const char **soon, int chunks, int dim) {
+                        const char *const *values, const int64_t *value_row, const char **soon,
+                        int chunks, int dim) {
     const int64_t row = 4 * dim;
     AMX_LOAD(0, y, row);
     if (tiles > 1) AMX_LOAD(1, y + TILE, row);
@@ -108,18 +158,18 @@ INLINE void weigh_tiles(int tiles, float *y, const uint16_t (*weights)[TILE * ST
     for (int c = 0; c < chunks; c++) {
         soon[c] = cpu_fetch(soon[c], (size_t)(tiles * SOON * LINE));
         AMX_LOAD(4, weights[c], LINE);
-        AMX_LOAD(6, values[c], row);
+        AMX_LOAD(6, values[c], value_row[c]);
         AMX_BF16(0, 4, 6);
         if (tiles > 1) {
-            AMX_LOAD(7, values[c] + LINE, row);
+            AMX_LOAD(7, values[c] + LINE, value_row[c]);
             AMX_BF16(1, 4, 7);
         }
         if (tiles > 2) {
-            AMX_LOAD(6, values[c] + 2 * LINE, row);
+            AMX_LOAD(6, values[c] + 2 * LINE, value_row[c]);
             AMX_BF16(2, 4, 6);
         }
         if (tiles > 3) {
-            AMX_LOAD(7, values[c] + 3 * LINE, row);
+            AMX_LOAD(7, values[c] + 3 * LINE, value_row[c]);
             AMX_BF16(3, 4, 7);
         }
     }
@@ -129,39 +179,78 @@ INLINE void weigh_tiles(int tiles, float *y, const uint16_t (*weights)[TILE * ST
     if (tiles > 3) AMX_STORE(3, y + 3 * TILE, row);
 }
 
-/* soon: a page's keys for each chunk, or NULL. */
-static void weigh_rows(float *y, const float *p, int rows, const char *const *values,
-                       const char **soon, int n, int dim) {
+/* 32 weights, each times its scale; NULL: 1. */
+INLINE __m512i rounded_weights(const float *p, const float *scales) {
+    if (!scales) return rounded(p);
+    const __m512 low = _mm512_mul_ps(_mm512_loadu_ps(p), _mm512_loadu_ps(scales));
+    const __m512 high = _mm512_mul_ps(_mm512_loadu_ps(p + TILE), _mm512_loadu_ps(scales + TILE));
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+/* One tile of queries or less. soon: a page's keys for each chunk, or NULL. scales: of a page of
+ * bytes, which is all then; NULL. */
+static __attribute__((noinline)) void weigh_rows(float *y, const float *p, int rows,
+                                                 const char *const *values, const char **soon,
+                                                 const float *scales, int n, int dim) {
     UNSET _Alignas(64) uint16_t weights[CHUNKS][TILE * STEP];
+    UNSET _Alignas(64) char padded[TILE * PADDED];
     const int chunks = (n + STEP - 1) / STEP;
     const char *at[CHUNKS];
+    int64_t row[CHUNKS];
     for (int c = 0; c < chunks; c++)
         for (int i = 0; i < rows; i++)
-            _mm512_store_si512(weights[c] + i * STEP, rounded(p + i * SCORE_ROW + c * STEP));
+            _mm512_store_si512(weights[c] + i * STEP,
+                               rounded_weights(p + i * SCORE_ROW + c * STEP, scales));
     for (int d = 0; d < dim; d += 4 * TILE) {
         const int tiles = MIN(4, (dim - d) / TILE);
-        for (int c = 0; c < chunks; c++) at[c] = values[c] + 4 * d;
-        if (tiles == 4) weigh_tiles(4, y + d, weights, at, soon, chunks, dim);
-        else if (tiles == 3) weigh_tiles(3, y + d, weights, at, soon, chunks, dim);
-        else if (tiles == 2) weigh_tiles(2, y + d, weights, at, soon, chunks, dim);
-        else weigh_tiles(1, y + d, weights, at, soon, chunks, dim);
+        for (int c = 0; c < chunks; c++) at[c] = values[c] + 4 * d, row[c] = 4 * dim;
+        if (!scales && n % STEP) {
+            at[chunks - 1] = pad(padded, at[chunks - 1], 4 * dim, n % STEP, tiles);
+            row[chunks - 1] = PADDED;
+        }
+        if (tiles == 4) weigh_tiles(4, y + d, weights, at, row, soon, chunks, dim);
+        else if (tiles == 3) weigh_tiles(3, y + d, weights, at, row, soon, chunks, dim);
+        else if (tiles == 2) weigh_tiles(2, y + d, weights, at, row, soon, chunks, dim);
+        else weigh_tiles(1, y + d, weights, at, row, soon, chunks, dim);
     }
 }
 
-static void weigh(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim) {
-    UNSET _Alignas(64) char padded[4 * TILE * ROUNDED_DIM];
+static void weigh_bf16(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim) {
     const char *values[CHUNKS], *soon[CHUNKS], *none[CHUNKS] = { NULL };
     const int chunks = (n + STEP - 1) / STEP;
     int j = 0;
     for (int c = 0; c < chunks; c++) values[c] = v[c].at, soon[c] = v[c].soon;
-    if (n % STEP) values[chunks - 1] = pad(padded, v[chunks - 1].at, n % STEP, dim);
     if (n_q >= TILE) configure(TILE);
     for (; n_q - j >= TILE; j += TILE)
-        weigh_rows(y + j * dim, p + j * SCORE_ROW, TILE, values, j ? none : soon, n, dim);
+        weigh_rows(y + j * dim, p + j * SCORE_ROW, TILE, values, j ? none : soon, NULL, n, dim);
     if (j < n_q) {
         configure(n_q - j);
-        weigh_rows(y + j * dim, p + j * SCORE_ROW, n_q - j, values, j ? none : soon, n, dim);
+        weigh_rows(y + j * dim, p + j * SCORE_ROW, n_q - j, values, j ? none : soon, NULL, n,
+                   dim);
     }
+}
+
+/* A page after the other. The scales of tokens that nobody wrote may be anything. */
+static void weigh_bytes(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim) {
+    UNSET _Alignas(64) char wide[LINE * ROUNDED_BYTES_DIM];
+    const char *none = NULL;
+    int shaped = 0;
+    for (; n > 0; n -= STEP, p += STEP, v++) {
+        const char *values = widen(wide, v, dim);
+        const int own = MIN((int)STEP, n);
+        float scales[STEP] = { 0 };
+        memcpy(scales, v->scales, (size_t)own * sizeof *scales);
+        for (int j = 0; j < n_q; j += TILE) {
+            const int rows = MIN((int)TILE, n_q - j);
+            if (rows != shaped) configure(shaped = rows);
+            weigh_rows(y + j * dim, p + j * SCORE_ROW, rows, &values, &none, scales, own, dim);
+        }
+    }
+}
+
+static void weigh(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim) {
+    if (v->dtype == BF16) weigh_bf16(y, p, n_q, v, n, dim);
+    else weigh_bytes(y, p, n_q, v, n, dim);
     amx_release();
 }
 

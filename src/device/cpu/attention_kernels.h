@@ -43,9 +43,10 @@ struct cpu_attention_kernels {
 extern const struct cpu_attention_kernels cpu_attention_generic, cpu_attention_avx2,
     cpu_attention_avx512, cpu_attention_neon;
 
-/* What a set may bring that rounds queries and weights to bf16, over bf16 in pages of pairs
- * (attention.h): of so many tokens, and heads of up to so many dimensions. */
-enum { ROUNDED_TOKENS = 32, ROUNDED_DIM = 256 };
+/* What a set may bring that rounds queries and weights to bf16, over bf16 or bytes in pages of
+ * pairs (attention.h): of so many tokens, and heads of up to so many dimensions. A page of bytes is
+ * made bf16 on the stack, which may be small. */
+enum { ROUNDED_TOKENS = 32, ROUNDED_DIM = 256, ROUNDED_BYTES_DIM = 128 };
 
 struct cpu_attention_rounded {
     /* Queries [n_q, dim] become what `scores` reads, in place; dim a multiple of 32. */

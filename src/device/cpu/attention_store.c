@@ -28,15 +28,19 @@ static float store_values(char *to, size_t step, const float *x, int n, enum dty
     return 0;
 }
 
-/* Into a page of pairs, at its token `at`. */
+/* Into a page of pairs, at its token `at`. scale: of bytes, of the key and of the value. */
 static void store_pairs(const struct attend *a, char *page, int h, int at, const float *k,
-                        const float *v) {
-    const int tokens = a->kv.page_tokens;
-    uint16_t *keys = (uint16_t *)(void *)page + (int64_t)h * a->k_dim * tokens + 2 * at;
-    uint16_t *values = (uint16_t *)(void *)(page + page_layout(a).v_at) +
-                       (int64_t)(h * tokens + at / 2 * 2) * a->v_dim + at % 2;
-    for (int d = 0; d < a->k_dim; d++) keys[d / 2 * 2 * tokens + d % 2] = f32_to_bf16(k[d]);
-    store_values((char *)values, 2, v, a->v_dim, BF16);
+                        const float *v, float *scale) {
+    const struct page_layout l = page_layout(a);
+    const size_t bytes = l.bytes, pair = 2 * (size_t)a->kv.page_tokens * bytes;
+    const int64_t token = (int64_t)h * a->kv.page_tokens;
+    char *keys = page + (size_t)(token * a->k_dim + 2 * at) * bytes;
+    char *values = page + l.v_at + (size_t)((token + at / 2 * 2) * a->v_dim + at % 2) * bytes;
+    _Alignas(4) char row[2 * ROUNDED_DIM];
+    scale[0] = store_values(row, 1, k, a->k_dim, a->kv.dtype);
+    for (int d = 0; d < a->k_dim; d += 2)
+        memcpy(keys + (size_t)(d / 2) * pair, row + (size_t)d * bytes, 2 * bytes);
+    scale[1] = store_values(values, 2, v, a->v_dim, a->kv.dtype);
 }
 
 static void store_head(const struct store *o, char *page, int64_t r, int h) {
@@ -47,7 +51,7 @@ static void store_head(const struct store *o, char *page, int64_t r, int h) {
     const float *k = head_f32(o->k, r, h);
     float scale[2] = { 0 };
     if (o->pairs) {
-        store_pairs(a, page, h, (int)at, k, head_f32(o->v, r, h));
+        store_pairs(a, page, h, (int)at, k, head_f32(o->v, r, h), scale);
     } else if (a->v_in_k) {
         char *to = page + at * (size_t)a->k_dim * l.bytes;
         store_values(to, 1, k, a->k_dim, dtype);
