@@ -8,12 +8,10 @@
 #if defined __x86_64__
 #include "device/cpu/amx.h"
 #include "device/cpu/attention_kernels.h"
-#include "device/small_float.h"
+#include "device/cpu/vec_avx512.h"
 
-#include <immintrin.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
 #define UNSET __attribute__((uninitialized))
 
 enum { TILE = 16, STEP = ROUNDED_TOKENS, LINE = 64, CHUNKS = STEP_TOKENS / STEP,
@@ -34,19 +32,9 @@ INLINE __m512i rounded(const float *from) {
 }
 
 /* 32 bytes. */
-INLINE __m512i widened(enum dtype dtype, __m256i x) {
-    __m512 low, high;
-    if (dtype == I8) {
-        low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(x)));
-        high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(x, 1)));
-    } else {                         /* as in vec_avx512.h */
-        const __m512 up = _mm512_set1_ps(E4M3_OF_HALF);
-        const __m512i half = _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(x), 7),
-                                              _mm512_set1_epi16((short)0xbf80));
-        low = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(half)), up);
-        high = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)), up);
-    }
-    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+INLINE __m512i widened(enum dtype dtype, const char *from) {
+    return (__m512i)_mm512_cvtne2ps_pbh(vec_kv(dtype, from + TILE, TILE).v,
+                                        vec_kv(dtype, from, TILE).v);
 }
 
 /* A page's keys or values, whose tokens have `dim` bytes each. Those that nobody wrote become some
@@ -56,9 +44,9 @@ static const char *widen(char *to, const struct cpu_kv *from, int dim) {
     for (int i = 0; i < dim; i += 2, at += 2 * STEP, to += 2 * LINE) {
         soon = cpu_fetch(soon, 2 * STEP);
         for (int k = 0; k < 2; k++) {
-            const __m256i x = _mm256_loadu_si256((const void *)(at + k * STEP));
+            const char *own = at + k * STEP;
             _mm512_store_si512(to + k * LINE,
-                               from->dtype == I8 ? widened(I8, x) : widened(FP8, x));
+                               from->dtype == I8 ? widened(I8, own) : widened(FP8, own));
         }
     }
     return to - dim * LINE;
@@ -215,19 +203,22 @@ static __attribute__((noinline)) void weigh_rows(float *y, const float *p, int r
     }
 }
 
-static void weigh_bf16(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim) {
-    const char *values[CHUNKS], *soon[CHUNKS], *none[CHUNKS] = { NULL };
-    const int chunks = (n + STEP - 1) / STEP;
-    int j = 0;
-    for (int c = 0; c < chunks; c++) values[c] = v[c].at, soon[c] = v[c].soon;
-    if (n_q >= TILE) configure(TILE);
-    for (; n_q - j >= TILE; j += TILE)
-        weigh_rows(y + j * dim, p + j * SCORE_ROW, TILE, values, j ? none : soon, NULL, n, dim);
-    if (j < n_q) {
-        configure(n_q - j);
-        weigh_rows(y + j * dim, p + j * SCORE_ROW, n_q - j, values, j ? none : soon, NULL, n,
-                   dim);
+/* All queries. shaped: rows that tiles have. */
+static void weigh_queries(float *y, const float *p, int n_q, const char *const *values,
+                          const char **soon, const float *scales, int n, int dim, int *shaped) {
+    const char *none[CHUNKS] = { NULL };
+    for (int j = 0; j < n_q; j += TILE) {
+        const int rows = MIN((int)TILE, n_q - j);
+        if (rows != *shaped) configure(*shaped = rows);
+        weigh_rows(y + j * dim, p + j * SCORE_ROW, rows, values, j ? none : soon, scales, n, dim);
     }
+}
+
+static void weigh_bf16(float *y, const float *p, int n_q, const struct cpu_kv *v, int n, int dim) {
+    const char *values[CHUNKS], *soon[CHUNKS];
+    int shaped = 0;
+    for (int c = 0; c * STEP < n; c++) values[c] = v[c].at, soon[c] = v[c].soon;
+    weigh_queries(y, p, n_q, values, soon, NULL, n, dim, &shaped);
 }
 
 /* A page after the other. The scales of tokens that nobody wrote may be anything. */
@@ -240,11 +231,7 @@ static void weigh_bytes(float *y, const float *p, int n_q, const struct cpu_kv *
         const int own = MIN((int)STEP, n);
         float scales[STEP] = { 0 };
         memcpy(scales, v->scales, (size_t)own * sizeof *scales);
-        for (int j = 0; j < n_q; j += TILE) {
-            const int rows = MIN((int)TILE, n_q - j);
-            if (rows != shaped) configure(shaped = rows);
-            weigh_rows(y + j * dim, p + j * SCORE_ROW, rows, &values, &none, scales, own, dim);
-        }
+        weigh_queries(y, p, n_q, &values, &none, scales, own, dim, &shaped);
     }
 }
 
